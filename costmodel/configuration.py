@@ -1,0 +1,83 @@
+"""A training run, complete: model, cluster, workload, runtime and every choice of strategy. What a plan contains."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.strategy import LayerStrategy, Mesh
+from meshwright.costmodel.value import Value
+from meshwright.costmodel.workload import Workload
+
+
+class Pipeline(Value, frozen=True, kw_only=True):
+    """How micro-batches run through the stages. `virtual_stages` counts the chunks of a device."""
+
+    schedule: ScheduleKind = ScheduleKind.ONE_F_ONE_B
+    virtual_stages: int = 1
+    micro_batch: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("virtual_stages", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise StrategyError("pipeline", name, f"{getattr(self, name)} is not a positive whole number")
+
+
+class TrainingConfiguration(Value, frozen=True, kw_only=True):
+    """Everything that decides a step. `stages[j]` has the strategy of each layer of virtual stage j, in model order."""
+
+    model: ModelSpec
+    cluster: ClusterSpec
+    workload: Workload
+    runtime: RuntimeSpec
+    mesh: Mesh
+    sharding: Sharding
+    pipeline: Pipeline
+    stages: tuple[tuple[LayerStrategy, ...], ...]
+
+    def __post_init__(self) -> None:
+        self._check_gpus()
+        self._check_stages()
+        per_step = self.mesh.dp * self.pipeline.micro_batch
+        if self.workload.global_batch % per_step:
+            raise StrategyError(
+                "workload",
+                "global_batch",
+                f"{self.workload.global_batch} sequences are not a multiple of dp {self.mesh.dp}"
+                f" x micro-batch {self.pipeline.micro_batch} = {per_step}",
+            )
+
+    def _check_gpus(self) -> None:
+        if self.mesh.num_gpus != self.cluster.num_gpus:
+            raise StrategyError(
+                "mesh",
+                "pp",
+                f"pp {self.mesh.pp} x dp {self.mesh.dp} x cp {self.mesh.cp} x sp {self.mesh.sp} x tp {self.mesh.tp}"
+                f" = {self.mesh.num_gpus} GPUs, but the cluster has {self.cluster.num_gpus}",
+            )
+
+    def _check_stages(self) -> None:
+        expected = self.mesh.pp * self.pipeline.virtual_stages
+        if len(self.stages) != expected:
+            raise StrategyError("pipeline", "stages", f"{len(self.stages)} virtual stages, expected {expected}")
+        total = sum(len(stage) for stage in self.stages)
+        if total != self.model.num_layers:
+            raise StrategyError(
+                "pipeline", "stages", f"{total} layers in all, but {self.model.name} has {self.model.num_layers}"
+            )
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of one data-parallel replica in a step."""
+        return self.workload.global_batch // (self.mesh.dp * self.pipeline.micro_batch)
+
+    def layers_of(self, virtual_stage: int) -> Counter[tuple[LayerSpec, LayerStrategy]]:
+        """How many layers of each kind and strategy a virtual stage has."""
+        start = sum(len(stage) for stage in self.stages[:virtual_stage])
+        strategies = self.stages[virtual_stage]
+        return Counter(zip(self.model.layers[start : start + len(strategies)], strategies, strict=True))

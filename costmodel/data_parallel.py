@@ -1,0 +1,198 @@
+"""What a layer's parameters cost beside its micro-batches: state in memory, gradient and parameter collectives, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd
+
+import msgspec
+
+from meshwright.costmodel.formulas import memory
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.layer_cost import LayerCost, Terms
+from meshwright.costmodel.operator_time import operator_timing
+from meshwright.costmodel.overlap import OverlapLevel
+from meshwright.costmodel.program.operators import (
+    Collective,
+    CollectiveWork,
+    Group,
+    MemoryKernel,
+    MemoryWork,
+    Resource,
+)
+from meshwright.costmodel.program.program import Weights
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, ZeroStage, place_group
+from meshwright.costmodel.value import Value
+
+
+class Sharding(Value, frozen=True, kw_only=True):
+    """How model state is spread over data-parallel ranks.
+
+    `zero`: what is sharded. `shard_degree`: over how many data-parallel replicas (0: all), the rest hold copies (HSDP).
+    """
+
+    zero: ZeroStage = ZeroStage.OPTIMIZER
+    shard_degree: int = 0
+
+    @property
+    def stage(self) -> int:
+        """ZeRO's number."""
+        return int(self.zero.value)
+
+
+class StateCost(Value, frozen=True, kw_only=True):
+    """Model state of one layer on one rank, once a step: seconds of its collectives and update, bytes by kind."""
+
+    param_gather_s: float
+    grad_reduce_s: float
+    optimizer_s: float
+    parameter_bytes: float
+    gradient_bytes: float
+    optimizer_bytes: float
+
+    @property
+    def static_bytes(self) -> float:
+        """All bytes held throughout the step."""
+        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+
+
+def dense_group(mesh: Mesh, strategy: LayerStrategy, gpus_per_node: int) -> Group:
+    """Ranks that hold copies of the same attention and dense parameters: dp x cp x sp of the layer's own sp."""
+    copies = strategy.sp * strategy.cp
+    if mesh.order is AxisOrder.PP_OUTERMOST:
+        return place_group(mesh.dp * copies, strategy.tp, gpus_per_node)
+    inside = gcd(copies, max(1, gpus_per_node // strategy.tp))
+    across = gcd(mesh.dp, max(1, gpus_per_node // mesh.data_stride))
+    return Group(size=mesh.dp * copies, ranks_per_node=inside * (across if inside == copies else 1))
+
+
+def expert_group(mesh: Mesh, strategy: LayerStrategy, gpus_per_node: int) -> Group:
+    """Ranks that hold copies of the same experts: edp of them, ep x etp apart."""
+    experts = strategy.ep * strategy.etp
+    if mesh.order is AxisOrder.PP_OUTERMOST:
+        return place_group(mesh.stage_gpus // experts, experts, gpus_per_node)
+    copies = mesh.replica_gpus // experts
+    inside = gcd(copies, max(1, gpus_per_node // experts))
+    across = gcd(mesh.dp, max(1, gpus_per_node // mesh.data_stride))
+    return Group(size=mesh.dp * copies, ranks_per_node=inside * (across if inside == copies else 1))
+
+
+class StateModel(Value, frozen=True, kw_only=True):
+    """Costs the state of layers on one cluster, mesh, sharding and runtime."""
+
+    cluster: ClusterSpec
+    mesh: Mesh
+    sharding: Sharding
+    runtime: RuntimeSpec
+
+    def cost(self, weights: Weights, strategy: LayerStrategy) -> StateCost:
+        """State of a layer with these weights on a rank."""
+        dense = self._part(weights.dense, dense_group(self.mesh, strategy, self.cluster.gpus_per_node))
+        if not weights.expert:
+            return dense
+        expert = self._part(weights.expert, expert_group(self.mesh, strategy, self.cluster.gpus_per_node))
+        return StateCost(**{name: getattr(dense, name) + getattr(expert, name) for name in dense.__struct_fields__})
+
+    def _part(self, count: float, group: Group) -> StateCost:
+        stage, shards = self.sharding.stage, self._num_shards(group)
+        return StateCost(
+            param_gather_s=0.0 if stage >= 3 else self._gather_s(count, group),
+            grad_reduce_s=0.0 if stage >= 2 else self._reduce_s(count, group),
+            optimizer_s=self._update_s(count, shards),
+            parameter_bytes=memory.parameter_bytes(count, stage, shards),
+            gradient_bytes=memory.gradient_bytes(count, stage, shards, fp32=self.runtime.fp32_gradients),
+            optimizer_bytes=memory.optimizer_bytes(count, stage, shards),
+        )
+
+    def _num_shards(self, group: Group) -> int:
+        degree = self.sharding.shard_degree
+        return gcd(group.size, degree) if degree else group.size
+
+    def _shard_group(self, group: Group) -> Group:
+        shards = self._num_shards(group)
+        return Group(size=shards, ranks_per_node=gcd(shards, group.ranks_per_node))
+
+    def _replica_group(self, group: Group) -> Group:
+        shards = self._shard_group(group)
+        inside = max(1, group.ranks_per_node // shards.ranks_per_node)
+        return Group(size=group.size // shards.size, ranks_per_node=gcd(group.size // shards.size, inside))
+
+    def _collective_s(self, kind: Collective, num_bytes: float, group: Group) -> float:
+        if group.size == 1 or num_bytes == 0:
+            return 0.0
+        return operator_timing(CollectiveWork(collective=kind, num_bytes=num_bytes, group=group), self.cluster).time_s
+
+    def _gather_s(self, count: float, group: Group) -> float:
+        if self.sharding.stage == 0:
+            return 0.0
+        num_bytes = count * self.runtime.parameter_gather_bytes
+        return self._collective_s(Collective.ALL_GATHER, num_bytes, self._shard_group(group))
+
+    def _reduce_s(self, count: float, group: Group) -> float:
+        num_bytes = count * self.runtime.gradient_reduce_bytes
+        if self.sharding.stage == 0:
+            return self._collective_s(Collective.ALL_REDUCE, num_bytes, group)
+        shards = self._shard_group(group)
+        scatter_s = self._collective_s(Collective.REDUCE_SCATTER, num_bytes, shards)
+        return scatter_s + self._collective_s(
+            Collective.ALL_REDUCE, num_bytes / shards.size, self._replica_group(group)
+        )
+
+    def _update_s(self, count: float, shards: int) -> float:
+        read, written = memory.optimizer_traffic_bytes(count, self.sharding.stage, shards)
+        work = MemoryWork(kernel=MemoryKernel.OPTIMIZER, read_bytes=read, write_bytes=written)
+        return operator_timing(work, self.cluster, fused_kernels=self.runtime.fused_kernels).time_s if read else 0.0
+
+    def with_sharded_parameters(self, cost: LayerCost, strategy: LayerStrategy) -> LayerCost:
+        """What ZeRO-2 and 3 add to every micro-batch: gradients scattered after each backward, parameters gathered.
+
+        They run beside the whole pass (prefetch of the next layer), so only what exceeds it is exposed. The layer's
+        gathered parameters are transient memory, twice: this layer's and the next one's.
+        """
+        stage = self.sharding.stage
+        if stage < 2:
+            return cost
+        gather = self._sharded(cost.weights, strategy, self._gather_s) if stage >= 3 else {}
+        reduce = self._sharded(cost.weights, strategy, self._reduce_s)
+        backward = {link: gather.get(link, 0.0) + reduce.get(link, 0.0) for link in (*gather, *reduce)}
+        gathered_bytes = 2 * (cost.weights.dense + cost.weights.expert) * memory.BF16_BYTES if stage >= 3 else 0.0
+        return msgspec.structs.replace(
+            cost,
+            forward=self._beside(cost.forward, gather),
+            backward=self._beside(cost.backward, backward),
+            dgrad=self._beside(cost.dgrad, gather),
+            wgrad=self._beside(cost.wgrad, reduce),
+            transient_bytes=cost.transient_bytes + gathered_bytes,
+        )
+
+    def _sharded(
+        self, weights: Weights, strategy: LayerStrategy, seconds: Callable[[float, Group], float]
+    ) -> dict[Resource, float]:
+        totals: dict[Resource, float] = {}
+        gpus_per_node = self.cluster.gpus_per_node
+        for count, group in (
+            (weights.dense, dense_group(self.mesh, strategy, gpus_per_node)),
+            (weights.expert, expert_group(self.mesh, strategy, gpus_per_node)),
+        ):
+            if count:
+                totals[group.resource] = totals.get(group.resource, 0.0) + seconds(count, group)
+        return totals
+
+    def _beside(self, terms: Terms, seconds: dict[Resource, float]) -> Terms:
+        overlaps = self.runtime.overlap.data is not OverlapLevel.NONE and self.runtime.overlap_parameter_gather
+        interference = self.cluster.profile.interference
+        room_s = (
+            terms.total_s * interference.compute_slowdown / interference.communication_slowdown if overlaps else 0.0
+        )
+        changes: dict[str, float] = {}
+        for resource, time_s in seconds.items():
+            link = "nvlink" if resource is Resource.NVLINK else "network"
+            hidden_s = min(time_s, room_s)
+            room_s -= hidden_s
+            window_s = hidden_s * interference.communication_slowdown
+            slowdown_s = window_s * (1.0 - 1.0 / interference.compute_slowdown)
+            changes[f"hidden_{link}_s"] = getattr(terms, f"hidden_{link}_s") + hidden_s
+            changes[f"exposed_{link}_s"] = getattr(terms, f"exposed_{link}_s") + time_s - hidden_s
+            changes["slowdown_s"] = changes.get("slowdown_s", terms.slowdown_s) + slowdown_s
+        return msgspec.structs.replace(terms, **changes)

@@ -1,0 +1,77 @@
+"""Bytes of model state on one rank under ZeRO, and what is set aside."""
+
+from __future__ import annotations
+
+BF16_BYTES = 2
+FP32_BYTES = 4
+ADAM_STATE_BYTES = 12
+COMMUNICATION_BUFFER_BYTES = 1.5 * 2**30
+FRAGMENTATION_FRACTION = 0.03
+
+
+def parameter_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> float:
+    """Bytes of BF16 parameters: 2 N, and 2 N / shards under ZeRO-3.
+
+    Source: Rajbhandari et al., ZeRO, arXiv 1910.02054, section 3.
+
+    >>> parameter_bytes(1e9, 1, 8)
+    2000000000.0
+    >>> parameter_bytes(1e9, 3, 8)
+    250000000.0
+    """
+    return BF16_BYTES * num_parameters / (num_shards if zero_stage >= 3 else 1)
+
+
+def gradient_bytes(num_parameters: float, zero_stage: int, num_shards: int, *, fp32: bool) -> float:
+    """Bytes of accumulated gradients: 4 N in FP32 (2 N in BF16), divided by the shards from ZeRO-2 on.
+
+    Source: ZeRO, arXiv 1910.02054, section 3; FP32 accumulation over micro-batches as in Megatron-LM.
+
+    >>> gradient_bytes(1e9, 1, 8, fp32=True)
+    4000000000.0
+    >>> gradient_bytes(1e9, 2, 8, fp32=True)
+    500000000.0
+    """
+    size = FP32_BYTES if fp32 else BF16_BYTES
+    return size * num_parameters / (num_shards if zero_stage >= 2 else 1)
+
+
+def optimizer_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> float:
+    """Bytes of Adam in mixed precision: FP32 master weight and two moments, 12 N, divided from ZeRO-1 on.
+
+    Source: ZeRO, arXiv 1910.02054, section 3.1 (K = 12).
+
+    >>> optimizer_bytes(1e9, 0, 8)
+    12000000000.0
+    >>> optimizer_bytes(1e9, 1, 8)
+    1500000000.0
+    """
+    return ADAM_STATE_BYTES * num_parameters / (num_shards if zero_stage >= 1 else 1)
+
+
+def optimizer_traffic_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> tuple[float, float]:
+    """Bytes (read, written) by one Adam update of this rank's shard: reads 16, writes 14 a parameter.
+
+    Reads the FP32 gradient, master weight and two moments; writes the last three and the BF16 parameter.
+
+    Source: derived from the mixed-precision Adam update of ZeRO, arXiv 1910.02054, section 3.1.
+
+    >>> optimizer_traffic_bytes(8e9, 1, 8)
+    (16000000000.0, 14000000000.0)
+    """
+    owned = num_parameters / (num_shards if zero_stage >= 1 else 1)
+    return 16.0 * owned, 14.0 * owned
+
+
+def memory_limit_bytes(usable_bytes: float) -> float:
+    """Bytes that a plan may fill: what a process can allocate, less 1.5 GiB and 3 %.
+
+    The 1.5 GiB hold communicator buffers (NCCL takes about 10 to 25 MiB a channel and peer set) and cuBLAS workspaces;
+    the 3 % are fragmentation of the caching allocator with expandable segments.
+
+    Source: assumption of ours, stated with every plan; compare NCCL's NCCL_BUFFSIZE of 4 MiB a channel and direction.
+
+    >>> round(memory_limit_bytes(80 * 2**30) / 2**30, 2)
+    76.1
+    """
+    return usable_bytes * (1.0 - FRAGMENTATION_FRACTION) - COMMUNICATION_BUFFER_BYTES

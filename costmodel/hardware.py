@@ -1,0 +1,232 @@
+"""What a cluster is made of: GPU, links, nodes. The measured tables live in a `HardwareProfile`."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+import msgspec
+
+from meshwright.costmodel.errors import ClusterError, ProfileError
+from meshwright.costmodel.program.operators import Precision
+from meshwright.costmodel.tables import (
+    AttentionCurve,
+    Citation,
+    GemmTable,
+    GroupedGemmTable,
+    LinkCurve,
+    MemoryShare,
+    check_fraction,
+)
+from meshwright.costmodel.value import Value
+
+PROFILE_SCHEMA_VERSION = 1
+
+
+class Basis(StrEnum):
+    """What a predicted time rests on: a measured point, an interpolation between some, or a model beyond them."""
+
+    MEASURED = "measured"
+    INTERPOLATED = "interpolated"
+    EXTRAPOLATED = "extrapolated"
+
+
+class Timing(Value, frozen=True, kw_only=True):
+    """How long an operator occupies its resource, and what that figure rests on."""
+
+    time_s: float
+    basis: Basis
+
+
+class GpuSpec(Value, frozen=True, kw_only=True):
+    """One GPU. Rates are peaks of the data sheet, except `copy_bytes_per_s`, the device copy that is reached.
+
+    `fp8_flops_per_s` is 0 where there is no FP8. NVLink and PCIe count one direction. `usable_memory_bytes` is what a
+    process can allocate before any buffer of ours: total less driver and CUDA context.
+    """
+
+    name: str
+    num_sms: int
+    bf16_flops_per_s: float
+    fp8_flops_per_s: float
+    memory_bytes: float
+    usable_memory_bytes: float
+    memory_bytes_per_s: float
+    copy_bytes_per_s: float
+    nvlink_bytes_per_s: float
+    pcie_bytes_per_s: float
+
+    def __post_init__(self) -> None:
+        for field in GPU_FIGURES:
+            value = getattr(self, field)
+            if not (math.isfinite(value) and (value > 0.0 or (field == "fp8_flops_per_s" and value == 0.0))):
+                raise ProfileError(self.name, f"gpu.{field}", f"{value} is not a positive finite number")
+        if self.usable_memory_bytes > self.memory_bytes:
+            raise ProfileError(self.name, "gpu.usable_memory_bytes", "is more than gpu.memory_bytes")
+        if self.copy_bytes_per_s > self.memory_bytes_per_s:
+            raise ProfileError(self.name, "gpu.copy_bytes_per_s", "is more than gpu.memory_bytes_per_s")
+
+    def peak_flops_per_s(self, precision: Precision) -> float:
+        """Dense tensor-core peak; a `ProfileError` where the GPU lacks the format."""
+        if precision is Precision.BF16:
+            return self.bf16_flops_per_s
+        if self.fp8_flops_per_s == 0.0:
+            raise ProfileError(self.name, "precision", "this GPU has no FP8; choose precision bf16")
+        return self.fp8_flops_per_s
+
+
+GPU_FIGURES = tuple(field for field in GpuSpec.__struct_fields__ if field != "name")
+
+
+class LaunchCost(Value, frozen=True, kw_only=True):
+    """Per kernel: host time in eager code (more for a collective) and in a CUDA graph, and the least time on the GPU."""
+
+    eager_s: float
+    collective_eager_s: float
+    cuda_graph_s: float
+    kernel_floor_s: float
+
+
+class Protocol(Value, frozen=True, kw_only=True):
+    """One of NCCL's wire protocols: share of the bandwidth it reaches, fixed cost, and what a hop costs beyond the link.
+
+    A ring hop takes the link's latency plus `ring_*_extra_s`, a tree hop the link's latency plus `tree_*_extra_s`.
+    """
+
+    name: str
+    ring_bandwidth_fraction: float
+    ring_base_s: float
+    ring_node_extra_s: float
+    ring_network_extra_s: float
+    tree_bandwidth_fraction: float
+    tree_base_s: float
+    tree_node_extra_s: float
+    tree_network_extra_s: float
+
+    def __post_init__(self) -> None:
+        check_fraction(self.ring_bandwidth_fraction, f"network.{self.name}.ring_bandwidth_fraction")
+        check_fraction(self.tree_bandwidth_fraction, f"network.{self.name}.tree_bandwidth_fraction")
+
+
+class NetworkModel(Value, frozen=True, kw_only=True):
+    """Constants of collectives: shares of an adapter's bandwidth that rings, pairwise exchange and messages reach.
+
+    `nvlink_fraction`: best share of NVLink that rings reach, `nvls_fraction`: bus bandwidth of reductions in the switch
+    over NVLink's. `peer_message_s`: cost of each message of a pairwise
+    exchange, `message_base_s`: of a send/receive. `nvlink_latency_s`: hop latency inherent in the measured curves.
+    """
+
+    ring_fraction: float
+    all_to_all_fraction: float
+    message_fraction: float
+    nvlink_fraction: float
+    nvls_fraction: float
+    message_base_s: float
+    peer_message_s: float
+    nvlink_latency_s: float
+    protocols: tuple[Protocol, ...]
+
+    def __post_init__(self) -> None:
+        for field in ("ring_fraction", "all_to_all_fraction", "message_fraction", "nvlink_fraction"):
+            check_fraction(getattr(self, field), f"network.{field}")
+        if not self.protocols:
+            raise ProfileError("profile", "network.protocols", "is empty; expected at least one protocol")
+
+
+class Interference(Value, frozen=True, kw_only=True):
+    """What running communication costs the compute beside it.
+
+    `collective_sms`: SMs a collective's kernel takes; `compute_slowdown`: factor on compute while one runs;
+    `communication_slowdown`: factor on the collective while compute runs.
+    """
+
+    collective_sms: int
+    compute_slowdown: float
+    communication_slowdown: float
+
+
+class HardwareProfile(Value, frozen=True, kw_only=True):
+    """One GPU type: its data sheet and measured tables, each figure with its source."""
+
+    schema_version: int
+    gpu: GpuSpec
+    launch: LaunchCost
+    network: NetworkModel
+    interference: Interference
+    nvls: bool
+    gemm: tuple[GemmTable, ...]
+    grouped_gemm: tuple[GroupedGemmTable, ...]
+    attention: tuple[AttentionCurve, ...]
+    memory: tuple[MemoryShare, ...]
+    links: tuple[LinkCurve, ...]
+    citations: tuple[Citation, ...]
+
+    def __post_init__(self) -> None:
+        if self.schema_version != PROFILE_SCHEMA_VERSION:
+            raise ProfileError(
+                self.gpu.name, "schema_version", f"{self.schema_version}; expected {PROFILE_SCHEMA_VERSION}"
+            )
+        cited = {citation.figure for citation in self.citations}
+        for figure in (*(f"gpu.{field}" for field in GPU_FIGURES), "launch", "network", "interference", "nvls"):
+            if figure not in cited:
+                raise ProfileError(self.gpu.name, figure, "has no citation; expected its source in `citations`")
+
+
+class ClusterSpec(Value, frozen=True, kw_only=True):
+    """Nodes of equal GPUs and the network between them. Network figures count one GPU and one direction.
+
+    `oversubscription` divides the bandwidth of all traffic between nodes. A part of one node is allowed.
+    """
+
+    name: str
+    profile: HardwareProfile
+    gpus_per_node: int
+    num_gpus: int
+    network_bytes_per_s: float
+    network_latency_s: float
+    nvlink_latency_s: float
+    oversubscription: float = 1.0
+    host_memory_bytes: float
+    mean_time_between_failures_s: float | None = None
+    price_per_gpu_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("gpus_per_node", "num_gpus"):
+            if getattr(self, field) < 1:
+                raise ClusterError(self.name, field, f"{getattr(self, field)} is not a positive whole number")
+        for field in CLUSTER_FIGURES:
+            value = getattr(self, field)
+            if value is not None and not (math.isfinite(value) and value > 0.0):
+                raise ClusterError(self.name, field, f"{value} is not a positive finite number")
+        if not (math.isfinite(self.oversubscription) and self.oversubscription >= 1.0):
+            raise ClusterError(self.name, "oversubscription", f"{self.oversubscription} is not a number >= 1")
+        if self.num_gpus > self.gpus_per_node and self.num_gpus % self.gpus_per_node:
+            raise ClusterError(
+                self.name,
+                "num_gpus",
+                f"{self.num_gpus} GPUs are not a multiple of the {self.gpus_per_node} GPUs of a node",
+            )
+
+    @property
+    def gpu(self) -> GpuSpec:
+        """The GPU."""
+        return self.profile.gpu
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes, a partly used one included."""
+        return -(-self.num_gpus // self.gpus_per_node)
+
+    def with_gpus(self, num_gpus: int) -> ClusterSpec:
+        """The same cluster with another number of GPUs."""
+        return msgspec.structs.replace(self, num_gpus=num_gpus)
+
+
+CLUSTER_FIGURES = (
+    "network_bytes_per_s",
+    "network_latency_s",
+    "nvlink_latency_s",
+    "host_memory_bytes",
+    "mean_time_between_failures_s",
+    "price_per_gpu_hour",
+)

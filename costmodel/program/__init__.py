@@ -1,0 +1,1 @@
+"""Layer programs: the operators of one layer under one strategy, forward and backward."""

@@ -1,0 +1,67 @@
+"""What the software that executes a plan overlaps, fuses and stores: a small, documented description a framework.
+
+A prediction is for a model, a cluster, a strategy *and* a runtime. Meshwright's own executor is one runtime; Megatron-LM,
+PyTorch FSDP and others are described the same way, so that their published runs can be predicted. The descriptions are
+data: `costmodel/runtimes/*.json`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.resources import files
+
+import msgspec
+
+from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.overlap import LayerOverlap
+from meshwright.costmodel.tables import AttentionBackend
+from meshwright.costmodel.value import Value
+
+
+class RuntimeSpec(Value, frozen=True, kw_only=True):
+    """What a framework does, beyond the strategy.
+
+    name, source: who, and where each setting is documented.
+    overlap: what communication may hide under inside a layer.
+    attention_backend: the attention kernels it calls.
+    fused_kernels: norms, RoPE, activation and cross-entropy are single kernels.
+    cuda_graphs: the kernels of a layer are launched from a graph.
+    fp32_gradients: wgrad accumulates into FP32 buffers.
+    gate_before_fc2: the gate weight multiplies the FC2 input, so that the FC2 output is not kept.
+    gradient_reduce_bytes, parameter_gather_bytes: bytes per element of the data-parallel collectives.
+    overlap_gradient_reduce, overlap_parameter_gather: those collectives run beside computation.
+    overlap_pipeline: stage-to-stage messages block no computation.
+    host_operators_per_kernel: framework operators the host issues for one kernel, a factor on its launch time.
+    expert_imbalance: busiest expert rank over the mean where routing is dropless and not forced to balance.
+    """
+
+    name: str
+    source: str
+    overlap: LayerOverlap = LayerOverlap()
+    attention_backend: AttentionBackend = AttentionBackend.BEST
+    fused_kernels: bool = True
+    cuda_graphs: bool = False
+    fp32_gradients: bool = True
+    gate_before_fc2: bool = True
+    gradient_reduce_bytes: int = 4
+    parameter_gather_bytes: int = 2
+    overlap_gradient_reduce: bool = True
+    overlap_parameter_gather: bool = True
+    overlap_pipeline: bool = True
+    host_operators_per_kernel: float = 1.0
+    expert_imbalance: float = 1.0
+
+
+def runtime_names() -> tuple[str, ...]:
+    """Names of the shipped runtime descriptions."""
+    folder = files("meshwright.costmodel").joinpath("runtimes")
+    return tuple(sorted(entry.name.removesuffix(".json") for entry in folder.iterdir()))
+
+
+@lru_cache(maxsize=64)
+def load_runtime(name: str) -> RuntimeSpec:
+    """The shipped description of that name; an `InputError` lists the known ones."""
+    if name not in runtime_names():
+        raise InputError("runtime", "name", f"{name!r} is unknown; expected one of {', '.join(runtime_names())}")
+    data = files("meshwright.costmodel").joinpath("runtimes", f"{name}.json").read_bytes()
+    return msgspec.json.decode(data, type=RuntimeSpec)

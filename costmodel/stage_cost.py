@@ -1,0 +1,193 @@
+"""What each virtual stage of a configuration costs: its layers, with embedding and head on the ends."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.data_parallel import StateCost, StateModel
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.layer_cost import LayerCost, Terms, layer_cost
+from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.program.ends import build_embedding, build_head
+from meshwright.costmodel.program.layer import build_layer
+from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.strategy import LayerStrategy, Recompute
+from meshwright.costmodel.value import Value
+from meshwright.costmodel.workload import Workload
+
+
+class PartCost(Value, frozen=True, kw_only=True):
+    """A layer (or embedding, or head) with its state: what a virtual stage is summed from."""
+
+    compute: LayerCost
+    state: StateCost
+
+
+class CostContext(Value, frozen=True, kw_only=True):
+    """What all parts of a model are costed under, apart from their strategies."""
+
+    model: ModelSpec
+    cluster: ClusterSpec
+    workload: Workload
+    runtime: RuntimeSpec
+    state: StateModel
+    micro_batch: int
+
+    def setting(self, strategy: LayerStrategy) -> ProgramSetting:
+        """The surroundings of a layer program with this strategy."""
+        return ProgramSetting(
+            hidden=self.model.hidden,
+            micro_batch=self.micro_batch,
+            seq_len=self.workload.seq_len,
+            strategy=strategy,
+            gpus_per_node=self.cluster.gpus_per_node,
+            precision=self.workload.precision,
+            expert_imbalance=max(self.workload.expert_imbalance, self.runtime.expert_imbalance),
+            fp32_gradients=self.runtime.fp32_gradients,
+            gate_before_fc2=self.runtime.gate_before_fc2,
+        )
+
+    def layer(self, layer: LayerSpec, strategy: LayerStrategy) -> PartCost:
+        """Cost of one layer."""
+        return _layer(self, layer, strategy)
+
+    def embedding(self, strategy: LayerStrategy) -> PartCost:
+        """Cost of the embedding, whose ranks share tokens as `strategy` says."""
+        return _end(self, strategy, is_head=False)
+
+    def head(self, strategy: LayerStrategy) -> PartCost:
+        """Cost of final norm, head and loss (and multi-token prediction)."""
+        return _end(self, strategy, is_head=True)
+
+
+def cost_context(configuration: TrainingConfiguration) -> CostContext:
+    """The context of a configuration."""
+    return CostContext(
+        model=configuration.model,
+        cluster=configuration.cluster,
+        workload=configuration.workload,
+        runtime=configuration.runtime,
+        state=StateModel(
+            cluster=configuration.cluster,
+            mesh=configuration.mesh,
+            sharding=configuration.sharding,
+            runtime=configuration.runtime,
+        ),
+        micro_batch=configuration.pipeline.micro_batch,
+    )
+
+
+@lru_cache(maxsize=65536)
+def _layer(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> PartCost:
+    program = build_layer(layer, context.setting(strategy))
+    cost = layer_cost(program, strategy.recompute, context.cluster, context.runtime)
+    return PartCost(
+        compute=context.state.with_sharded_parameters(cost, strategy),
+        state=context.state.cost(program.weights, strategy),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _end(context: CostContext, strategy: LayerStrategy, *, is_head: bool) -> PartCost:
+    setting = context.setting(strategy)
+    if is_head:
+        program = build_head(
+            context.model,
+            setting,
+            shares_embedding=context.state.mesh.pp == 1,
+            fused_cross_entropy=context.runtime.fused_kernels,
+        )
+    else:
+        program = build_embedding(context.model, setting)
+    cost = layer_cost(program, Recompute.NONE, context.cluster, context.runtime)
+    return PartCost(
+        compute=context.state.with_sharded_parameters(cost, strategy),
+        state=context.state.cost(program.weights, strategy),
+    )
+
+
+class StageCost(Value, frozen=True, kw_only=True):
+    """One virtual stage: seconds of one micro-batch by kind, of its state once a step, and bytes.
+
+    `kept_bytes` is held per micro-batch in flight, `transient_bytes` once. `last_layer` and `first_layer` are the
+    parts at the ends of the stage, whose share of gathers and reductions cannot overlap.
+    """
+
+    forward: Terms
+    backward: Terms
+    dgrad: Terms
+    wgrad: Terms
+    num_parts: int
+    param_gather_s: float
+    grad_reduce_s: float
+    optimizer_s: float
+    parameter_bytes: float
+    gradient_bytes: float
+    optimizer_bytes: float
+    kept_bytes: float
+    transient_bytes: float
+    basis_s: tuple[float, float, float]
+
+    @property
+    def static_bytes(self) -> float:
+        """Model state."""
+        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+
+
+def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
+    """The cost of every virtual stage, in model order."""
+    context = cost_context(configuration)
+    last = len(configuration.stages) - 1
+    costs = []
+    for index, strategies in enumerate(configuration.stages):
+        parts = [
+            (context.layer(layer, strategy), count)
+            for (layer, strategy), count in configuration.layers_of(index).items()
+        ]
+        end_strategy = strategies[0] if strategies else configuration_strategy(configuration)
+        if index == 0:
+            parts.append((context.embedding(end_strategy), 1))
+        if index == last:
+            parts.append((context.head(end_strategy), 1))
+        costs.append(_sum_parts(parts))
+    return tuple(costs)
+
+
+def configuration_strategy(configuration: TrainingConfiguration) -> LayerStrategy:
+    """The strategy of the first layer, for stages that hold no layer."""
+    return next(strategy for stage in configuration.stages for strategy in stage)
+
+
+def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
+    def terms(name: str) -> Terms:
+        total = Terms()
+        for part, count in parts:
+            total = total + getattr(part.compute, name).scaled(count)
+        return total
+
+    def state(name: str) -> float:
+        return sum(getattr(part.state, name) * count for part, count in parts)
+
+    return StageCost(
+        forward=terms("forward"),
+        backward=terms("backward"),
+        dgrad=terms("dgrad"),
+        wgrad=terms("wgrad"),
+        num_parts=sum(count for _, count in parts),
+        param_gather_s=state("param_gather_s"),
+        grad_reduce_s=state("grad_reduce_s"),
+        optimizer_s=state("optimizer_s"),
+        parameter_bytes=state("parameter_bytes"),
+        gradient_bytes=state("gradient_bytes"),
+        optimizer_bytes=state("optimizer_bytes"),
+        kept_bytes=sum(part.compute.kept_bytes * count for part, count in parts),
+        transient_bytes=max((part.compute.transient_bytes for part, _ in parts), default=0.0),
+        basis_s=_sum_basis(parts),
+    )
+
+
+def _sum_basis(parts: list[tuple[PartCost, int]]) -> tuple[float, float, float]:
+    sums = [sum(part.compute.basis_s[index] * count for part, count in parts) for index in range(3)]
+    return sums[0], sums[1], sums[2]

@@ -1,0 +1,264 @@
+"""Predicts one training step of a configuration: its time, where the time goes, and the memory of every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.formulas.flops import flops_per_token
+from meshwright.costmodel.formulas.memory import memory_limit_bytes
+from meshwright.costmodel.layer_cost import Terms
+from meshwright.costmodel.operator_time import operator_timing
+from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
+from meshwright.costmodel.simulate import (
+    Durations,
+    OverlapPolicy,
+    Schedule,
+    ScheduleKind,
+    StepTimeline,
+    Term,
+    TermLayout,
+    build_schedule,
+    chunk_durations,
+    durations_of,
+    in_flight,
+    simulate,
+)
+from meshwright.costmodel.simulate.durations import Array
+from meshwright.costmodel.stage_cost import StageCost, stage_costs
+from meshwright.costmodel.value import Value
+
+SPLIT_BACKWARD = (ScheduleKind.ZB_H1, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
+BARRIER_BYTES = 4.0
+
+
+class StageMemory(Value, frozen=True, kw_only=True):
+    """Bytes on one rank of a pipeline stage at its peak."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    transient: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.parameters + self.gradients + self.optimizer + self.activations + self.transient
+
+
+class StepPrediction(Value, frozen=True, kw_only=True):
+    """What a step is predicted to take. `breakdown_s` is the mean over the ranks of a replica and sums to the step."""
+
+    step_time_s: float
+    tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    flops_per_token: float
+    tflops_per_gpu: float
+    mfu: float
+    breakdown_s: dict[str, float]
+    hidden_s: dict[str, float]
+    basis: dict[str, float]
+    memory: tuple[StageMemory, ...]
+    memory_limit_bytes: float
+
+    @property
+    def peak_memory_bytes(self) -> tuple[float, ...]:
+        """Peak of each pipeline stage."""
+        return tuple(stage.total for stage in self.memory)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage stays within the limit."""
+        return max(self.peak_memory_bytes) <= self.memory_limit_bytes
+
+
+def predict(configuration: TrainingConfiguration) -> StepPrediction:
+    """Simulate one step of a configuration."""
+    schedule = schedule_of(configuration)
+    costs = stage_costs(configuration)
+    timeline = simulate(schedule, step_durations(configuration, schedule, costs), step_overlap(configuration))
+    per_token = flops_per_token(configuration.model, configuration.workload.seq_len)
+    tokens_per_s = configuration.workload.tokens / timeline.step_time_s
+    per_gpu = tokens_per_s / configuration.cluster.num_gpus
+    peak = configuration.cluster.gpu.bf16_flops_per_s
+    return StepPrediction(
+        step_time_s=timeline.step_time_s,
+        tokens_per_s=tokens_per_s,
+        tokens_per_s_per_gpu=per_gpu,
+        flops_per_token=per_token,
+        tflops_per_gpu=per_gpu * per_token / 1e12,
+        mfu=per_gpu * per_token / peak,
+        breakdown_s=_breakdown(configuration, schedule, costs, timeline),
+        hidden_s=_hidden(configuration, costs),
+        basis=_basis(costs),
+        memory=stage_memory(schedule, costs),
+        memory_limit_bytes=memory_limit_bytes(configuration.cluster.gpu.usable_memory_bytes),
+    )
+
+
+def schedule_of(configuration: TrainingConfiguration) -> Schedule:
+    """The pipeline schedule."""
+    pipeline = configuration.pipeline
+    return _schedule(pipeline.schedule, configuration.mesh.pp, configuration.num_micro_batches, pipeline.virtual_stages)
+
+
+@lru_cache(maxsize=256)
+def _schedule(kind: ScheduleKind, num_stages: int, num_micro_batches: int, virtual_stages: int) -> Schedule:
+    return build_schedule(kind, num_stages, num_micro_batches, virtual_stages)
+
+
+def step_overlap(configuration: TrainingConfiguration) -> OverlapPolicy:
+    """What of the step's own communication runs beside computation."""
+    runtime = configuration.runtime
+    return OverlapPolicy(
+        point_to_point=runtime.overlap_pipeline,
+        grad_reduce=runtime.overlap_gradient_reduce,
+        param_gather=runtime.overlap_parameter_gather,
+    )
+
+
+def step_durations(configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...]) -> Durations:
+    """The event simulation's input: seconds by device and chunk."""
+    layout = TermLayout(num_stages=schedule.num_stages, num_chunks=schedule.num_chunks)
+    placed = [[costs[stage] for stage in chunks] for chunks in schedule.placement]
+    split = schedule.kind in SPLIT_BACKWARD
+    hops = hop_times_s(configuration, schedule)
+
+    def per_chunk(seconds: Callable[[StageCost], float]) -> Array:
+        return np.array([[seconds(cost) for cost in chunks] for chunks in placed])
+
+    forward = per_chunk(lambda cost: cost.forward.total_s)
+    dgrad = per_chunk(lambda cost: cost.dgrad.total_s if split else cost.backward.total_s - _wgrad_s(cost))
+    return chunk_durations(
+        layout,
+        forward_s=forward,
+        backward_input_s=dgrad,
+        backward_weight_s=per_chunk(lambda cost: cost.wgrad.total_s if split else _wgrad_s(cost)),
+        num_layers=per_chunk(lambda cost: max(1, cost.num_parts)),
+        overlap_saving_s=np.minimum(per_chunk(overlap_saving_s), forward) if split else 0.0,
+        forward_hop_s=hops,
+        backward_hop_s=hops,
+        param_gather_s=per_chunk(lambda cost: cost.param_gather_s),
+        grad_reduce_s=per_chunk(lambda cost: cost.grad_reduce_s),
+        barrier_s=barrier_s(configuration),
+        optimizer_s=[sum(cost.optimizer_s for cost in chunks) for chunks in placed],
+    )
+
+
+def _wgrad_s(cost: StageCost) -> float:
+    return min(cost.wgrad.total_s, cost.backward.total_s)
+
+
+def overlap_saving_s(cost: StageCost) -> float:
+    """What a forward and a backward of like chunks save when they run at the same time (DualPipe's F&B).
+
+    Exposed communication of each hides under computation of the other, as far as that reaches.
+    """
+    return min(_exposed(cost.forward), _compute(cost.backward)) + min(_exposed(cost.backward), _compute(cost.forward))
+
+
+def _exposed(terms: Terms) -> float:
+    return terms.exposed_nvlink_s + terms.exposed_network_s
+
+
+def _compute(terms: Terms) -> float:
+    return terms.total_s - _exposed(terms)
+
+
+def hop_times_s(configuration: TrainingConfiguration, schedule: Schedule) -> list[float]:
+    """Seconds of the message between each two neighbouring virtual stages."""
+    gpus_per_node = configuration.cluster.gpus_per_node
+    stride = configuration.mesh.pipeline_stride
+    strategy = configuration.stages[0][0] if configuration.stages[0] else None
+    split = configuration.mesh.replica_gpus
+    if strategy is not None and not strategy.sequence_parallel:
+        split //= strategy.tp
+    tokens = configuration.pipeline.micro_batch * configuration.workload.seq_len / split
+    num_bytes = 2.0 * tokens * configuration.model.hidden
+    devices = schedule.device_of
+    hops = []
+    for one, other in zip(devices, devices[1:], strict=False):
+        if one == other:
+            hops.append(0.0)
+            continue
+        same_node = one * stride // gpus_per_node == other * stride // gpus_per_node
+        group = Group(size=2, ranks_per_node=2 if same_node else 1)
+        work = CollectiveWork(collective=Collective.SEND_RECV, num_bytes=num_bytes, group=group)
+        hops.append(operator_timing(work, configuration.cluster).time_s)
+    return hops
+
+
+def barrier_s(configuration: TrainingConfiguration) -> float:
+    """Seconds to agree on the gradient norm: an all-reduce of one number over all GPUs."""
+    cluster = configuration.cluster
+    if cluster.num_gpus == 1:
+        return 0.0
+    group = Group(size=cluster.num_gpus, ranks_per_node=min(cluster.num_gpus, cluster.gpus_per_node))
+    work = CollectiveWork(collective=Collective.ALL_REDUCE, num_bytes=BARRIER_BYTES, group=group)
+    return operator_timing(work, cluster).time_s
+
+
+def stage_memory(schedule: Schedule, costs: tuple[StageCost, ...]) -> tuple[StageMemory, ...]:
+    """Peak bytes of each device: state of its chunks, activations in flight at their worst, one layer in passing."""
+    return tuple(
+        _device_memory(vectors, [costs[stage] for stage in chunks])
+        for vectors, chunks in zip(in_flight(schedule), schedule.placement, strict=True)
+    )
+
+
+def _device_memory(vectors: tuple[tuple[int, ...], ...], chunks: list[StageCost]) -> StageMemory:
+    held = max(sum(count * chunk.kept_bytes for count, chunk in zip(vector, chunks, strict=True)) for vector in vectors)
+    return StageMemory(
+        parameters=sum(chunk.parameter_bytes for chunk in chunks),
+        gradients=sum(chunk.gradient_bytes for chunk in chunks),
+        optimizer=sum(chunk.optimizer_bytes for chunk in chunks),
+        activations=held,
+        transient=max(chunk.transient_bytes for chunk in chunks),
+    )
+
+
+def _breakdown(
+    configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...], timeline: StepTimeline
+) -> dict[str, float]:
+    """Mean over devices of the seconds of each kind; what is left is exposed data-parallel communication and bubble."""
+    split = schedule.kind in SPLIT_BACKWARD
+    total = Terms()
+    for cost in costs:
+        total = total + cost.forward + (cost.dgrad + cost.wgrad if split else cost.backward)
+    per_device = total.scaled(configuration.num_micro_batches / schedule.num_stages)
+    seconds = {name.removesuffix("_s"): getattr(per_device, name) for name in SERIAL}
+    seconds["optimizer"] = sum(cost.optimizer_s for cost in costs) / schedule.num_stages
+    seconds["exposed_data_parallel"] = timeline.step_time_s - _without_data_parallel_s(
+        configuration, schedule, timeline
+    )
+    seconds["bubble"] = timeline.step_time_s - sum(seconds.values())
+    return seconds
+
+
+SERIAL = tuple(name for name in Terms.__struct_fields__ if not name.startswith("hidden"))
+
+
+def _without_data_parallel_s(configuration: TrainingConfiguration, schedule: Schedule, timeline: StepTimeline) -> float:
+    """The step without gradient reductions and parameter gathers: what they expose is the difference."""
+    kept = {
+        term: timeline.durations.of(term) for term in Term if not term.value.startswith(("param_gather", "grad_reduce"))
+    }
+    durations = durations_of(timeline.durations.layout, kept)
+    return simulate(schedule, durations, step_overlap(configuration)).step_time_s
+
+
+def _hidden(configuration: TrainingConfiguration, costs: tuple[StageCost, ...]) -> dict[str, float]:
+    scale = configuration.num_micro_batches / configuration.mesh.pp
+    nvlink = sum(cost.forward.hidden_nvlink_s + cost.backward.hidden_nvlink_s for cost in costs)
+    network = sum(cost.forward.hidden_network_s + cost.backward.hidden_network_s for cost in costs)
+    return {"nvlink": nvlink * scale, "network": network * scale}
+
+
+def _basis(costs: tuple[StageCost, ...]) -> dict[str, float]:
+    sums = [sum(cost.basis_s[index] for cost in costs) for index in range(3)]
+    total = sum(sums) or 1.0
+    return dict(zip(("measured", "interpolated", "extrapolated"), (value / total for value in sums), strict=True))

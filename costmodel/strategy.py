@@ -1,0 +1,152 @@
+"""How a model is spread over GPUs: the two meshes (attention and expert view), and what each layer does with them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from math import gcd
+
+from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.program.operators import Group
+from meshwright.costmodel.value import Value
+
+
+class AxisOrder(StrEnum):
+    """Which of the two outer axes has neighbouring ranks farthest apart; tp, sp, cp are always innermost."""
+
+    PP_OUTERMOST = "pp-outermost"
+    DP_OUTERMOST = "dp-outermost"
+
+
+class ContextMethod(StrEnum):
+    """How context parallelism brings keys and values to the queries."""
+
+    RING = "ring"
+    ALL_GATHER = "allgather"
+
+
+class Dispatch(StrEnum):
+    """How tokens reach their experts.
+
+    ALL_TO_ALL sends one row per token and chosen expert. ALL_TO_ALL_DEDUP sends a token once to each node that hosts a
+    chosen expert and forwards it over NVLink once to each such rank (DeepEP). ALL_GATHER gathers all tokens of the
+    expert group and reduce-scatters the outputs, whatever the top-k.
+    """
+
+    ALL_TO_ALL = "alltoall"
+    ALL_TO_ALL_DEDUP = "alltoall-dedup"
+    ALL_GATHER = "allgather"
+
+
+class Recompute(StrEnum):
+    """Named choices of the tensors kept for the backward pass; `costmodel.program.recompute` has the sets."""
+
+    NONE = "none"
+    ACTIVATION = "activation"
+    NORM_ACTIVATION = "norm-activation"
+    CORE_ATTENTION = "core-attention"
+    SELECTIVE = "sar"
+    FFN = "ffn"
+    FULL = "full"
+
+
+class ZeroStage(StrEnum):
+    """What data-parallel ranks share: nothing, optimizer state, also gradients, also parameters (ZeRO 0 to 3)."""
+
+    NONE = "0"
+    OPTIMIZER = "1"
+    GRADIENTS = "2"
+    PARAMETERS = "3"
+
+
+def place_group(size: int, stride: int, gpus_per_node: int) -> Group:
+    """The communicator of `size` ranks that lie `stride` ranks apart, placed on nodes of `gpus_per_node`.
+
+    >>> place_group(8, 1, 8)
+    Group(size=8, ranks_per_node=8)
+    >>> place_group(16, 4, 8)
+    Group(size=16, ranks_per_node=2)
+    """
+    return Group(size=size, ranks_per_node=gcd(size, max(1, gpus_per_node // stride)))
+
+
+class Mesh(Value, frozen=True, kw_only=True):
+    """Degrees of parallelism. `num_gpus = pp dp cp sp tp`; the experts' view of the same GPUs is pp edp ep etp.
+
+    `sp` is Ulysses sequence parallelism. Ranks are numbered with tp innermost, then sp, cp, then dp and pp in `order`;
+    in the experts' view etp is innermost, then ep, then edp (parallel folding, arXiv 2504.14960).
+    """
+
+    pp: int = 1
+    dp: int = 1
+    tp: int = 1
+    sp: int = 1
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    order: AxisOrder = AxisOrder.PP_OUTERMOST
+
+    def __post_init__(self) -> None:
+        for axis in ("pp", "dp", "tp", "sp", "cp", "ep", "etp"):
+            if getattr(self, axis) < 1:
+                raise StrategyError("mesh", axis, f"{getattr(self, axis)} is not a positive whole number")
+        if self.stage_gpus % (self.ep * self.etp):
+            raise StrategyError(
+                "mesh",
+                "ep",
+                f"ep {self.ep} x etp {self.etp} does not divide dp {self.dp} x cp {self.cp} x sp {self.sp}"
+                f" x tp {self.tp} = {self.stage_gpus} GPUs of a pipeline stage",
+            )
+
+    @property
+    def num_gpus(self) -> int:
+        """All GPUs."""
+        return self.pp * self.stage_gpus
+
+    @property
+    def stage_gpus(self) -> int:
+        """GPUs of one pipeline stage."""
+        return self.dp * self.replica_gpus
+
+    @property
+    def replica_gpus(self) -> int:
+        """GPUs that share the tokens of one micro-batch in one stage: cp sp tp."""
+        return self.cp * self.sp * self.tp
+
+    @property
+    def edp(self) -> int:
+        """Data-parallel degree of the experts."""
+        return self.stage_gpus // (self.ep * self.etp)
+
+    @property
+    def data_stride(self) -> int:
+        """Distance in ranks between neighbours along dp."""
+        return self.replica_gpus * (self.pp if self.order is AxisOrder.DP_OUTERMOST else 1)
+
+    @property
+    def pipeline_stride(self) -> int:
+        """Distance in ranks between neighbouring pipeline stages."""
+        return self.replica_gpus * (self.dp if self.order is AxisOrder.PP_OUTERMOST else 1)
+
+
+class LayerStrategy(Value, frozen=True, kw_only=True):
+    """What one layer does. Attention: tp x sp x cp ranks share a micro-batch, tokens split evenly between layers.
+
+    `ffn_tp` splits a dense FFN (and shared experts) over that many of those ranks. Routed experts use `dispatch` over
+    ep x etp ranks. With tp > 1, `sequence_parallel` splits the residual stream over tp too (Megatron).
+    """
+
+    tp: int = 1
+    sp: int = 1
+    cp: int = 1
+    context_method: ContextMethod = ContextMethod.ALL_GATHER
+    sequence_parallel: bool = True
+    ffn_tp: int = 1
+    ep: int = 1
+    etp: int = 1
+    dispatch: Dispatch = Dispatch.ALL_TO_ALL
+    recompute: Recompute = Recompute.NONE
+
+    @property
+    def replica_gpus(self) -> int:
+        """GPUs that share the tokens of one micro-batch."""
+        return self.tp * self.sp * self.cp

@@ -1,0 +1,166 @@
+"""Measured figures as data: each table covers one kind of kernel and says where its figures come from."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+from meshwright.costmodel.errors import ProfileError
+from meshwright.costmodel.program.operators import Collective, MemoryKernel, Precision
+from meshwright.costmodel.value import Value
+
+
+class Source(StrEnum):
+    """How a figure was come by. DERIVED: computed from others, as the text says."""
+
+    MEASURED = "measured"
+    PUBLISHED = "published"
+    DATASHEET = "datasheet"
+    DERIVED = "derived"
+
+
+class AttentionBackend(StrEnum):
+    """Implementation of fused attention. BEST: the fastest the profile has (cuDNN on Hopper; FlashAttention-3 is near)."""
+
+    BEST = "best"
+    CUDNN = "cudnn"
+    FA2 = "fa2"
+
+
+class Provenance(Value, frozen=True, kw_only=True):
+    """Source of a figure and the text that lets a reader find it."""
+
+    source: Source
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ProfileError("profile", "provenance.text", "is empty; expected where the figure comes from")
+
+
+class Citation(Value, frozen=True, kw_only=True):
+    """Where one scalar of a profile comes from; `figure` is its path, for example "gpu.num_sms"."""
+
+    figure: str
+    source: Source
+    text: str
+
+
+class GemmTable(Value, frozen=True, kw_only=True):
+    """Share of the tile-padded roofline that dense products reach, on a grid of (m, n, k).
+
+    `efficiencies` is row-major over (m, n, k). `sustained_fraction` is the share of peak that the power limit lets a
+    GPU hold on random data. `scale` carries the table to another GPU (1 on the GPU it was measured on).
+    """
+
+    precision: Precision
+    m: tuple[int, ...]
+    n: tuple[int, ...]
+    k: tuple[int, ...]
+    efficiencies: tuple[float, ...]
+    provenance: Provenance
+    sustained_fraction: float
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for axis in ("m", "n", "k"):
+            check_increasing(getattr(self, axis), f"gemm.{axis}")
+        if len(self.efficiencies) != len(self.m) * len(self.n) * len(self.k):
+            raise ProfileError("profile", "gemm.efficiencies", f"{len(self.efficiencies)} values; expected m x n x k")
+        check_positive(self.efficiencies, "gemm.efficiencies")
+        check_fraction(self.sustained_fraction, "gemm.sustained_fraction")
+        check_positive((self.scale,), "gemm.scale")
+
+
+class GroupedGemmTable(Value, frozen=True, kw_only=True):
+    """Grouped products relative to the dense product of equal depth: `shares` over `rows_per_group`."""
+
+    precision: Precision
+    weight_gradient: bool
+    rows_per_group: tuple[float, ...]
+    shares: tuple[float, ...]
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        check_curve(self.rows_per_group, self.shares, "grouped_gemm")
+
+
+class AttentionCurve(Value, frozen=True, kw_only=True):
+    """Share of the BF16 peak of fused attention against sequence length, for one backend, direction, mask, head size.
+
+    `scale` carries the curve to another GPU (1 on the GPU it was measured on).
+    """
+
+    backend: AttentionBackend
+    backward: bool
+    causal: bool
+    head_dim: int
+    seq_lens: tuple[int, ...]
+    shares: tuple[float, ...]
+    provenance: Provenance
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_curve(self.seq_lens, self.shares, "attention")
+        check_fraction(max(self.shares) * self.scale, "attention.shares")
+
+
+class MemoryShare(Value, frozen=True, kw_only=True):
+    """Share of the copy bandwidth that a family of memory-bound kernels reaches, fused and in eager framework code."""
+
+    kernel: MemoryKernel
+    fused: float
+    eager: float
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        check_fraction(self.fused, f"memory.{self.kernel.value}.fused")
+        check_fraction(self.eager, f"memory.{self.kernel.value}.eager")
+
+
+class LinkCurve(Value, frozen=True, kw_only=True):
+    """Time of a collective inside a node against its bytes (as `CollectiveWork` counts them).
+
+    `link_bytes_per_s` is the one-way bandwidth of the link it was measured on, so that other links can be derived.
+    """
+
+    collective: Collective
+    group_size: int
+    num_bytes: tuple[float, ...]
+    times_s: tuple[float, ...]
+    link_bytes_per_s: float
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        check_curve(self.num_bytes, self.times_s, "links")
+        if self.group_size < 2:
+            raise ProfileError("profile", "links.group_size", f"{self.group_size} is not a whole number >= 2")
+        check_positive((self.link_bytes_per_s,), "links.link_bytes_per_s")
+
+
+def check_curve(xs: tuple[float, ...], ys: tuple[float, ...], field: str) -> None:
+    """Equal lengths, increasing positive abscissae, positive values; otherwise a `ProfileError`."""
+    if len(xs) != len(ys):
+        raise ProfileError("profile", field, f"{len(xs)} abscissae and {len(ys)} values; expected as many of each")
+    check_increasing(xs, field)
+    check_positive(ys, field)
+
+
+def check_increasing(values: tuple[float, ...], field: str) -> None:
+    """At least one value, all positive and strictly increasing; otherwise a `ProfileError`."""
+    check_positive(values, field)
+    if not values or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+        raise ProfileError("profile", field, "is empty or not strictly increasing")
+
+
+def check_positive(values: tuple[float, ...], field: str) -> None:
+    """Every value finite and positive; otherwise a `ProfileError`."""
+    for value in values:
+        if not (math.isfinite(value) and value > 0.0):
+            raise ProfileError("profile", field, f"{value} is not a positive finite number")
+
+
+def check_fraction(value: float, field: str) -> None:
+    """0 < value <= 1; otherwise a `ProfileError`."""
+    if not 0.0 < value <= 1.0:
+        raise ProfileError("profile", field, f"{value} is not a fraction in (0, 1]")

@@ -1,0 +1,1 @@
+"""One module a command: it parses options, calls one function of one layer and prints the result."""

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from meshwright.commands.output import build_table, print_json, print_table
+
+
+def test_json_is_one_indented_object(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"rows": [1, 2.5], "text": "ü"})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"rows": [1, 2.5], "text": "ü"}
+    assert '\n  "rows"' in printed
+
+
+def test_numbers_are_aligned_right_and_words_left() -> None:
+    table = build_table("t", ("name", "count", "speed"), [("a", "12", "fast"), ("b", "-", "9")])
+    assert [column.justify for column in table.columns] == ["left", "right", "left"]
+
+
+def test_text_in_brackets_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("title", ("memory [GB]", "name"), [("80", "[bold]x")])
+    printed = capsys.readouterr().out
+    assert "memory [GB]" in printed
+    assert "[bold]x" in printed
