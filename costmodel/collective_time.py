@@ -123,8 +123,9 @@ def _tree(work: CollectiveWork, cluster: ClusterSpec, protocol: Protocol) -> flo
     )
     sent = work.num_bytes * (1.0 if group.num_nodes == 2 else 2.0) / protocol.tree_bandwidth_fraction
     between = ring_network_s(sent, group.ranks_per_node, network.ring_fraction * network_bytes_per_s(cluster))
-    ring_bytes = wire_bytes(work.collective, work.num_bytes, group.size) / protocol.tree_bandwidth_fraction
-    inside = (
-        ring_bytes / (network.nvlink_fraction * cluster.gpu.nvlink_bytes_per_s) if group.ranks_per_node > 1 else 0.0
+    fraction = (
+        network.nvls_fraction if cluster.profile.nvls else network.nvlink_fraction * protocol.tree_bandwidth_fraction
     )
+    node_bytes = wire_bytes(work.collective, work.num_bytes, group.size) if group.ranks_per_node > 1 else 0.0
+    inside = node_bytes / (fraction * cluster.gpu.nvlink_bytes_per_s)
     return latency + max(between, inside)

@@ -1,4 +1,4 @@
-"""What a layer's parameters cost beside its micro-batches: state in memory, gradient and parameter collectives, update."""
+"""What a layer's parameters cost beside its micro-batches: state in memory, data-parallel collectives, update."""
 
 from __future__ import annotations
 
@@ -57,25 +57,18 @@ class StateCost(Value, frozen=True, kw_only=True):
         return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
 
 
-def dense_group(mesh: Mesh, strategy: LayerStrategy, gpus_per_node: int) -> Group:
-    """Ranks that hold copies of the same attention and dense parameters: dp x cp x sp of the layer's own sp."""
-    copies = strategy.sp * strategy.cp
-    if mesh.order is AxisOrder.PP_OUTERMOST:
-        return place_group(mesh.dp * copies, strategy.tp, gpus_per_node)
-    inside = gcd(copies, max(1, gpus_per_node // strategy.tp))
-    across = gcd(mesh.dp, max(1, gpus_per_node // mesh.data_stride))
-    return Group(size=mesh.dp * copies, ranks_per_node=inside * (across if inside == copies else 1))
+def copies_group(mesh: Mesh, split: int, gpus_per_node: int) -> Group:
+    """Ranks of a pipeline stage that hold copies of the same parameters, when `split` neighbours share one copy.
 
-
-def expert_group(mesh: Mesh, strategy: LayerStrategy, gpus_per_node: int) -> Group:
-    """Ranks that hold copies of the same experts: edp of them, ep x etp apart."""
-    experts = strategy.ep * strategy.etp
+    With dp outermost, neighbours along dp lie pp replicas apart; `split` then is at most a replica.
+    """
+    size = mesh.stage_gpus // split
     if mesh.order is AxisOrder.PP_OUTERMOST:
-        return place_group(mesh.stage_gpus // experts, experts, gpus_per_node)
-    copies = mesh.replica_gpus // experts
-    inside = gcd(copies, max(1, gpus_per_node // experts))
+        return place_group(size, split, gpus_per_node)
+    copies = mesh.replica_gpus // split
+    inside = gcd(copies, max(1, gpus_per_node // split))
     across = gcd(mesh.dp, max(1, gpus_per_node // mesh.data_stride))
-    return Group(size=mesh.dp * copies, ranks_per_node=inside * (across if inside == copies else 1))
+    return Group(size=size, ranks_per_node=inside * (across if inside == copies else 1))
 
 
 class StateModel(Value, frozen=True, kw_only=True):
@@ -88,11 +81,21 @@ class StateModel(Value, frozen=True, kw_only=True):
 
     def cost(self, weights: Weights, strategy: LayerStrategy) -> StateCost:
         """State of a layer with these weights on a rank."""
-        dense = self._part(weights.dense, dense_group(self.mesh, strategy, self.cluster.gpus_per_node))
-        if not weights.expert:
-            return dense
-        expert = self._part(weights.expert, expert_group(self.mesh, strategy, self.cluster.gpus_per_node))
-        return StateCost(**{name: getattr(dense, name) + getattr(expert, name) for name in dense.__struct_fields__})
+        parts = [self._part(count, group) for count, group in self._held(weights, strategy)]
+        summed = {name: sum(getattr(part, name) for part in parts) for name in StateCost.__struct_fields__}
+        if self.mesh.num_gpus > 1:
+            summed["optimizer_s"] += self.runtime.step_host_s_per_layer
+        return StateCost(**summed)
+
+    def _held(self, weights: Weights, strategy: LayerStrategy) -> list[tuple[float, Group]]:
+        """Parameters by the group of ranks that hold copies of them."""
+        splits = (
+            (weights.dense, strategy.tp),
+            (weights.ffn, strategy.ffn_tp),
+            (weights.expert, strategy.ep * strategy.etp),
+        )
+        gpus_per_node = self.cluster.gpus_per_node
+        return [(count, copies_group(self.mesh, split, gpus_per_node)) for count, split in splits if count]
 
     def _part(self, count: float, group: Group) -> StateCost:
         stage, shards = self.sharding.stage, self._num_shards(group)
@@ -156,7 +159,7 @@ class StateModel(Value, frozen=True, kw_only=True):
         gather = self._sharded(cost.weights, strategy, self._gather_s) if stage >= 3 else {}
         reduce = self._sharded(cost.weights, strategy, self._reduce_s)
         backward = {link: gather.get(link, 0.0) + reduce.get(link, 0.0) for link in (*gather, *reduce)}
-        gathered_bytes = 2 * (cost.weights.dense + cost.weights.expert) * memory.BF16_BYTES if stage >= 3 else 0.0
+        gathered_bytes = 2 * cost.weights.total * memory.BF16_BYTES if stage >= 3 else 0.0
         return msgspec.structs.replace(
             cost,
             forward=self._beside(cost.forward, gather),
@@ -170,28 +173,22 @@ class StateModel(Value, frozen=True, kw_only=True):
         self, weights: Weights, strategy: LayerStrategy, seconds: Callable[[float, Group], float]
     ) -> dict[Resource, float]:
         totals: dict[Resource, float] = {}
-        gpus_per_node = self.cluster.gpus_per_node
-        for count, group in (
-            (weights.dense, dense_group(self.mesh, strategy, gpus_per_node)),
-            (weights.expert, expert_group(self.mesh, strategy, gpus_per_node)),
-        ):
-            if count:
-                totals[group.resource] = totals.get(group.resource, 0.0) + seconds(count, group)
+        for count, group in self._held(weights, strategy):
+            totals[group.resource] = totals.get(group.resource, 0.0) + seconds(count, group)
         return totals
 
     def _beside(self, terms: Terms, seconds: dict[Resource, float]) -> Terms:
         overlaps = self.runtime.overlap.data is not OverlapLevel.NONE and self.runtime.overlap_parameter_gather
         interference = self.cluster.profile.interference
-        room_s = (
-            terms.total_s * interference.compute_slowdown / interference.communication_slowdown if overlaps else 0.0
-        )
+        room_s = terms.total_s if overlaps else 0.0
         changes: dict[str, float] = {}
         for resource, time_s in seconds.items():
             link = "nvlink" if resource is Resource.NVLINK else "network"
-            hidden_s = min(time_s, room_s)
-            room_s -= hidden_s
-            window_s = hidden_s * interference.communication_slowdown
-            slowdown_s = window_s * (1.0 - 1.0 / interference.compute_slowdown)
+            compute_slowdown, window_per_s = interference.slowdowns(nvlink=resource is Resource.NVLINK)
+            lent_per_s = window_per_s / compute_slowdown
+            hidden_s = min(time_s, room_s / lent_per_s)
+            room_s -= hidden_s * lent_per_s
+            slowdown_s = hidden_s * (window_per_s - lent_per_s)
             changes[f"hidden_{link}_s"] = getattr(terms, f"hidden_{link}_s") + hidden_s
             changes[f"exposed_{link}_s"] = getattr(terms, f"exposed_{link}_s") + time_s - hidden_s
             changes["slowdown_s"] = changes.get("slowdown_s", terms.slowdown_s) + slowdown_s

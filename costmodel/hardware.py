@@ -79,7 +79,7 @@ GPU_FIGURES = tuple(field for field in GpuSpec.__struct_fields__ if field != "na
 
 
 class LaunchCost(Value, frozen=True, kw_only=True):
-    """Per kernel: host time in eager code (more for a collective) and in a CUDA graph, and the least time on the GPU."""
+    """Per kernel: host time in eager code (a collective's is longer) and in a CUDA graph, and the least GPU time."""
 
     eager_s: float
     collective_eager_s: float
@@ -88,7 +88,7 @@ class LaunchCost(Value, frozen=True, kw_only=True):
 
 
 class Protocol(Value, frozen=True, kw_only=True):
-    """One of NCCL's wire protocols: share of the bandwidth it reaches, fixed cost, and what a hop costs beyond the link.
+    """One of NCCL's wire protocols: share of the bandwidth it reaches, fixed cost, cost of a hop beyond the link.
 
     A ring hop takes the link's latency plus `ring_*_extra_s`, a tree hop the link's latency plus `tree_*_extra_s`.
     """
@@ -136,13 +136,22 @@ class NetworkModel(Value, frozen=True, kw_only=True):
 class Interference(Value, frozen=True, kw_only=True):
     """What running communication costs the compute beside it.
 
-    `collective_sms`: SMs a collective's kernel takes; `compute_slowdown`: factor on compute while one runs;
-    `communication_slowdown`: factor on the collective while compute runs.
+    `collective_sms`: SMs a collective's kernel takes; `compute_slowdown`: factor on compute while one runs inside a
+    node; `communication_slowdown`: factor on the collective while compute runs. `network_*`: the same between nodes,
+    where the adapter, not the SMs, sets the collective's pace.
     """
 
     collective_sms: int
     compute_slowdown: float
     communication_slowdown: float
+    network_compute_slowdown: float = 1.1
+    network_communication_slowdown: float = 1.0
+
+    def slowdowns(self, *, nvlink: bool) -> tuple[float, float]:
+        """Factors on compute and on communication beside each other, inside a node or between nodes."""
+        if nvlink:
+            return self.compute_slowdown, self.communication_slowdown
+        return self.network_compute_slowdown, self.network_communication_slowdown
 
 
 class HardwareProfile(Value, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ class LogCurve:
         self._proportional = proportional_beyond
 
     def __call__(self, x: float) -> float:
-        """y at x."""
+        """The value at x."""
         if x <= self._xs[0]:
             return self._ys[0]
         if x >= self._xs[-1]:
@@ -45,7 +45,7 @@ class LogGrid:
         self._strides = (len(axes[1]) * len(axes[2]), len(axes[2]), 1)
 
     def __call__(self, m: float, n: float, k: float) -> tuple[float, Basis]:
-        """y at (m, n, k) and its basis."""
+        """The value at (m, n, k) and its basis."""
         corners = [(0, 1.0)]
         inside = exact = True
         for axis, logs, stride, x in zip(self._axes, self._logs, self._strides, (m, n, k), strict=True):

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
+
+import msgspec
 
 from meshwright.costmodel.collective_time import collective_timing
 from meshwright.costmodel.errors import ProfileError
 from meshwright.costmodel.formulas.attention import (
+    CUDNN_HEAD_DIMS,
+    FA2_HEAD_DIMS,
     attention_bytes,
     attention_flops,
     idle_sm_factor,
     is_causal,
+    kernel_head_dim,
     resembled_length,
 )
 from meshwright.costmodel.formulas.matmul import (
+    EXPOSED_OUTPUT,
+    OUTPUT_BYTES,
     gemm_bytes,
     gemm_flops,
     grouped_gemm_bytes,
@@ -87,49 +95,53 @@ def host_time_s(work: Work, profile: HardwareProfile, cuda_graphs: bool) -> floa
 
 
 def _gemm(work: GemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
-    model = tables.gemm_model(work.precision)
-    flops = gemm_flops(padded(work.m), padded(work.n), work.k)
-    return _product(model, profile, flops=flops, num_bytes=gemm_bytes(work), shape=(work.m, work.n, work.k), share=1.0)
+    m, n = int(padded(work.m)), int(padded(work.n))
+    plain = GemmWork(m=m, n=n, k=work.k, precision=work.precision)
+    load = _Load(gemm_flops(m, n, work.k), gemm_bytes(plain), gemm_bytes(work), OUTPUT_BYTES * m * n)
+    return _product(tables.gemm_model(work.precision), profile, load, (m, n, work.k))
 
 
 def _grouped_gemm(work: GroupedGemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
-    """Looked up as the dense product of one wave-filling shape, times the measured share of grouped kernels."""
-    model = tables.gemm_model(work.precision)
-    backward_weights = work.direction is Pass.WGRAD
+    """Looked up as one dense product that fills the GPU alike, times the measured share of grouped kernels."""
+    is_wgrad = work.direction is Pass.WGRAD
     rows = work.rows / work.num_groups
-    shape = (work.num_groups * work.k, work.n, rows) if backward_weights else (work.rows, work.n, work.k)
-    share = tables.grouped_share(work.precision, backward_weights)
-    timing = _product(
-        model,
-        profile,
-        flops=grouped_gemm_flops(work),
-        num_bytes=grouped_gemm_bytes(work),
-        shape=shape,
-        share=share(rows),
+    n = int(padded(work.n))
+    shape = (padded(work.num_groups * work.k), n, rows) if is_wgrad else (padded(work.rows), n, work.k)
+    share = tables.grouped_share(work.precision, is_wgrad)
+    plain = msgspec.structs.replace(work, n=n, accumulates_fp32=False)
+    outputs = (work.num_groups * work.k if is_wgrad else work.rows) * n
+    load = _Load(
+        grouped_gemm_flops(work) / share(rows),
+        grouped_gemm_bytes(plain),
+        grouped_gemm_bytes(work),
+        OUTPUT_BYTES * outputs,
     )
+    timing = _product(tables.gemm_model(work.precision), profile, load, shape)
     outside = share.basis(rows) is Basis.EXTRAPOLATED or timing.basis is Basis.EXTRAPOLATED
     return Timing(time_s=timing.time_s, basis=Basis.EXTRAPOLATED if outside else Basis.INTERPOLATED)
 
 
-def _product(
-    model: GemmModel,
-    profile: HardwareProfile,
-    *,
-    flops: float,
-    num_bytes: float,
-    shape: tuple[float, float, float],
-    share: float,
-) -> Timing:
+class _Load(NamedTuple):
+    """What a product does: FLOPs of whole tiles; bytes with a plain output, as they are, and of the plain output."""
+
+    flops: float
+    plain_bytes: float
+    all_bytes: float
+    output_bytes: float
+
+
+def _product(model: GemmModel, profile: HardwareProfile, load: _Load, shape: tuple[float, float, float]) -> Timing:
+    """Measured efficiency on the plain product, then the traffic of accumulation, the power limit and the floors."""
     gpu = profile.gpu
-    peak = gpu.peak_flops_per_s(model.precision)
     efficiency, basis = model.grid(*shape)
-    efficiency *= model.scale
-    compute_s = flops / peak / share
-    roofline = max(compute_s, num_bytes / gpu.copy_bytes_per_s)
-    time_s = sustained_s(roofline, efficiency, compute_s, model.sustained_fraction)
-    least_s = roofline_s(flops, num_bytes, peak, gpu.memory_bytes_per_s)
-    time_s = max(time_s, least_s, profile.launch.kernel_floor_s)
-    return Timing(time_s=time_s, basis=Basis.EXTRAPOLATED if model.scale != 1.0 else basis)
+    compute_s = load.flops / gpu.peak_flops_per_s(model.precision)
+    plain_s = max(compute_s, load.plain_bytes / gpu.copy_bytes_per_s)
+    written_s = load.output_bytes / gpu.copy_bytes_per_s
+    accumulated_s = max(0.0, load.all_bytes - load.plain_bytes) / gpu.copy_bytes_per_s
+    time_s = sustained_s(plain_s, efficiency * model.scale, compute_s, model.sustained_fraction, written_s)
+    time_s += EXPOSED_OUTPUT * accumulated_s
+    least_s = max(compute_s, load.all_bytes / gpu.copy_bytes_per_s, profile.launch.kernel_floor_s)
+    return Timing(time_s=max(time_s, least_s), basis=Basis.EXTRAPOLATED if model.scale != 1.0 else basis)
 
 
 def _attention(
@@ -138,8 +150,10 @@ def _attention(
     gpu = profile.gpu
     length = resembled_length(work)
     head_dim = (work.head_dim + work.value_head_dim) / 2
-    share, basis = tables.attention_share(backend, work.backward, is_causal(work), head_dim, length)
-    compute_s = attention_flops(work) / (share * gpu.bf16_flops_per_s) * idle_sm_factor(work, gpu.num_sms)
+    run_dim = kernel_head_dim(work, FA2_HEAD_DIMS if backend is AttentionBackend.FA2 else CUDNN_HEAD_DIMS)
+    share, basis = tables.attention_share(backend, work.backward, is_causal(work), run_dim, length)
+    flops = attention_flops(work) * run_dim / head_dim
+    compute_s = flops / (share * gpu.bf16_flops_per_s) * idle_sm_factor(work, gpu.num_sms)
     least_s = roofline_s(attention_flops(work), attention_bytes(work), gpu.bf16_flops_per_s, gpu.copy_bytes_per_s)
     return Timing(time_s=max(compute_s, least_s) + profile.launch.kernel_floor_s, basis=basis)
 

@@ -6,7 +6,10 @@ The rule, by the level that a runtime grants each mesh axis:
 * INTER_OPERATOR: it hides under computation of the same pass that neither needs it nor is needed by it, which is what
   ordering operators on several streams can reach at best.
 * FUSED: also under the matrix products that feed it or consume it directly, as tile-by-tile fused kernels do; there at
-  most `fused_share` of it hides, since the first and last tiles have nothing to hide under.
+  most `fused_share` of it hides, since the first and last tiles have nothing to hide under. Fused kernels read and
+  write peers' memory over NVLink; what crosses nodes is treated as INTER_OPERATOR.
+* INTER_BATCH: under any computation of the pass, since another micro-batch runs beside it (DualPipe, Megatron-Core's
+  overlap of expert-parallel communication with 1F1B); pairs of passes are taken to balance.
 
 Every second of computation is lent only once. Hidden communication slows the computation beside it by the profile's
 measured interference. The scheduler that finds an order replaces `hide_communication` and nothing else.
@@ -19,7 +22,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from meshwright.costmodel.hardware import Interference
-from meshwright.costmodel.program.operators import Axis, GemmWork, GroupedGemmWork, Operator
+from meshwright.costmodel.program.operators import Axis, GemmWork, GroupedGemmWork, Operator, Resource
 from meshwright.costmodel.value import Value
 
 
@@ -29,6 +32,7 @@ class OverlapLevel(StrEnum):
     NONE = "none"
     INTER_OPERATOR = "inter-operator"
     FUSED = "fused"
+    INTER_BATCH = "inter-batch"
 
 
 class LayerOverlap(Value, frozen=True, kw_only=True):
@@ -62,75 +66,104 @@ def hide_communication(
     interference: Interference,
 ) -> Hiding:
     """Apply the rule to one pass. `time_s` has the seconds of each operator when it runs alone."""
-    lendable = {op.name: time_s[op.name] for op in operators if not op.is_communication}
-    window_per_s = interference.communication_slowdown
-    lent_per_s = window_per_s / interference.compute_slowdown
+    lendable = {op.name: time_s[op.name] for op in operators if op.axis is None}
+    on_nvlink = {op.name: op.resource is Resource.NVLINK for op in operators if op.axis is not None}
+    slowdown_s = 0.0
     exposed: list[tuple[str, float]] = []
     hidden: list[tuple[str, float]] = []
-    for name, axis in communications(operators):
-        most = time_s[name] * (policy.fused_share if policy.level(axis) is OverlapLevel.FUSED else 1.0)
+    for name, share, names in _cover_table(_structure(operators), policy):
+        compute_slowdown, window_per_s = interference.slowdowns(nvlink=on_nvlink[name])
+        lent_per_s = window_per_s / compute_slowdown
+        most = time_s[name] * share
         covered = 0.0
-        for cover in covers(operators, name, policy.level(axis)):
+        for cover in names:
             taken = min(lendable[cover], (most - covered) * lent_per_s)
             lendable[cover] -= taken
             covered += taken / lent_per_s
         exposed.append((name, time_s[name] - covered))
         hidden.append((name, covered))
-    slowdown_s = sum(seconds for _, seconds in hidden) * (window_per_s - lent_per_s)
+        slowdown_s += covered * (window_per_s - lent_per_s)
     return Hiding(exposed_s=tuple(exposed), hidden_s=tuple(hidden), slowdown_s=slowdown_s)
 
 
-@lru_cache(maxsize=65536)
-def communications(operators: tuple[Operator, ...]) -> tuple[tuple[str, Axis], ...]:
-    """Names and axes of the communication operators, in program order."""
-    return tuple((op.name, op.axis) for op in operators if op.is_communication and op.axis is not None)
+Node = tuple[str, Axis | None, bool, bool, tuple[str, ...], tuple[str, ...]]
+Structure = tuple[Node, ...]
+"""Of each operator: name, axis of a communication, whether it crosses nodes, is a matrix product, reads, writes.
+
+What may hide under what follows from this alone, so it is worked out once for all sizes of a program.
+"""
 
 
-@lru_cache(maxsize=262144)
-def covers(operators: tuple[Operator, ...], name: str, level: OverlapLevel) -> tuple[str, ...]:
-    """The computations that the named communication may hide under, independent ones first."""
+def _structure(operators: tuple[Operator, ...]) -> Structure:
+    return tuple(
+        (op.name, op.axis, op.resource is Resource.NETWORK, isinstance(op.work, _PRODUCTS), op.reads, op.writes)
+        for op in operators
+    )
+
+
+_PRODUCTS = (GemmWork, GroupedGemmWork)
+
+
+@lru_cache(maxsize=4096)
+def _cover_table(structure: Structure, policy: LayerOverlap) -> tuple[tuple[str, float, tuple[str, ...]], ...]:
+    """Of each communication: name, the most of it that may hide, the computations it may hide under, in this order."""
+    compute = tuple(node for node in structure if node[1] is None)
+    table = []
+    for node in structure:
+        if node[1] is not None:
+            level = policy.level(node[1])
+            if node[2] and level is OverlapLevel.FUSED:
+                level = OverlapLevel.INTER_OPERATOR
+            share = policy.fused_share if level is OverlapLevel.FUSED else 1.0
+            table.append((node[0], share, _covers(structure, compute, node, level)))
+    return tuple(table)
+
+
+def _covers(structure: Structure, compute: Structure, this: Node, level: OverlapLevel) -> tuple[str, ...]:
+    """The computations that a communication may hide under, neighbours before independent ones."""
     if level is OverlapLevel.NONE:
         return ()
-    compute = [op for op in operators if not op.is_communication]
-    before, after = _relatives(operators)[name]
-    independent = tuple(op.name for op in compute if op.name not in before and op.name not in after)
+    if level is OverlapLevel.INTER_BATCH:
+        return tuple(node[0] for node in compute)
+    before, after = _relatives(structure, this[0])
+    independent = tuple(node[0] for node in compute if node[0] not in before and node[0] not in after)
     if level is OverlapLevel.INTER_OPERATOR:
         return independent
-    this = next(op for op in operators if op.name == name)
-    return (*_neighbours(compute, this), *independent)
+    *_, reads, writes = this
+    return (*_feeding(compute, set(reads)), *_consuming(compute, set(writes)), *independent)
 
 
-def _neighbours(compute: list[Operator], this: Operator) -> tuple[str, ...]:
-    """The nearest matrix products before and after: between them only memory-bound operators touch the data."""
-    reached, names = set(this.reads), []
-    for op in reversed(compute):
-        if reached.intersection(op.writes):
-            if isinstance(op.work, GemmWork | GroupedGemmWork):
-                names.append(op.name)
+def _feeding(compute: Structure, reached: set[str]) -> list[str]:
+    """The nearest matrix products whose output, at most through memory-bound operators, is in `reached`."""
+    names = []
+    for name, _, _, is_product, reads, writes in reversed(compute):
+        if reached.intersection(writes):
+            if is_product:
+                names.append(name)
             else:
-                reached.update(op.reads)
-    reached = set(this.writes)
-    for op in compute:
-        if reached.intersection(op.reads):
-            if isinstance(op.work, GemmWork | GroupedGemmWork):
-                names.append(op.name)
+                reached.update(reads)
+    return names
+
+
+def _consuming(compute: Structure, reached: set[str]) -> list[str]:
+    """The nearest matrix products that read, at most through memory-bound operators, what is in `reached`."""
+    names = []
+    for name, _, _, is_product, reads, writes in compute:
+        if reached.intersection(reads):
+            if is_product:
+                names.append(name)
             else:
-                reached.update(op.writes)
-    return tuple(dict.fromkeys(names))
+                reached.update(writes)
+    return names
 
 
-@lru_cache(maxsize=16384)
-def _relatives(operators: tuple[Operator, ...]) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
-    """For each communication: all operators it depends on, and all that depend on it."""
+def _relatives(structure: Structure, this: str) -> tuple[frozenset[str], frozenset[str]]:
+    """All operators that `this` depends on, and all that depend on it."""
     ancestors: dict[str, frozenset[str]] = {}
     producers: dict[str, list[str]] = {}
-    for op in operators:
-        direct = [producer for tensor in op.reads for producer in producers.get(tensor, ())]
-        ancestors[op.name] = frozenset(direct).union(*(ancestors[producer] for producer in direct))
-        for tensor in op.writes:
-            producers.setdefault(tensor, []).append(op.name)
-    names = [op.name for op in operators if op.is_communication]
-    return {
-        name: (ancestors[name], frozenset(other for other, above in ancestors.items() if name in above))
-        for name in names
-    }
+    for name, _, _, _, reads, writes in structure:
+        direct = [producer for tensor in reads for producer in producers.get(tensor, ())]
+        ancestors[name] = frozenset(direct).union(*(ancestors[producer] for producer in direct))
+        for tensor in writes:
+            producers.setdefault(tensor, []).append(name)
+    return ancestors[this], frozenset(name for name, above in ancestors.items() if this in above)

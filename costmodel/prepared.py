@@ -125,9 +125,7 @@ def _attention_curves(curves: tuple[AttentionCurve, ...]) -> dict[AttentionKey, 
     tables: dict[AttentionKey, dict[int, AttentionModel]] = {}
     for curve in curves:
         by_dim = tables.setdefault((curve.backend, curve.backward, curve.causal), {})
-        by_dim[curve.head_dim] = AttentionModel(
-            LogCurve(tuple(map(float, curve.seq_lens)), curve.shares), curve.scale
-        )
+        by_dim[curve.head_dim] = AttentionModel(LogCurve(tuple(map(float, curve.seq_lens)), curve.shares), curve.scale)
     return tables
 
 

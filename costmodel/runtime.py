@@ -1,8 +1,8 @@
 """What the software that executes a plan overlaps, fuses and stores: a small, documented description a framework.
 
-A prediction is for a model, a cluster, a strategy *and* a runtime. Meshwright's own executor is one runtime; Megatron-LM,
-PyTorch FSDP and others are described the same way, so that their published runs can be predicted. The descriptions are
-data: `costmodel/runtimes/*.json`.
+A prediction is for a model, a cluster, a strategy *and* a runtime. Meshwright's own executor is one runtime;
+Megatron-LM, PyTorch FSDP and others are described the same way, so that their published runs can be predicted. The
+descriptions are data: `costmodel/runtimes/*.json`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     gradient_reduce_bytes, parameter_gather_bytes: bytes per element of the data-parallel collectives.
     overlap_gradient_reduce, overlap_parameter_gather: those collectives run beside computation.
     overlap_pipeline: stage-to-stage messages block no computation.
+    attention_time_factor: time of its attention over that of the backend, where it has kernels of its own.
+    step_host_s_per_layer: seconds once a step in which the GPU waits for the host, which clips and updates a layer's
+        parameter tensors one by one.
     host_operators_per_kernel: framework operators the host issues for one kernel, a factor on its launch time.
+    routing_wait_s: seconds that a forward through routed experts waits for the host, which must read how many tokens
+        each expert gets before it can launch the rest of the layer (dropless routing).
     expert_imbalance: busiest expert rank over the mean where routing is dropless and not forced to balance.
     """
 
@@ -48,7 +53,10 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     overlap_gradient_reduce: bool = True
     overlap_parameter_gather: bool = True
     overlap_pipeline: bool = True
+    attention_time_factor: float = 1.0
+    step_host_s_per_layer: float = 0.0
     host_operators_per_kernel: float = 1.0
+    routing_wait_s: float = 0.0
     expert_imbalance: float = 1.0
 
 

@@ -6,14 +6,14 @@ from functools import lru_cache
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import StateCost, StateModel
-from meshwright.costmodel.hardware import ClusterSpec
-from meshwright.costmodel.layer_cost import LayerCost, Terms, layer_cost
+from meshwright.costmodel.hardware import Basis, ClusterSpec
+from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost
 from meshwright.costmodel.model import LayerSpec, ModelSpec
 from meshwright.costmodel.program.ends import build_embedding, build_head
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import RuntimeSpec
-from meshwright.costmodel.strategy import LayerStrategy, Recompute
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 
@@ -49,6 +49,16 @@ class CostContext(Value, frozen=True, kw_only=True):
             gate_before_fc2=self.runtime.gate_before_fc2,
         )
 
+    def compute(self, layer: LayerSpec, strategy: LayerStrategy) -> LayerCost:
+        """Cost of one layer's micro-batch, apart from its state."""
+        program = build_layer(layer, self.setting(strategy))
+        return layer_cost(program, strategy.recompute, self.cluster, self.runtime)
+
+    def basis_seconds(self, layer: LayerSpec, strategy: LayerStrategy) -> dict[Basis, float]:
+        """Operator seconds of one layer by what they rest on."""
+        program = build_layer(layer, self.setting(strategy))
+        return basis_seconds(program, strategy.recompute, self.cluster, self.runtime)
+
     def layer(self, layer: LayerSpec, strategy: LayerStrategy) -> PartCost:
         """Cost of one layer."""
         return _layer(self, layer, strategy)
@@ -81,11 +91,10 @@ def cost_context(configuration: TrainingConfiguration) -> CostContext:
 
 @lru_cache(maxsize=65536)
 def _layer(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> PartCost:
-    program = build_layer(layer, context.setting(strategy))
-    cost = layer_cost(program, strategy.recompute, context.cluster, context.runtime)
+    cost = context.compute(layer, strategy)
     return PartCost(
         compute=context.state.with_sharded_parameters(cost, strategy),
-        state=context.state.cost(program.weights, strategy),
+        state=context.state.cost(cost.weights, strategy),
     )
 
 
@@ -128,7 +137,6 @@ class StageCost(Value, frozen=True, kw_only=True):
     optimizer_bytes: float
     kept_bytes: float
     transient_bytes: float
-    basis_s: tuple[float, float, float]
 
     @property
     def static_bytes(self) -> float:
@@ -139,6 +147,7 @@ class StageCost(Value, frozen=True, kw_only=True):
 def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
     """The cost of every virtual stage, in model order."""
     context = cost_context(configuration)
+    ends = end_strategy(configuration.mesh)
     last = len(configuration.stages) - 1
     costs = []
     for index, strategies in enumerate(configuration.stages):
@@ -146,18 +155,17 @@ def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
             (context.layer(layer, strategy), count)
             for (layer, strategy), count in configuration.layers_of(index).items()
         ]
-        end_strategy = strategies[0] if strategies else configuration_strategy(configuration)
         if index == 0:
-            parts.append((context.embedding(end_strategy), 1))
+            parts.append((context.embedding(ends), 1))
         if index == last:
-            parts.append((context.head(end_strategy), 1))
+            parts.append((context.head(ends), 1))
         costs.append(_sum_parts(parts))
     return tuple(costs)
 
 
-def configuration_strategy(configuration: TrainingConfiguration) -> LayerStrategy:
-    """The strategy of the first layer, for stages that hold no layer."""
-    return next(strategy for stage in configuration.stages for strategy in stage)
+def end_strategy(mesh: Mesh) -> LayerStrategy:
+    """How embedding, head and prediction modules are split: like the mesh, their vocabulary over tp."""
+    return LayerStrategy(tp=mesh.tp, sp=mesh.sp, cp=mesh.cp, ffn_tp=mesh.tp, ep=mesh.ep, etp=mesh.etp)
 
 
 def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
@@ -184,10 +192,4 @@ def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
         optimizer_bytes=state("optimizer_bytes"),
         kept_bytes=sum(part.compute.kept_bytes * count for part, count in parts),
         transient_bytes=max((part.compute.transient_bytes for part, _ in parts), default=0.0),
-        basis_s=_sum_basis(parts),
     )
-
-
-def _sum_basis(parts: list[tuple[PartCost, int]]) -> tuple[float, float, float]:
-    sums = [sum(part.compute.basis_s[index] * count for part, count in parts) for index in range(3)]
-    return sums[0], sums[1], sums[2]

@@ -10,6 +10,7 @@ import numpy as np
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.formulas.flops import flops_per_token
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
+from meshwright.costmodel.hardware import Basis
 from meshwright.costmodel.layer_cost import Terms
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
@@ -28,7 +29,8 @@ from meshwright.costmodel.simulate import (
     simulate,
 )
 from meshwright.costmodel.simulate.durations import Array
-from meshwright.costmodel.stage_cost import StageCost, stage_costs
+from meshwright.costmodel.simulate.schedules import placement
+from meshwright.costmodel.stage_cost import StageCost, cost_context, stage_costs
 from meshwright.costmodel.value import Value
 
 SPLIT_BACKWARD = (ScheduleKind.ZB_H1, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
@@ -94,7 +96,7 @@ def predict(configuration: TrainingConfiguration) -> StepPrediction:
         mfu=per_gpu * per_token / peak,
         breakdown_s=_breakdown(configuration, schedule, costs, timeline),
         hidden_s=_hidden(configuration, costs),
-        basis=_basis(costs),
+        basis=_basis(configuration),
         memory=stage_memory(schedule, costs),
         memory_limit_bytes=memory_limit_bytes(configuration.cluster.gpu.usable_memory_bytes),
     )
@@ -126,7 +128,7 @@ def step_durations(configuration: TrainingConfiguration, schedule: Schedule, cos
     layout = TermLayout(num_stages=schedule.num_stages, num_chunks=schedule.num_chunks)
     placed = [[costs[stage] for stage in chunks] for chunks in schedule.placement]
     split = schedule.kind in SPLIT_BACKWARD
-    hops = hop_times_s(configuration, schedule)
+    hops = hop_times_s(configuration)
 
     def per_chunk(seconds: Callable[[StageCost], float]) -> Array:
         return np.array([[seconds(cost) for cost in chunks] for chunks in placed])
@@ -158,18 +160,12 @@ def overlap_saving_s(cost: StageCost) -> float:
 
     Exposed communication of each hides under computation of the other, as far as that reaches.
     """
-    return min(_exposed(cost.forward), _compute(cost.backward)) + min(_exposed(cost.backward), _compute(cost.forward))
+    forward, backward = cost.forward, cost.backward
+    under_backward_s = min(forward.exposed_s, backward.total_s - backward.exposed_s)
+    return under_backward_s + min(backward.exposed_s, forward.total_s - forward.exposed_s)
 
 
-def _exposed(terms: Terms) -> float:
-    return terms.exposed_nvlink_s + terms.exposed_network_s
-
-
-def _compute(terms: Terms) -> float:
-    return terms.total_s - _exposed(terms)
-
-
-def hop_times_s(configuration: TrainingConfiguration, schedule: Schedule) -> list[float]:
+def hop_times_s(configuration: TrainingConfiguration) -> list[float]:
     """Seconds of the message between each two neighbouring virtual stages."""
     gpus_per_node = configuration.cluster.gpus_per_node
     stride = configuration.mesh.pipeline_stride
@@ -179,7 +175,8 @@ def hop_times_s(configuration: TrainingConfiguration, schedule: Schedule) -> lis
         split //= strategy.tp
     tokens = configuration.pipeline.micro_batch * configuration.workload.seq_len / split
     num_bytes = 2.0 * tokens * configuration.model.hidden
-    devices = schedule.device_of
+    placed = placement(configuration.pipeline.schedule, configuration.mesh.pp, configuration.pipeline.virtual_stages)
+    devices = [device for _, device in sorted((stage, d) for d, chunks in enumerate(placed) for stage in chunks)]
     hops = []
     for one, other in zip(devices, devices[1:], strict=False):
         if one == other:
@@ -258,7 +255,13 @@ def _hidden(configuration: TrainingConfiguration, costs: tuple[StageCost, ...]) 
     return {"nvlink": nvlink * scale, "network": network * scale}
 
 
-def _basis(costs: tuple[StageCost, ...]) -> dict[str, float]:
-    sums = [sum(cost.basis_s[index] for cost in costs) for index in range(3)]
-    total = sum(sums) or 1.0
-    return dict(zip(("measured", "interpolated", "extrapolated"), (value / total for value in sums), strict=True))
+def _basis(configuration: TrainingConfiguration) -> dict[str, float]:
+    """Shares of the layers' operator time that rest on measured, interpolated and extrapolated figures."""
+    context = cost_context(configuration)
+    totals = dict.fromkeys(Basis, 0.0)
+    for index in range(len(configuration.stages)):
+        for (layer, strategy), count in configuration.layers_of(index).items():
+            for basis, seconds in context.basis_seconds(layer, strategy).items():
+                totals[basis] += count * seconds
+    whole = sum(totals.values())
+    return {basis.value: seconds / whole for basis, seconds in totals.items()}

@@ -45,6 +45,7 @@ class Recompute(StrEnum):
     NORM_ACTIVATION = "norm-activation"
     CORE_ATTENTION = "core-attention"
     SELECTIVE = "sar"
+    EVERY_SECOND_GEMM = "every-second-gemm"
     FFN = "ffn"
     FULL = "full"
 
@@ -145,6 +146,28 @@ class LayerStrategy(Value, frozen=True, kw_only=True):
     etp: int = 1
     dispatch: Dispatch = Dispatch.ALL_TO_ALL
     recompute: Recompute = Recompute.NONE
+
+    def __post_init__(self) -> None:
+        for axis in ("tp", "sp", "cp", "ffn_tp", "ep", "etp"):
+            if getattr(self, axis) < 1:
+                raise StrategyError("layer", axis, f"{getattr(self, axis)} is not a positive whole number")
+        if self.replica_gpus % self.ffn_tp:
+            raise StrategyError(
+                "layer",
+                "ffn_tp",
+                f"{self.ffn_tp} does not divide tp {self.tp} x sp {self.sp} x cp {self.cp} = {self.replica_gpus}",
+            )
+        if self.tp > 1 and not self.sequence_parallel:
+            self._check_whole_tokens()
+
+    def _check_whole_tokens(self) -> None:
+        """Every tensor-parallel rank has all tokens: exchanging them would send copies."""
+        if self.ffn_tp not in (1, self.tp):
+            raise StrategyError("layer", "ffn_tp", f"{self.ffn_tp} must be 1 or tp {self.tp} without sequence_parallel")
+        if self.ep * self.etp > 1:
+            raise StrategyError(
+                "layer", "ep", f"ep {self.ep} x etp {self.etp} with tp {self.tp} needs sequence_parallel"
+            )
 
     @property
     def replica_gpus(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from itertools import pairwise
 
 from meshwright.costmodel.errors import ProfileError
 from meshwright.costmodel.program.operators import Collective, MemoryKernel, Precision
@@ -20,7 +21,7 @@ class Source(StrEnum):
 
 
 class AttentionBackend(StrEnum):
-    """Implementation of fused attention. BEST: the fastest the profile has (cuDNN on Hopper; FlashAttention-3 is near)."""
+    """Implementation of fused attention. BEST: the fastest in the profile (cuDNN on Hopper; FA3 is near)."""
 
     BEST = "best"
     CUDNN = "cudnn"
@@ -149,7 +150,7 @@ def check_curve(xs: tuple[float, ...], ys: tuple[float, ...], field: str) -> Non
 def check_increasing(values: tuple[float, ...], field: str) -> None:
     """At least one value, all positive and strictly increasing; otherwise a `ProfileError`."""
     check_positive(values, field)
-    if not values or any(b <= a for a, b in zip(values, values[1:], strict=False)):
+    if not values or any(b <= a for a, b in pairwise(values)):
         raise ProfileError("profile", field, "is empty or not strictly increasing")
 
 

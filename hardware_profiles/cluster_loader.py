@@ -1,4 +1,4 @@
-"""Clusters from YAML: a GPU profile, nodes, links; every quantity is written with its unit. docs: `CLUSTER_KEYS`."""
+"""Clusters from YAML: a GPU profile, nodes, links, every quantity with its unit. The keys are `CLUSTER_KEYS`."""
 
 from __future__ import annotations
 
@@ -145,7 +145,10 @@ def _read_values(where: str, data: dict[str, object]) -> dict[str, Any]:
 
 
 def _profile(path: Path, values: dict[str, Any]) -> HardwareProfile:
-    profile = load_profile(_profile_name(path, values["gpu"]))
+    try:
+        profile = load_profile(_profile_name(path, values["gpu"]))
+    except ProfileError as problem:
+        raise ClusterError(str(path), "gpu", str(problem)) from problem
     changes = {
         field: values[key]
         for field, key in (("nvlink_bytes_per_s", "nvlink"), ("usable_memory_bytes", "memory"))

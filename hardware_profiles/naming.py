@@ -30,7 +30,7 @@ def find_file(name_or_path: str | Path, folder: Path, suffix: str, error: type[I
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ ", did you mean 'x'" for the closest known word, or nothing."""
+    """A question, "did you mean", with the closest known word, or nothing."""
     close = get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f", did you mean {close[0]!r}?" if close else ""
 

@@ -76,14 +76,14 @@ def _extended(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _merged_citations(path: Path, base: list[dict[str, Any]], data: dict[str, Any]) -> list[dict[str, Any]]:
+def _merged_citations(path: Path, base: list[Any], data: dict[str, Any]) -> list[Any]:
     """New citations before the inherited ones; a changed figure must bring its own."""
     own = data.get("citations", [])
     cited = {citation.get("figure") for citation in own}
     for field in data.get("gpu", {}):
         if field != "name" and f"gpu.{field}" not in cited:
             raise ProfileError(str(path), f"gpu.{field}", "differs from the profile it extends but has no citation")
-    return own + [citation for citation in base if citation["figure"] not in cited]
+    return [*own, *(citation for citation in base if citation["figure"] not in cited)]
 
 
 def _check_transfer(path: Path, key: str, transfer: object, fields: tuple[str, ...]) -> None:

@@ -2,31 +2,40 @@
 
 The keys are a promise (schema version 1). A plan carries the full model, so that nothing else is needed to read it, and
 the cluster's figures with the name and the hash of the hardware profile that the prediction was made with.
+`plan.schema.json` beside this module is the JSON schema of these types.
 """
 
 from __future__ import annotations
 
-import msgspec
+import hashlib
+from typing import Annotated
 
-from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
+import msgspec
+from msgspec import Meta
+
 from meshwright.costmodel.data_parallel import Sharding
-from meshwright.costmodel.errors import PlanError
-from meshwright.costmodel.hardware import ClusterSpec
-from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.hardware import HardwareProfile
+from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
-from meshwright.costmodel.step import StageMemory, StepPrediction
+from meshwright.costmodel.step import StageMemory
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 
 SCHEMA_VERSION = 1
 
+Count = Annotated[int, Meta(ge=1)]
+Index = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
 
 class LayerRun(Value, frozen=True, kw_only=True):
     """`count` identical layers in a row."""
 
-    count: int
+    count: Count
     layer: LayerSpec
 
 
@@ -35,60 +44,68 @@ class ModelRecord(Value, frozen=True, kw_only=True):
 
     name: str
     hash: str
-    hidden: int
-    vocab: int
-    layer_runs: tuple[LayerRun, ...]
+    hidden: Count
+    vocab: Count
+    layer_runs: Annotated[tuple[LayerRun, ...], Meta(min_length=1)]
     tied_embeddings: bool
-    learned_positions: int
-    mtp_depth: int
+    head_bias: bool
+    learned_positions: Index
+    mtp_depth: Index
     source: str
-    total_parameters: int
-    active_parameters: int
+    total_parameters: Count
+    active_parameters: Count
 
 
 class ClusterRecord(Value, frozen=True, kw_only=True):
-    """A `ClusterSpec`: its own figures, and name and hash of its hardware profile."""
+    """A `ClusterSpec`: its own figures, and name and hash of its hardware profile.
+
+    NVLink and usable memory stand here because a cluster may give them other values than the profile. A profile that
+    is not a shipped one is carried in full, as `custom_profile`.
+    """
 
     name: str
-    num_gpus: int
-    gpus_per_node: int
-    network_bytes_per_s: float
-    network_latency_s: float
-    nvlink_latency_s: float
-    oversubscription: float
-    host_memory_bytes: float
-    mean_time_between_failures_s: float | None
-    price_per_gpu_hour: float | None
+    num_gpus: Count
+    gpus_per_node: Count
+    network_bytes_per_s: Positive
+    network_latency_s: Positive
+    nvlink_bytes_per_s: Positive
+    nvlink_latency_s: Positive
+    oversubscription: Annotated[float, Meta(ge=1)]
+    usable_memory_bytes: Positive
+    host_memory_bytes: Positive
+    mean_time_between_failures_s: Positive | None
+    price_per_gpu_hour: Positive | None
     profile: str
     profile_hash: str
+    custom_profile: HardwareProfile | None
 
 
 class StageRecord(Value, frozen=True, kw_only=True):
     """One virtual stage: which device of the pipeline runs it as which chunk, and its layers (numbered from 0)."""
 
-    virtual_stage: int
-    device: int
-    chunk: int
-    first_layer: int
-    num_layers: int
+    virtual_stage: Index
+    device: Index
+    chunk: Index
+    first_layer: Index
+    num_layers: Index
 
 
 class PipelineRecord(Value, frozen=True, kw_only=True):
     """The pipeline and its stages."""
 
     schedule: ScheduleKind
-    virtual_stages: int
-    micro_batch_size: int
-    num_micro_batches: int
+    virtual_stages: Count
+    micro_batch_size: Count
+    num_micro_batches: Count
     stages: tuple[StageRecord, ...]
 
 
 class LayerGroup(Value, frozen=True, kw_only=True):
     """Consecutive layers of one kind that run alike, inside one virtual stage."""
 
-    virtual_stage: int
-    first_layer: int
-    num_layers: int
+    virtual_stage: Index
+    first_layer: Index
+    num_layers: Count
     kind: str
     strategy: LayerStrategy
     kept_tensors: tuple[str, ...]
@@ -97,34 +114,34 @@ class LayerGroup(Value, frozen=True, kw_only=True):
 class PredictionRecord(Value, frozen=True, kw_only=True):
     """What the plan promises. `step_time_interval_s` holds the measured time with 90 % probability."""
 
-    step_time_s: float
-    tokens_per_s: float
-    tokens_per_s_per_gpu: float
-    flops_per_token: float
-    tflops_per_gpu: float
-    mfu: float
-    step_time_interval_s: tuple[float, float]
-    basis: dict[str, float]
-    peak_memory_bytes: tuple[float, ...]
-    memory_limit_bytes: float
+    step_time_s: Positive
+    tokens_per_s: Positive
+    tokens_per_s_per_gpu: Positive
+    flops_per_token: Positive
+    tflops_per_gpu: Positive
+    mfu: Positive
+    step_time_interval_s: tuple[Positive, Positive]
+    basis: dict[str, Fraction]
+    peak_memory_bytes: tuple[Positive, ...]
+    memory_limit_bytes: Positive
     memory: tuple[StageMemory, ...]
     breakdown_s: dict[str, float]
-    hidden_s: dict[str, float]
+    hidden_s: dict[str, NotNegative]
 
 
 class SearchRecord(Value, frozen=True, kw_only=True):
     """The certificate: no plan of `space` is faster than `lower_bound_s`; `gap` is (step time - bound) / step time.
 
-    `candidates` are the outer points of the space: `rejected` by a rule or by memory, `pruned` by their bound, `solved`.
+    `candidates` are the outer points of the space: `rejected` by a rule or by memory, `pruned` by bound, `solved`.
     """
 
-    candidates: int
-    rejected: int
-    pruned: int
-    solved: int
-    lower_bound_s: float
-    gap: float
-    solve_time_s: float
+    candidates: Index
+    rejected: Index
+    pruned: Index
+    solved: Index
+    lower_bound_s: NotNegative
+    gap: Fraction
+    solve_time_s: NotNegative
     space: str
     solvers: tuple[str, ...]
 
@@ -134,12 +151,12 @@ class Alternative(Value, frozen=True, kw_only=True):
 
     mesh: Mesh
     schedule: ScheduleKind
-    virtual_stages: int
-    micro_batch_size: int
+    virtual_stages: Count
+    micro_batch_size: Count
     zero: str
     strategies: tuple[str, ...]
-    step_time_s: float
-    peak_memory_bytes: float
+    step_time_s: Positive
+    peak_memory_bytes: NotNegative
     reason: str
 
 
@@ -159,3 +176,24 @@ class Plan(Value, frozen=True, kw_only=True):
     prediction: PredictionRecord
     search: SearchRecord
     alternatives: tuple[Alternative, ...]
+
+
+def content_hash(value: object) -> str:
+    """SHA-256 of what a value says. Fields at their default are left out, so that a field added later changes no hash.
+
+    >>> content_hash(Mesh(pp=2)) == content_hash(Mesh(pp=2, dp=1)) != content_hash(Mesh(dp=2))
+    True
+    """
+    return hashlib.sha256(msgspec.json.encode(_said(value), order="deterministic")).hexdigest()
+
+
+def _said(value: object) -> object:
+    """Structs as mappings of their fields that are not at their default, with the tag that tells kinds apart."""
+    if isinstance(value, tuple):
+        return [_said(item) for item in value]
+    if not isinstance(value, msgspec.Struct):
+        return value
+    fields = ((field, getattr(value, field.name)) for field in msgspec.structs.fields(value))
+    said = {field.encode_name: _said(item) for field, item in fields if item != field.default}
+    tag = value.__struct_config__.tag
+    return {"type": tag, **said} if tag is not None else said

@@ -35,9 +35,7 @@ def scaled_link_s(measured_s: float, wire_s_measured: float, wire_s: float, peak
     return max(measured_s - wire_s_measured / peak_share, 0.0) + wire_s / peak_share
 
 
-def ring_latency_s(
-    steps: int, network_steps: int, base_s: float, node_step_s: float, network_step_s: float
-) -> float:
+def ring_latency_s(steps: int, network_steps: int, base_s: float, node_step_s: float, network_step_s: float) -> float:
     """Latency of a ring: one hop after the other, those between nodes slower. Linear in ranks.
 
     Equation: base + (steps - network steps) node hop + network steps * network hop.

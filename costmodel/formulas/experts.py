@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import comb
 
 
 @lru_cache(maxsize=4096)
-def expected_distinct_holders(num_experts: int, top_k: int, num_holders: int) -> float:
+def expected_distinct_holders(
+    num_experts: int, top_k: int, num_holders: int, num_groups: int = 1, groups_per_token: int = 1
+) -> float:
     """Expected number of holders (ranks or nodes) that own at least one of a token's `top_k` distinct experts.
 
-    Experts are spread evenly over `num_holders` and chosen uniformly without replacement:
+    Experts are spread evenly over holders. A token first chooses `groups_per_token` of `num_groups` equal groups of
+    neighbouring experts (node-limited routing), then k experts of them, all uniformly and without replacement:
 
-        E = G (1 - C(N - N/G, k) / C(N, k)),   N experts, G holders, k = top_k
+        E = G (1 - sum_j P(j) C(N' - o_j, k) / C(N', k)),   N' experts in the chosen groups, G holders,
+        o_j = experts of one holder that are in them, P(j) hypergeometric. One group: G (1 - C(N - N/G, k) / C(N, k)).
 
-    Source: hypergeometric distribution; the deduplicated volume of DeepEP (one copy per holder).
+    Source: hypergeometric distribution; the deduplicated volume of DeepEP (one copy per holder); node-limited routing
+    of DeepSeek-V3 (arXiv 2412.19437), section 2.1.2.
 
     >>> expected_distinct_holders(8, 2, 8)
     2.0
     >>> round(expected_distinct_holders(256, 8, 8), 3)
-    5.291
+    5.295
+    >>> round(expected_distinct_holders(256, 8, 8, num_groups=8, groups_per_token=4), 3)  # at most 4 nodes
+    3.629
     >>> expected_distinct_holders(4, 4, 2)
     2.0
     """
-    others = num_experts - num_experts // num_holders
-    miss = 1.0
-    for chosen in range(top_k):
-        miss *= max(0, others - chosen) / (num_experts - chosen)
-    return num_holders * (1.0 - miss)
+    reachable = num_experts // num_groups * groups_per_token
+    groups_held = max(1, num_groups // num_holders)
+    owned_in_group = num_experts // num_holders // groups_held
+    hit = 0.0
+    for chosen in range(1, min(groups_held, groups_per_token) + 1):
+        ways = comb(groups_held, chosen) * comb(num_groups - groups_held, groups_per_token - chosen)
+        missed = comb(reachable - chosen * owned_in_group, top_k) / comb(reachable, top_k)
+        hit += ways / comb(num_groups, groups_per_token) * (1.0 - missed)
+    return num_holders * hit

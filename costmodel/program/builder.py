@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.program.linear import LinearLayer
 from meshwright.costmodel.program.operators import (
     GRADIENT,
     Axis,
     Collective,
     CollectiveWork,
-    GemmWork,
     Group,
     MemoryKernel,
     MemoryWork,
@@ -47,9 +47,9 @@ class ProgramBuilder:
         self._auxiliary[name] = Tensor(name=name, num_bytes=num_bytes)
         return name
 
-    def has_tensor(self, name: str) -> bool:
-        """Whether an activation of that name was registered."""
-        return name in self._tensors
+    def elements_of(self, name: str) -> float:
+        """Values in a registered activation."""
+        return self._tensors[name].num_bytes / self.setting.activation_bytes
 
     def bytes_of(self, name: str) -> float:
         """Bytes of a registered tensor, or of the tensor that a gradient belongs to."""
@@ -130,35 +130,31 @@ class ProgramBuilder:
         """An all-to-all that sends the named tensor."""
         return CollectiveWork(collective=Collective.ALL_TO_ALL, num_bytes=self.bytes_of(sent), group=group)
 
-    def linear(self, name: str, tokens: float, width_in: int, width_out: int, source: str, *targets: str) -> None:
+    def linear(self, layer: LinearLayer, source: str, *targets: str) -> None:
         """Append y = x W: one GEMM, in FP8 after a cast of x that is kept (1 byte) for wgrad instead of x."""
-        operand = self.cast_input(name, tokens * width_in, source)
-        work = GemmWork(m=round(tokens), n=width_out, k=width_in, precision=self.setting.precision)
-        self.forward(name, work, (operand,), targets)
+        operand = self.cast_input(layer.name, layer.tokens * layer.width_in, source)
+        self.forward(layer.name, layer.forward_work(self.setting.precision), (operand,), targets)
 
-    def linear_backward(
-        self,
-        name: str,
-        tokens: float,
-        width_in: int,
-        width_out: int,
-        source: str,
-        gradients: tuple[str, ...],
-        target: str,
-    ) -> None:
+    def linear_backward(self, layer: LinearLayer, source: str, gradients: tuple[str, ...], target: str) -> None:
         """Append dgrad (dx = dy W^T) and wgrad (dW = x^T dy) of a linear layer whose output gradients are given."""
-        precision = self.setting.precision
-        gradients = self.cast_gradient(name, tokens * width_out, gradients)
-        dgrad = GemmWork(m=round(tokens), n=width_in, k=width_out, precision=precision)
-        self.backward(f"{name}.dgrad", dgrad, gradients, (target,))
-        wgrad = GemmWork(
-            m=width_in,
-            n=width_out,
-            k=round(tokens),
-            precision=precision,
-            accumulates_fp32=self.setting.fp32_gradients,
-        )
-        self.backward(f"{name}.wgrad", wgrad, (self.operand(source), *gradients), (), phase=Pass.WGRAD)
+        setting, name = self.setting, layer.name
+        gradients = self.cast_gradient(name, layer.tokens * layer.width_out, gradients)
+        self.backward(f"{name}.dgrad", layer.dgrad_work(setting.precision), gradients, (target,))
+        work = layer.wgrad_work(setting.precision, fp32_gradients=setting.fp32_gradients)
+        self.backward(f"{name}.wgrad", work, (self.operand(source), *gradients), (), phase=Pass.WGRAD)
+
+    def post_norm(self, branch: str) -> str:
+        """Append a norm between a block's output and its residual; returns the name of the result."""
+        normed = self.tensor(f"{branch}_normed", self.elements_of(branch))
+        self.elementwise(f"post_norm.{branch}", MemoryKernel.NORM, (branch,), (normed,))
+        return normed
+
+    def post_norm_backward(self, branch: str, gradient: str) -> str:
+        """Append that norm's backward; returns the name of the branch's gradient."""
+        target = GRADIENT + branch
+        reads = (branch, gradient)
+        self.elementwise_backward(f"post_norm.{branch}.backward", MemoryKernel.NORM, reads, (target,))
+        return target
 
     def operand(self, source: str) -> str:
         """The name under which a linear layer's input is kept for wgrad: an FP8 copy where GEMMs run in FP8."""
@@ -184,9 +180,9 @@ class ProgramBuilder:
         self.backward(f"{name}.dy.cast", work, gradients, (target,))
         return (target,)
 
-    def add_weights(self, *, dense: float = 0.0, expert: float = 0.0) -> None:
+    def add_weights(self, *, dense: float = 0.0, ffn: float = 0.0, expert: float = 0.0) -> None:
         """Count parameters held by this rank."""
-        self.weights = self.weights + Weights(dense=dense, expert=expert)
+        self.weights = self.weights + Weights(dense=dense, ffn=ffn, expert=expert)
 
     def include_forward(self, program: LayerProgram) -> None:
         """Append another program's forward operators, its tensors and its weights."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from meshwright.costmodel.model import ModelSpec
 from meshwright.costmodel.program.builder import ProgramBuilder
-from meshwright.costmodel.program.operators import Axis, Group, MemoryKernel, MemoryWork, Pass
+from meshwright.costmodel.program.operators import MemoryKernel, MemoryWork, Pass
+from meshwright.costmodel.program.region import TensorRegion
+from meshwright.costmodel.program.split import share
 
 WEIGHT_BYTES = 2
 FP32_BYTES = 4
@@ -12,7 +14,7 @@ FP32_BYTES = 4
 
 def vocabulary_share(model: ModelSpec, tp: int) -> int:
     """Rows of the embedding, columns of the head, on one tensor-parallel rank: the vocabulary padded to whole rows."""
-    return -(-model.vocab // tp)
+    return share(model.vocab, tp)
 
 
 class EmbeddingBlock:
@@ -31,11 +33,8 @@ class EmbeddingBlock:
         self.tokens = builder.setting.tokens
         self.gathered_tokens = builder.setting.gathered_tokens
         self.tp = builder.setting.strategy.tp
+        self.region = TensorRegion(builder, self.tp)
         self.rows = vocabulary_share(model, self.tp)
-
-    @property
-    def _group(self) -> Group:
-        return self.builder.setting.group(self.tp)
 
     @property
     def _summed(self) -> str:
@@ -58,20 +57,10 @@ class EmbeddingBlock:
         written = b.bytes_of(self._looked_up)
         work = MemoryWork(kernel=MemoryKernel.PERMUTE, read_bytes=written / self.tp, write_bytes=written)
         b.forward(f"{self.prefix}embedding", work, (), (self._looked_up,))
-        self._sum()
+        self.region.leave(self._looked_up, self._summed, self.tokens * hidden)
         if self.model.learned_positions:
             b.tensor(self.output, self.tokens * hidden)
             b.elementwise(f"{self.prefix}positions", MemoryKernel.RESIDUAL, (self._summed,), (self.output,))
-
-    def _sum(self) -> None:
-        if self.tp == 1:
-            return
-        b = self.builder
-        b.tensor(self._summed, self.tokens * b.setting.hidden)
-        make = b.reduce_scatter if b.setting.strategy.sequence_parallel else b.all_reduce
-        work = make(self._group, self._looked_up)
-        name = f"{work.collective}.{self.prefix}embedding"
-        b.collective(name, Axis.TENSOR, work, (self._looked_up,), (self._summed,))
 
     def add_backward(self) -> None:
         """Append the gradients of the tables, from the gradient of the output."""
@@ -79,13 +68,7 @@ class EmbeddingBlock:
         b.module = "embedding"
         if self.model.learned_positions:
             self._accumulate("positions.wgrad", gradient, self.tokens, self.model.learned_positions)
-        if self.tp > 1 and b.setting.strategy.sequence_parallel:
-            gathered = f"grad:{self._looked_up}"
-            work = b.all_gather(self._group, self._looked_up)
-            b.collective_backward(
-                f"all_gather.{self.prefix}grad_embedding", Axis.TENSOR, work, (gradient,), (gathered,)
-            )
-            gradient = gathered
+        gradient = self.region.enter_backward(gradient, self._looked_up, f"{self.prefix}embedding")
         self._accumulate("embedding.wgrad", gradient, self.gathered_tokens / self.tp, self.rows)
 
     def _accumulate(self, name: str, gradient: str, touched_rows: float, table_rows: int) -> None:

@@ -53,8 +53,7 @@ def build_head(
         module.add_forward()
     for module in reversed(modules):
         module.add_backward(is_last=module is modules[-1])
-    head.add_backward()
-    head.add_norm_backward(accumulates=bool(modules))
+    head.add_backward(accumulates=bool(modules))
     return builder.finish("loss_statistics")
 
 
@@ -73,12 +72,10 @@ def _prediction_modules(
 
 def _count_matrices(builder: ProgramBuilder, model: ModelSpec, head: HeadBlock, *, shares_embedding: bool) -> None:
     """The head's matrix unless it is the embedding at hand, and a copy of the embedding for prediction modules."""
-    if not model.tied_embeddings:
-        head.add_matrix()
-    elif not shares_embedding:
-        head.add_matrix()
-    elif model.head_bias:
+    if model.tied_embeddings and shares_embedding:
         builder.add_weights(dense=head.biases)
+    else:
+        head.add_matrix()
     if model.mtp_depth and not model.tied_embeddings and not shares_embedding:
         rows = vocabulary_share(model, builder.setting.strategy.tp)
         builder.add_weights(dense=rows * builder.setting.hidden)

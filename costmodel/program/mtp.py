@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.formulas.parameters import norm_parameters
 from meshwright.costmodel.model import ModelSpec
 from meshwright.costmodel.program.builder import ProgramBuilder
 from meshwright.costmodel.program.embedding import EmbeddingBlock
 from meshwright.costmodel.program.head import HeadBlock
+from meshwright.costmodel.program.linear import LinearLayer
 from meshwright.costmodel.program.operators import MemoryKernel
 from meshwright.costmodel.program.program import LayerProgram, with_prefix
 
@@ -24,7 +26,13 @@ class MtpModule:
         self.source = source
         self.prefix = f"mtp{depth}."
         self.hidden = builder.setting.hidden
-        self.norm_parameters = 2 * self.hidden * (2 if model.layers[-1].norm_bias else 1)
+        self.norm_parameters = norm_parameters(self.hidden, 2, model.layers[-1].norm_bias)
+        self.projection = LinearLayer(
+            name=f"{self.prefix}projection",
+            tokens=builder.setting.tokens,
+            width_in=2 * self.hidden,
+            width_out=self.hidden,
+        )
         self.layer = with_prefix(layer, self.prefix)
         self.embedding = EmbeddingBlock(builder, model, prefix=self.prefix, output=f"{self.prefix}embedding")
         self.head = HeadBlock(builder, model, fused=fused, prefix=self.prefix, source=self.output)
@@ -42,22 +50,19 @@ class MtpModule:
         b.tensor(f"{p}projection_in", 2 * tokens * self.hidden)
         reads = (f"{p}embedding", self.source)
         b.elementwise(f"{p}norms", MemoryKernel.NORM, reads, (f"{p}projection_in",), num_kernels=2)
-        b.linear(f"{p}projection", tokens, 2 * self.hidden, self.hidden, f"{p}projection_in", f"{p}hidden")
+        b.linear(self.projection, f"{p}projection_in", f"{p}hidden")
         b.add_weights(dense=2 * self.hidden**2 + self.norm_parameters)
         b.include_forward(self.layer)
         self.head.add_forward()
 
     def add_backward(self, *, is_last: bool) -> None:
         """Append the backward operators; deeper modules must have added theirs to the gradient of the output."""
-        b, p, tokens = self.builder, self.prefix, self.builder.setting.tokens
-        self.head.add_backward()
-        self.head.add_norm_backward(accumulates=not is_last)
+        b, p = self.builder, self.prefix
+        self.head.add_backward(accumulates=not is_last)
         b.include_backward(self.layer)
         b.module = "mtp"
         gradients, target = (f"grad:{p}hidden",), f"grad:{p}projection_in"
-        b.linear_backward(
-            f"{p}projection", tokens, 2 * self.hidden, self.hidden, f"{p}projection_in", gradients, target
-        )
+        b.linear_backward(self.projection, f"{p}projection_in", gradients, target)
         writes = (f"grad:{p}embedding", f"grad:{self.source}")
         reads = (f"{p}embedding", self.source, target)
         b.elementwise_backward(f"{p}norms.backward", MemoryKernel.NORM, reads, writes, num_kernels=2)

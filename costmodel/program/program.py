@@ -17,14 +17,30 @@ if TYPE_CHECKING:
 class Weights(Value, frozen=True, kw_only=True):
     """Parameters one rank holds, by how they are replicated.
 
-    `dense`: replicated over dp x sp x cp (attention, norms, router, dense FFN, shared experts). `expert`: over edp.
+    `dense`: replicated over dp x cp x sp (attention, norms, router, embedding, head). `ffn`: dense FFN and shared
+    experts, split over `ffn_tp`, replicated over the rest of dp x cp x sp x tp. `expert`: over edp. What tp does not
+    split (norms, router, MLA's down projections) stands in `dense`; that its gradients are summed over tp too under
+    sequence parallelism is left out (norms and router are small; MLA's down projections with tp > 1 are not).
     """
 
     dense: float = 0.0
+    ffn: float = 0.0
     expert: float = 0.0
 
     def __add__(self, other: Weights) -> Weights:
-        return Weights(dense=self.dense + other.dense, expert=self.expert + other.expert)
+        return Weights(
+            dense=self.dense + other.dense, ffn=self.ffn + other.ffn, expert=self.expert + other.expert
+        )
+
+    @property
+    def non_expert(self) -> float:
+        """Parameters of everything but routed experts."""
+        return self.dense + self.ffn
+
+    @property
+    def total(self) -> float:
+        """All parameters of the rank."""
+        return self.dense + self.ffn + self.expert
 
 
 class LayerProgram(Value, frozen=True, kw_only=True):

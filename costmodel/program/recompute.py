@@ -10,27 +10,47 @@ from functools import lru_cache
 
 import msgspec
 
-from meshwright.costmodel.program.operators import GRADIENT, Operator
+from meshwright.costmodel.program.operators import GRADIENT, GemmWork, Operator
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.value import Value
 
-INPUT = "hidden"
+GATHERED = frozenset(
+    {
+        "ln1_out_ag",
+        "ln2_out_ag",
+        "shared_ln2_out_ag",
+        "q_latent_norm_ag",
+        "kv_latent_norm_ag",
+        "kv_ag",
+        "kv_ring",
+        "final_norm_out_ag",
+    }
+)
+"""Copies of other ranks' tokens: never kept, gathered again from what the rank itself keeps (Megatron-LM, arXiv
+2205.05198, section 4.2.2)."""
 
-_GATHERED = ("ln1_out_ag", "ln2_out_ag", "kv_ag", "kv_ring", "q_latent_norm_ag", "kv_latent_norm_ag")
 _ACTIVATIONS = ("fc2_in", "shared_fc2_in")
 _NORMS = ("ln1_out", "ln2_out", "q_latent_norm", "kv_latent_norm")
 _EXCHANGED = ("attn_a2a", "ffn_in")
-_DROPPED: dict[Recompute, tuple[str, ...]] = {
-    Recompute.NONE: (),
-    Recompute.ACTIVATION: _ACTIVATIONS,
-    Recompute.NORM_ACTIVATION: _ACTIVATIONS + _NORMS,
-    Recompute.CORE_ATTENTION: ("attn", "attn_lse", "attn_a2a"),
-    Recompute.SELECTIVE: _ACTIVATIONS + _NORMS + _EXCHANGED,
+_DROPPED: dict[Recompute, frozenset[str]] = {
+    Recompute.NONE: GATHERED,
+    Recompute.ACTIVATION: GATHERED.union(_ACTIVATIONS),
+    Recompute.NORM_ACTIVATION: GATHERED.union(_ACTIVATIONS, _NORMS),
+    Recompute.CORE_ATTENTION: GATHERED.union(("attn", "attn_lse", "attn_a2a")),
+    Recompute.SELECTIVE: GATHERED.union(_ACTIVATIONS, _NORMS, _EXCHANGED),
+    Recompute.EVERY_SECOND_GEMM: GATHERED.union(_ACTIVATIONS, _NORMS, ("ln2_in", "fc3_out", "shared_fc3_out")),
 }
-"""Tensors dropped by policy; gathered copies are always dropped and gathered again (Megatron-LM, arXiv 2205.05198,
-section 4.2.2). SELECTIVE is the set of MegaScale-MoE's selective activation rematerialization (arXiv 2505.11432,
-section 3.3): both norms, the dispatch, the activation, the exchange of the attention output."""
+"""Tensors dropped by policy. EVERY_SECOND_GEMM is torchtitan's per-operator checkpointing: every second of the
+q, k, v, output, gate, up and down products runs again, here the output's and the up projection. SELECTIVE is the set of
+MegaScale-MoE's selective activation rematerialization (arXiv 2505.11432, section 3.3): both norms, the dispatch, the
+activation, the exchange of the attention output."""
+
+_ENDS = frozenset({"embedding", "head", "mtp"})
+"""Modules outside of any layer: no policy drops what they write, gathered copies apart."""
+
+_BLOCKS: dict[Recompute, frozenset[str]] = {Recompute.FULL: _ENDS, Recompute.FFN: _ENDS | {"attention"}}
+"""Policies that checkpoint a block: the modules that are not in it."""
 
 
 class BackwardPlan(Value, frozen=True, kw_only=True):
@@ -48,10 +68,15 @@ class BackwardPlan(Value, frozen=True, kw_only=True):
 
 @lru_cache(maxsize=65536)
 def plan_backward(program: LayerProgram, policy: Recompute) -> BackwardPlan:
-    """Apply a recompute policy to a program."""
-    saved = program.saved()
-    kept = _kept(program, policy, saved)
-    recomputed = _operators_to_regain(program, saved - kept, kept)
+    """Apply a recompute policy to a program.
+
+    FULL and FFN are checkpointed blocks, as frameworks have them: the whole block runs again (only the residual behind
+    it does not), although its last products are not needed. The other policies run again only what is missing.
+    """
+    block = _block(program, policy)
+    wanted = _sources_of_copies(program)
+    kept = wanted - _dropped(wanted, policy, block)
+    recomputed = _operators_to_regain(program, wanted - kept, kept, block)
     sizes = program.sizes()
     return BackwardPlan(
         kept=kept,
@@ -61,45 +86,77 @@ def plan_backward(program: LayerProgram, policy: Recompute) -> BackwardPlan:
     )
 
 
-def _kept(program: LayerProgram, policy: Recompute, saved: frozenset[str]) -> frozenset[str]:
-    if policy is Recompute.FULL:
-        return frozenset({INPUT})
-    if policy is Recompute.FFN:
-        inside = {name for op in program.forward if op.module != "attention" for name in op.writes}
-        dropped = inside.union(_GATHERED)
-    else:
-        dropped = {*_GATHERED, *_DROPPED[policy]}
-    return frozenset(name for name in saved if name.removesuffix(".fp8") not in dropped and name not in dropped)
+def _block(program: LayerProgram, policy: Recompute) -> tuple[Operator, ...]:
+    """The operators of a checkpointed block."""
+    if policy not in _BLOCKS:
+        return ()
+    outside = _BLOCKS[policy]
+    return tuple(op for op in program.forward if op.module not in outside and not op.name.endswith("residual2"))
 
 
-def _operators_to_regain(program: LayerProgram, missing: frozenset[str], kept: frozenset[str]) -> tuple[Operator, ...]:
-    wanted = set(missing)
+def _dropped(wanted: frozenset[str], policy: Recompute, block: tuple[Operator, ...]) -> frozenset[str]:
+    plain = _DROPPED.get(policy, GATHERED)
+    inside = {name for op in block for name in op.writes}
+    return frozenset(name for name in wanted if name in inside or _plain(name) in plain)
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without the prefix of a prediction module and without the suffix of an FP8 copy."""
+    base = name.removesuffix(".fp8")
+    return base.partition(".")[2] if base.startswith("mtp") else base
+
+
+def _sources_of_copies(program: LayerProgram) -> frozenset[str]:
+    """What backward reads, and behind each gathered copy the tensors it is gathered from, which stand in for it."""
+    wanted = set(program.saved())
+    for op in reversed(program.forward):
+        if any(name in wanted and _plain(name) in GATHERED for name in op.writes):
+            wanted.update(op.reads)
+    return frozenset(wanted)
+
+
+def _operators_to_regain(
+    program: LayerProgram, missing: frozenset[str], kept: frozenset[str], block: tuple[Operator, ...]
+) -> tuple[Operator, ...]:
+    wanted, whole = set(missing), {op.name for op in block}
     chosen: list[Operator] = []
     for op in reversed(program.forward):
-        if wanted.intersection(op.writes):
-            chosen.append(msgspec.structs.replace(op, recomputes=True))
-            wanted.update(name for name in op.reads if name not in kept and name != INPUT)
+        if op.name in whole or not wanted.isdisjoint(op.writes):
+            chosen.append(_again(op, wanted if not block else frozenset(op.writes)))
+            wanted.update(name for name in op.reads if name not in kept)
     return tuple(reversed(chosen))
+
+
+def _again(op: Operator, wanted: frozenset[str] | set[str]) -> Operator:
+    """The operator run again; of a product that writes several tensors only the columns of those that are missing."""
+    share = sum(name in wanted for name in op.writes) / max(1, len(op.writes))
+    work = op.work
+    if isinstance(work, GemmWork) and 0.0 < share < 1.0 and len(op.writes) == 2:
+        work = msgspec.structs.replace(work, n=round(work.n * share))
+    return msgspec.structs.replace(op, work=work, recomputes=True)
 
 
 def _transient_bytes(
     program: LayerProgram, kept: frozenset[str], recomputed: tuple[Operator, ...], sizes: dict[str, float]
 ) -> float:
-    forward = _peak(program.forward, kept, sizes)
-    backward = _peak((*recomputed, *program.backward), kept, sizes)
+    forward = _peak_bytes(program.forward, kept, sizes)
+    backward = _peak_bytes((*recomputed, *program.backward), kept, sizes)
     return max(forward, backward)
 
 
-def _peak(operators: tuple[Operator, ...], kept: frozenset[str], sizes: dict[str, float]) -> float:
-    """Most bytes alive at once, kept tensors left out: a tensor lives from its first writer to its last reader."""
+def _peak_bytes(operators: tuple[Operator, ...], kept: frozenset[str], sizes: dict[str, float]) -> float:
+    """Most bytes alive at once, kept tensors left out: a tensor lives from its first use to its last."""
     last_use = {name: index for index, op in enumerate(operators) for name in (*op.reads, *op.writes)}
-    alive: dict[str, float] = {}
-    peak = 0.0
+    alive: set[str] = set(kept)
+    alive_bytes = peak = 0.0
     for index, op in enumerate(operators):
-        for name in (*op.reads, *op.writes):
-            if name not in kept:
-                alive[name] = sizes.get(name.removeprefix(GRADIENT), 0.0)
-        peak = max(peak, sum(alive.values()))
-        for name in [name for name in alive if last_use[name] == index]:
-            del alive[name]
+        used = (*op.reads, *op.writes)
+        for name in used:
+            if name not in alive:
+                alive.add(name)
+                alive_bytes += sizes.get(name.removeprefix(GRADIENT), 0.0)
+        peak = max(peak, alive_bytes)
+        for name in dict.fromkeys(used):
+            if last_use[name] == index and name not in kept:
+                alive_bytes -= sizes.get(name.removeprefix(GRADIENT), 0.0)
     return peak

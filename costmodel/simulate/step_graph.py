@@ -33,7 +33,7 @@ class StepGraph:
     optimizer_events: tuple[int, ...]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def step_graph(schedule: Schedule, overlap: OverlapPolicy = OVERLAP_ALL) -> StepGraph:
     """The event graph, built once per schedule and policy."""
     layout = TermLayout(num_stages=schedule.num_stages, num_chunks=schedule.num_chunks)

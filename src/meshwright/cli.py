@@ -43,6 +43,13 @@ class CommandEntry:
 
 
 COMMANDS: dict[str, CommandEntry] = {
+    "plan": CommandEntry(module="meshwright.commands.plan", summary="Find the fastest plan that fits."),
+    "simulate": CommandEntry(
+        module="meshwright.commands.simulate", summary="Predict a plan's step again, with changes."
+    ),
+    "validate": CommandEntry(
+        module="meshwright.commands.validate", summary="Compare predictions with published training runs."
+    ),
     "models": CommandEntry(module="meshwright.commands.models", summary="List the model presets."),
     "clusters": CommandEntry(module="meshwright.commands.clusters", summary="List the cluster presets."),
 }

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.cli import COMMANDS, EXAMPLES, load_command
+from meshwright.cli import COMMANDS, EXAMPLES, load_command, main
+from meshwright.costmodel.errors import InfeasibleError
+from meshwright.planner.space import Problem
 
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
 BLOCK = re.compile(r"^```(?:sh|console)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -55,3 +57,22 @@ def test_links_lead_somewhere(document: str) -> None:
     folder = (ROOT / document).parent
     targets = LINK.findall((ROOT / document).read_text(encoding="utf-8"))
     assert [target for target in targets if not (folder / target).exists()] == []
+
+
+def test_the_main_command_asks_for_the_main_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's first command gets as far as the search, for the paper's model on its cluster."""
+    from meshwright.planner import search as search_module
+
+    asked = []
+
+    def noted(problem: Problem, **_: object) -> None:
+        asked.append(problem)
+        raise InfeasibleError("enough seen")
+
+    monkeypatch.setattr(search_module, "search", noted)
+    monkeypatch.chdir(tmp_path)
+    first = next(words for words in _command_lines("README.md") if Path(words[0]).name == "meshwright")
+    assert main(first[1:]) == 1
+    (problem,) = asked
+    assert (problem.model.name, problem.cluster.name, problem.cluster.num_gpus) == ("internal-352b", "h800", 1440)
+    assert (problem.workload.global_batch, problem.workload.seq_len) == (720, 8192)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from itertools import pairwise
 
 import numpy as np
@@ -237,3 +238,62 @@ def test_no_two_slots_of_a_device_overlap_and_inputs_come_first(
 def test_overlapping_more_is_never_slower(step: tuple[Schedule, OverlapPolicy, tuple[Durations]]) -> None:
     schedule, overlap, (durations,) = step
     assert step_time_s(schedule, durations) <= step_time_s(schedule, durations, overlap) * (1 + 1e-12)
+
+
+def pipeline_time_by_clock_s(schedule: Schedule, durations: Durations) -> float:
+    """A plain simulator with a clock and a heap: devices take their next slot when its inputs have arrived."""
+    f, i, w, saving = (
+        durations.of(term) for term in (Term.FORWARD, Term.BACKWARD_INPUT, Term.BACKWARD_WEIGHT, Term.OVERLAP_SAVING)
+    )
+    hops = {"F": durations.of(Term.FORWARD_HOP), "B": durations.of(Term.BACKWARD_HOP)}
+    arrived: set[tuple[str, int, int]] = set()
+    free_slots = [list(order) for order in schedule.order]
+    idle = set(range(schedule.num_stages))
+    clock, heap = 0.0, [(0.0, -1, ("start", -1, -1))]
+    while heap:
+        clock, freed, arrival = heapq.heappop(heap)
+        arrived.add(arrival)
+        idle |= {freed} - {-1}
+        for device in sorted(idle):
+            if not free_slots[device]:
+                continue
+            slot, stages, lasts, yields = free_slots[device][0], schedule.placement[device], 0.0, []
+            needs = set()
+            for action in slot:
+                stage, chunk = stages[action.chunk], (device, action.chunk)
+                if action.kind == "F":
+                    lasts += f[chunk] - (saving[chunk] if len(slot) > 1 else 0.0)
+                    needs |= {("F", stage - 1, action.micro_batch)} if stage else set()
+                    yields.append(("F", stage, stage + 1, stage, action.micro_batch))
+                else:
+                    lasts += (i[chunk] if action.kind in "BI" else 0.0) + (w[chunk] if action.kind in "BW" else 0.0)
+                    if action.kind in "BI":
+                        last = stage == schedule.num_virtual_stages - 1
+                        needs |= set() if last else {("B", stage + 1, action.micro_batch)}
+                        yields.append(("B", stage, stage - 1, stage - 1, action.micro_batch))
+            if needs <= arrived:
+                free_slots[device].pop(0)
+                idle.remove(device)
+                for letter, stage, to, hop, micro_batch in yields:
+                    inside = 0 <= to < schedule.num_virtual_stages
+                    remote = inside and schedule.device_of[to] != device
+                    delay_s = float(hops[letter][hop]) if remote else 0.0
+                    heapq.heappush(heap, (clock + lasts + delay_s, -1, (letter, stage, micro_batch)))
+                heapq.heappush(heap, (clock + lasts, device, ("free", device, -1)))
+    assert not any(free_slots)
+    return clock
+
+
+@given(steps(num_durations=1))
+def test_the_longest_path_is_what_a_clock_and_a_heap_say(
+    step: tuple[Schedule, OverlapPolicy, tuple[Durations]],
+) -> None:
+    """Compute and transfers alone; the last events of the heap may be gradients that arrive nowhere, with no hop."""
+    schedule, _, (durations,) = step
+    vector = durations.vector.copy()
+    for term in Term:
+        if "gather" in term or "reduce" in term or term in (Term.BARRIER, Term.OPTIMIZER):
+            vector[durations.layout.span(term)] = 0.0
+    quiet = Durations(layout=durations.layout, vector=vector)
+    expected = pipeline_time_by_clock_s(schedule, quiet)
+    assert simulate(schedule, quiet).pipeline_time_s == pytest.approx(expected, rel=1e-12)

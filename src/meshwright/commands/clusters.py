@@ -22,7 +22,6 @@ COLUMNS = (
     "FP8 [TFLOP/s]",
     "NVLink [GB/s]",
     "network [Gbit/s]",
-    "source of the peak",
 )
 
 
@@ -61,6 +60,7 @@ def command(
         print_json({"clusters": figures})
     else:
         print_table("Cluster presets", COLUMNS, [_row(figure) for figure in figures])
+        print_table("Sources", ("name", "peak"), [(figure.name, figure.peak_source) for figure in figures])
 
 
 def cluster_figures(name: str, cluster: ClusterSpec) -> ClusterFigures:
@@ -93,5 +93,4 @@ def _row(figures: ClusterFigures) -> tuple[str, ...]:
         f"{figures.fp8_flops_per_s / 1e12:.0f}" if figures.fp8_flops_per_s else "-",
         f"{figures.nvlink_bytes_per_s / 1e9:.0f}",
         f"{figures.network_bytes_per_s * 8 / 1e9:.0f}",
-        figures.peak_source,
     )

@@ -25,7 +25,7 @@ COLUMNS = (
     "top-k",
     "total [B]",
     "active [B]",
-    f"GFLOP/token at {SEQ_LEN_TOKENS}",
+    f"GFLOP/token s={SEQ_LEN_TOKENS}",
 )
 
 

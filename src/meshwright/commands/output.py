@@ -1,8 +1,8 @@
-"""What every command prints with: one JSON object, or tables that stay whole when piped."""
+"""What every command prints with: one JSON object, or tables in which no figure is ever cut."""
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-PIPED_WIDTH_COLUMNS = 1000
+UNLIMITED_WIDTH_COLUMNS = 10_000
+_FIGURE = re.compile(r"[+-]?\d|-?$")
 
 
 def print_json(value: object) -> None:
@@ -22,24 +23,31 @@ def print_json(value: object) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text under a title, as wide as the terminal; piped, as wide as the rows."""
+    """Print rows of text under a title, each row on one line whatever the width of the terminal."""
     from rich.console import Console
 
-    table = build_table(title, columns, rows)
-    width = None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS
-    Console(width=width, highlight=False, markup=False).print(table)
+    console = Console(width=UNLIMITED_WIDTH_COLUMNS, highlight=False)
+    with console.capture() as capture:
+        console.print(build_table(columns, rows))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    typer.echo("\n".join([title, "", *filter(None, lines), ""]))
 
 
-def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A plain table. A column whose cells all start with a digit, or are "-", is aligned to the right."""
+def build_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A plain table. Each word of a heading stands on its own line.
+
+    A column of figures is aligned to the right: all its cells start with a digit (or a sign and a digit), or are "-" or
+    empty.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        is_numeric = all(row[index][:1].isdigit() or row[index] == "-" for row in rows)
-        table.add_column(Text(column), justify="right" if is_numeric else "left", no_wrap=index == 0)
+        is_numeric = all(_FIGURE.match(row[index]) for row in rows) and any(row[index] for row in rows)
+        heading = Text(column.replace(" ", "\n"))
+        table.add_column(heading, justify="right" if is_numeric else "left", vertical="bottom", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -1,0 +1,1 @@
+"""Hardware profiles as JSON, one GPU type each."""

@@ -1,0 +1,248 @@
+"""Cheap lower bounds of the step time at an outer point, for best-first search: no schedule is built for them.
+
+Each layer counts with the least time of all its choices, whatever memory they need. For schedules with several virtual
+stages a device, whose split of layers is even and so known, the bound follows the paths through each device; for the
+others it holds for every split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+
+import msgspec
+
+from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.simulate.schedules import placement
+from meshwright.costmodel.step import SPLIT_BACKWARD
+from meshwright.costmodel.value import Value
+from meshwright.planner.choice import Choice, EndCost
+from meshwright.planner.memory_bounds import busy_within_memory_s
+from meshwright.planner.point import PointProblem
+
+
+class PassTimes(Value, frozen=True, kw_only=True):
+    """Seconds of one way to run a layer: forward, backward as one action or apart, and what of them is communication."""
+
+    forward_s: float
+    backward_s: float
+    dgrad_s: float
+    wgrad_s: float
+    exposed_s: float
+
+
+class LayerMinimum(Value, frozen=True, kw_only=True):
+    """Least seconds of one micro-batch in one layer, each figure with the best way for it.
+
+    `joined_s` runs the backward as one action, `split_s` input and weight gradients apart, and `overlapped_s` hides
+    exposed communication of each pass under the other (DualPipe). `through_s` is the forward and the input gradient.
+    Once a step: parameters gathered, gradients reduced, optimizer.
+    """
+
+    forward_s: float
+    through_s: float
+    joined_s: float
+    split_s: float
+    overlapped_s: float
+    gather_s: float = 0.0
+    reduce_s: float = 0.0
+    optimizer_s: float = 0.0
+
+    def both_passes_s(self, kind: ScheduleKind) -> float:
+        """Forward and backward as a schedule runs them."""
+        if kind is ScheduleKind.DUALPIPE_V:
+            return self.overlapped_s
+        return self.split_s if kind in SPLIT_BACKWARD else self.joined_s
+
+
+def layer_minimum(ways: Sequence[PassTimes]) -> LayerMinimum:
+    """The least of each figure over the ways to run a layer."""
+    return LayerMinimum(
+        forward_s=min(way.forward_s for way in ways),
+        through_s=min(way.forward_s + way.dgrad_s for way in ways),
+        joined_s=min(way.forward_s + way.backward_s for way in ways),
+        split_s=min(way.forward_s + way.dgrad_s + way.wgrad_s for way in ways),
+        overlapped_s=min(way.forward_s + way.dgrad_s + way.wgrad_s - min(way.forward_s, way.exposed_s) for way in ways),
+    )
+
+
+class Pipe(Value, frozen=True, kw_only=True):
+    """The pipeline of an outer point; `share` layers to a virtual stage where the split is even, else 0.
+
+    With an even split, the first and the last virtual stage together hold what is left of the layers. `ends`: embedding
+    and head, parts of the first and the last virtual stage.
+    """
+
+    kind: ScheduleKind
+    num_stages: int
+    num_micro_batches: int
+    virtual_stages: int
+    share: int
+    ends: tuple[LayerMinimum, ...] = ()
+
+
+def step_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[float] = ()) -> float:
+    """No plan with these layers, in this order, and this pipeline is faster.
+
+    One micro-batch takes its forward and input gradient through all layers; the busiest device works at least the mean,
+    m S / P; 1F1B takes `one_f_one_b_factor` times S; and each device has paths of its own, which are known where the
+    split is even, and bounded by `staggered_factor` where it is free. The optimizer comes after all of it. `busy_s`: see
+    `_even_bound_s`.
+
+    Source: derived; `tests/property/test_bounds.py` checks it against the simulation.
+    """
+    both_s = sum(layer.both_passes_s(pipe.kind) for layer in (*layers, *pipe.ends))
+    bounds_s = [_through_s(layers, pipe.kind), both_s * pipe.num_micro_batches / pipe.num_stages]
+    if pipe.kind is ScheduleKind.ONE_F_ONE_B:
+        bounds_s.append(one_f_one_b_factor(pipe.num_stages, pipe.num_micro_batches) * both_s)
+    if pipe.share or pipe.num_stages == 1:
+        bounds_s.append(_even_bound_s(layers, pipe, busy_s))
+    elif pipe.virtual_stages == 1:
+        bounds_s.append(_staggered_bound_s(layers, pipe, reduces=False))
+        bounds_s.append(_staggered_bound_s(layers, pipe, reduces=True))
+    return max(bounds_s) + sum(layer.optimizer_s for layer in (*layers, *pipe.ends)) / pipe.num_stages
+
+
+def _through_s(layers: Sequence[LayerMinimum], kind: ScheduleKind) -> float:
+    if kind is ScheduleKind.DUALPIPE_V:
+        return sum(layer.forward_s for layer in layers)
+    return sum(layer.through_s if kind in SPLIT_BACKWARD else layer.joined_s for layer in layers)
+
+
+def _staggered_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, *, reduces: bool) -> float:
+    """Any split: the forwards of the stages below, then all of a stage's work; or all but the last backward, and then
+    the reduction of its gradients, which only that backward completes."""
+    m, kind = pipe.num_micro_batches, pipe.kind
+    if reduces:
+        work = [(m - 1) * layer.both_passes_s(kind) + layer.forward_s + layer.reduce_s for layer in layers]
+    else:
+        work = [m * layer.both_passes_s(kind) for layer in layers]
+    share = min(layer.forward_s / work_s for layer, work_s in zip(layers, work, strict=True))
+    return staggered_factor(pipe.num_stages, share) * sum(work)
+
+
+def _even_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[float] = ()) -> float:
+    """The longest of the devices' own paths where the split is known.
+
+    Device p starts when a micro-batch has come through the chunks 0 of the devices below it, and no forward of all its
+    layers ends before all its parameters are gathered. It ends with its last backward, whose input gradients (where the
+    backward is one action) still pass those chunks, or with the reduction of its gradients after it. `busy_s`: what
+    each device works for one micro-batch, where more is known of it than the sum over its layers.
+    """
+    boundaries = even_boundaries(len(layers), pipe)
+    forward = _sums([layer.forward_s for layer in layers], boundaries)
+    both = _sums([layer.both_passes_s(pipe.kind) for layer in layers], boundaries)
+    gathered = _sums([layer.gather_s for layer in layers], boundaries)
+    reduced = _sums([layer.reduce_s for layer in layers], boundaries)
+    for stage, end in zip((0, -1), pipe.ends, strict=False):
+        forward[stage] += end.forward_s
+        both[stage] += end.both_passes_s(pipe.kind)
+        gathered[stage] += end.gather_s
+        reduced[stage] += end.reduce_s
+    longest_s, below_s, above_s = 0.0, 0.0, 0.0
+    for device, chunks in enumerate(placement(pipe.kind, pipe.num_stages, pipe.virtual_stages)):
+        one_s = busy_s[device] if busy_s else sum(both[stage] for stage in chunks)
+        device_s = pipe.num_micro_batches * one_s + max(0.0, gathered[chunks[0]] - below_s - forward[chunks[0]])
+        reduces_s = min(reduced[stage] + forward[stage] - both[stage] for stage in chunks)
+        longest_s = max(longest_s, above_s + device_s, below_s + device_s + reduces_s)
+        below_s += forward[chunks[0]]
+        above_s += (forward if pipe.kind in SPLIT_BACKWARD else both)[chunks[0]]
+    return longest_s
+
+
+def even_boundaries(num_layers: int, pipe: Pipe) -> list[int]:
+    """First layers of the virtual stages of an even split, and the number of layers."""
+    stages = pipe.num_stages * pipe.virtual_stages
+    if stages == 1:
+        return [0, num_layers]
+    at_ends = num_layers - pipe.share * (stages - 2)
+    first = at_ends // 2
+    return [0, *(first + pipe.share * stage for stage in range(stages - 1)), num_layers]
+
+
+def _sums(values: list[float], boundaries: list[int]) -> list[float]:
+    prefix = [0.0, *accumulate(values)]
+    return [prefix[end] - prefix[start] for start, end in zip(boundaries, boundaries[1:], strict=False)]
+
+
+def problem_bound_s(problem: PointProblem) -> float:
+    """The bound of an inner problem: its choices know what sharding adds to every micro-batch, and what must fit."""
+    minima = [_minimum(choices) for choices in problem.choices]
+    pipe = Pipe(
+        kind=problem.kind,
+        num_stages=problem.num_stages,
+        num_micro_batches=problem.num_micro_batches,
+        virtual_stages=problem.virtual_stages,
+        share=problem.min_layers if problem.virtual_stages > 1 else 0,
+        ends=tuple(_minimum((part,)) for part in (problem.first, problem.last) if part is not None),
+    )
+    known_split = pipe.share or pipe.num_stages == 1
+    busy_s = busy_within_memory_s(problem, even_boundaries(len(problem.layer_types), pipe)) if known_split else ()
+    return step_bound_s([minima[kind] for kind in problem.layer_types], pipe, busy_s)
+
+
+def _minimum(ways: Sequence[Choice | EndCost]) -> LayerMinimum:
+    return msgspec.structs.replace(
+        layer_minimum([_pass_times(way) for way in ways]),
+        gather_s=min(way.param_gather_s for way in ways),
+        reduce_s=min(way.grad_reduce_s for way in ways),
+        optimizer_s=min(way.optimizer_s for way in ways),
+    )
+
+
+def _pass_times(choice: Choice | EndCost) -> PassTimes:
+    return PassTimes(
+        forward_s=choice.forward_s,
+        backward_s=choice.backward_s,
+        dgrad_s=choice.dgrad_s,
+        wgrad_s=choice.wgrad_s,
+        exposed_s=choice.forward_exposed_s + choice.backward_exposed_s,
+    )
+
+
+@lru_cache(maxsize=65536)
+def one_f_one_b_factor(num_stages: int, num_micro_batches: int) -> float:
+    """Factor c such that any split of layers takes at least c S under 1F1B, S one micro-batch in all layers.
+
+    With stage times T_p (forward and backward, summing to S) there is for each stage p the path
+
+        T_0 + ... + T_(p-1)  +  (m - P + p + 1) T_p  +  2 (T_(p+1) + ... + T_(P-1))          (m > P)
+
+    (up to p; all of p's work; the round trips through the stages above it before its first and after its last backward,
+    which at most P - p - 1 of its own forwards and backwards can fill). A weighted mean of these paths with weights
+    lambda_p >= 0 pays every T_p equally, (m + P - 1) / P times, so no split is faster than the even one. For m <= P the
+    paths T_0 + ... + T_(p-1) + m T_p give r / (r - 1) with r = (m / (m - 1))^P.
+
+    Source: derived; the even split reaches it (arXiv 2104.04473, section 2.2).
+
+    >>> one_f_one_b_factor(4, 8)
+    2.75
+    >>> one_f_one_b_factor(1, 8)
+    8.0
+    """
+    if num_stages == 1:
+        return float(num_micro_batches)
+    if num_micro_batches > num_stages:
+        return (num_micro_batches + num_stages - 1) / num_stages
+    if num_micro_batches == 1:
+        return 1.0
+    growth = (num_micro_batches / (num_micro_batches - 1)) ** num_stages
+    return max(1.0, growth / (growth - 1))
+
+
+def staggered_factor(num_stages: int, forward_share: float) -> float:
+    """Factor c such that max over p of (F_0 + ... + F_(p-1) + Y_p) is at least c times the sum of all Y_p.
+
+    With F_p >= a Y_p; the paths are weighted so that every Y_p is paid equally:
+
+        c = a / (1 - (1 - a)^P)
+
+    Source: derived, as `one_f_one_b_factor`.
+
+    >>> round(staggered_factor(1, 1 / 24), 12)
+    1.0
+    >>> round(staggered_factor(4, 1 / 24), 4)
+    0.266
+    """
+    return forward_share / (1.0 - (1.0 - forward_share) ** num_stages)

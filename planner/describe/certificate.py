@@ -1,0 +1,52 @@
+"""The runners-up and why they lost, and what was proven about the best."""
+
+from __future__ import annotations
+
+from meshwright.planner.describe.headline import seconds
+from meshwright.planner.describe.section import Section, gib, percent
+from meshwright.planner.plan import Alternative, Plan
+
+MODEL_ERROR = (
+    "the gap is against the model of the step; the model's own error on published runs: see `meshwright validate`"
+)
+AXES = ("pp", "dp", "tp", "sp", "cp", "ep", "etp")
+
+
+def runners_up_section(plan: Plan) -> Section:
+    """The best plans of other meshes and schedules."""
+    return Section(
+        title="Runners-up",
+        columns=("step", "slower by", "mesh", "schedule", "micro-batch", "ZeRO", "peak GiB", "lost by"),
+        rows=tuple(_row(alternative, plan.prediction.step_time_s) for alternative in plan.alternatives),
+    )
+
+
+def _row(alternative: Alternative, best_s: float) -> tuple[str, ...]:
+    chunks = f" x {alternative.virtual_stages}" if alternative.virtual_stages > 1 else ""
+    return (
+        seconds(alternative.step_time_s),
+        percent(alternative.step_time_s / best_s - 1.0),
+        " ".join(f"{axis}{getattr(alternative.mesh, axis)}" for axis in AXES if getattr(alternative.mesh, axis) > 1),
+        f"{alternative.schedule}{chunks}",
+        str(alternative.micro_batch_size),
+        alternative.zero,
+        gib(alternative.peak_memory_bytes),
+        alternative.reason or "-",
+    )
+
+
+def certificate_section(plan: Plan) -> Section:
+    """Bound and gap, the space, what became of the candidates, solvers."""
+    search = plan.search
+    return Section(
+        title="Certificate",
+        lines=(
+            f"found {seconds(plan.prediction.step_time_s)}, lower bound {seconds(search.lower_bound_s)}:"
+            f" no plan of the space is faster by more than {search.gap * 100:.2f} %",
+            f"candidates: {search.candidates:,}, of which {search.rejected:,} broke a rule or the memory limit,"
+            f" {search.pruned:,} were bounded away, {search.solved:,} solved in full",
+            f"solved in {search.solve_time_s:.1f} s by {', '.join(search.solvers)}",
+            f"the space: {search.space}",
+            MODEL_ERROR,
+        ),
+    )

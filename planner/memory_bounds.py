@@ -1,0 +1,106 @@
+"""How fast a device with a known number of layers can be when its memory counts: a fractional knapsack.
+
+Every layer has choices of time and bytes; dropping tensors costs time. Letting layers mix choices in any proportion, the
+best mix starts with the fastest choices and exchanges where a byte costs least, until it fits: a lower bound.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+
+from meshwright.costmodel.simulate import ScheduleKind, build_schedule, in_flight
+from meshwright.costmodel.step import SPLIT_BACKWARD
+from meshwright.planner.choice import Choice, EndCost
+from meshwright.planner.point import PointProblem
+
+Hull = tuple[tuple[float, float], ...]
+"""(bytes, seconds) from the fastest choice to the leanest, convex."""
+
+
+def busy_within_memory_s(problem: PointProblem, boundaries: Sequence[int]) -> tuple[float, ...]:
+    """Least seconds of one micro-batch on each device within the memory limit; infinite where nothing fits."""
+    held = _held(problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages)
+    hulls: dict[tuple[int, int], Hull] = {}
+    times = []
+    for device, chunks in enumerate(problem.placement):
+        room = problem.memory_limit_bytes - _ends_bytes(problem, chunks, held[device])
+        layers: Counter[tuple[int, int]] = Counter()
+        for chunk, stage in enumerate(chunks):
+            for kind in problem.layer_types[boundaries[stage] : boundaries[stage + 1]]:
+                layers[kind, held[device][chunk]] += 1
+        for kind, count in layers:
+            if (kind, count) not in hulls:
+                hulls[kind, count] = _hull(problem.choices[kind], count, problem.kind)
+        room -= max((_least_transient(problem.choices[kind]) for kind, _ in layers), default=0.0)
+        mix_s = _mix_s([(number, hulls[key]) for key, number in layers.items()], room)
+        times.append(mix_s + sum(_seconds(part, problem.kind) for _, part in _ends(problem, chunks)))
+    return tuple(times)
+
+
+@lru_cache(maxsize=4096)
+def _held(
+    kind: ScheduleKind, num_stages: int, num_micro_batches: int, virtual_stages: int
+) -> tuple[tuple[int, ...], ...]:
+    """Micro-batches that each device's chunks hold at one moment, at least: more micro-batches never hold fewer."""
+    fewer = min(num_micro_batches, 2 * num_stages if kind is ScheduleKind.DUALPIPE_V else num_stages)
+    moments = in_flight(build_schedule(kind, num_stages, fewer, virtual_stages))
+    return tuple(max(vectors, key=sum) for vectors in moments)
+
+
+def _ends(problem: PointProblem, chunks: Sequence[int]) -> list[tuple[int, EndCost]]:
+    """Embedding and head on a device, each with its chunk."""
+    placed = ((0, problem.first), (problem.num_virtual_stages - 1, problem.last))
+    return [(chunks.index(stage), part) for stage, part in placed if part is not None and stage in chunks]
+
+
+def _ends_bytes(problem: PointProblem, chunks: Sequence[int], held: Sequence[int]) -> float:
+    return sum(part.static_bytes + held[chunk] * part.kept_bytes for chunk, part in _ends(problem, chunks))
+
+
+def _least_transient(choices: Sequence[Choice]) -> float:
+    return min(choice.transient_bytes for choice in choices)
+
+
+def _hull(choices: Sequence[Choice], held: int, kind: ScheduleKind) -> Hull:
+    points = sorted((_seconds(choice, kind), choice.static_bytes + held * choice.kept_bytes) for choice in choices)
+    hull: list[tuple[float, float]] = []
+    for seconds, size in points:
+        if hull and size >= hull[-1][0]:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-1], (size, seconds)):
+            hull.pop()
+        hull.append((size, seconds))
+    return tuple(hull)
+
+
+def _seconds(choice: Choice | EndCost, kind: ScheduleKind) -> float:
+    if kind not in SPLIT_BACKWARD:
+        return choice.forward_s + choice.backward_s
+    both_s = choice.forward_s + choice.dgrad_s + choice.wgrad_s
+    if kind is ScheduleKind.DUALPIPE_V:
+        both_s -= min(choice.forward_s, choice.forward_exposed_s + choice.backward_exposed_s)
+    return both_s
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Seconds more for a byte less."""
+    return (other[1] - one[1]) / (one[0] - other[0])
+
+
+def _mix_s(layers: Sequence[tuple[int, Hull]], room: float) -> float:
+    total_s = sum(number * hull[0][1] for number, hull in layers)
+    over = sum(number * hull[0][0] for number, hull in layers) - room
+    exchanges = sorted(
+        (_slope(one, other), number * (one[0] - other[0]))
+        for number, hull in layers
+        for one, other in zip(hull, hull[1:], strict=False)
+    )
+    for slope, size in exchanges:
+        if over <= 0:
+            break
+        taken = min(size, over)
+        total_s += slope * taken
+        over -= taken
+    return total_s if over <= 0 else float("inf")

@@ -1,0 +1,143 @@
+"""Turns an outer point into the inner solver's problem, and its solution into a configuration that can be run."""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
+from meshwright.costmodel.data_parallel import StateModel
+from meshwright.costmodel.formulas.memory import memory_limit_bytes
+from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.stage_cost import CostContext, PartCost, end_strategy
+from meshwright.costmodel.step import barrier_s, hop_times_s, step_overlap
+from meshwright.costmodel.strategy import LayerStrategy, Recompute
+from meshwright.planner.catalogue import layer_strategies, recompute_policies
+from meshwright.planner.choice import COST_FIELDS, Choice, EndCost, pareto_choices
+from meshwright.planner.point import PointProblem, PointSolution
+from meshwright.planner.space import OuterPoint, Problem, even_share, min_layers
+
+KEEPS_MORE_FIRST = tuple(Recompute)
+
+
+def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> PointProblem | None:
+    """The inner problem of an outer point; None where a layer kind has no legal strategy."""
+    context = point_context(problem, runtime, point)
+    kinds = problem.model.layer_types
+    choices = tuple(_choices(problem, context, point, layer) for layer in kinds)
+    if not all(choices):
+        return None
+    ends = end_strategy(point.mesh)
+    trial = _trial_configuration(problem, runtime, point)
+    fewest = min_layers(problem, point.mesh.pp, point.virtual_stages)
+    index_of = {layer: index for index, layer in enumerate(kinds)}
+    return PointProblem(
+        kind=point.schedule,
+        num_stages=point.mesh.pp,
+        num_micro_batches=point.num_micro_batches,
+        virtual_stages=point.virtual_stages,
+        layer_types=tuple(index_of[layer] for layer in problem.model.layers),
+        choices=choices,
+        first=EndCost(**_numbers(context.embedding(ends))),
+        last=EndCost(**_numbers(context.head(ends))),
+        hops_s=tuple(hop_times_s(trial)),
+        barrier_s=barrier_s(trial),
+        overlap=step_overlap(trial),
+        memory_limit_bytes=memory_limit_bytes(problem.cluster.gpu.usable_memory_bytes),
+        min_layers=fewest,
+        min_end_layers=_fewest_at_ends(problem, point, fewest),
+    )
+
+
+def _fewest_at_ends(problem: Problem, point: OuterPoint, share: int) -> int:
+    """Layers beside embedding and head: none need be there, but an even split leaves no choice."""
+    stages = point.mesh.pp * point.virtual_stages
+    if point.virtual_stages == 1 or not even_share(problem, point.mesh.pp, point.virtual_stages):
+        return 0
+    return share if problem.model.num_layers == share * stages else share - 1
+
+
+def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> CostContext:
+    """What all layers of a point are costed under."""
+    return CostContext(
+        model=problem.model,
+        cluster=problem.cluster,
+        workload=problem.workload,
+        runtime=runtime,
+        state=StateModel(cluster=problem.cluster, mesh=point.mesh, sharding=point.sharding, runtime=runtime),
+        micro_batch=point.shape.micro_batch,
+    )
+
+
+def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec) -> tuple[Choice, ...]:
+    strategies = (
+        msgspec.structs.replace(strategy, recompute=policy)
+        for strategy in layer_strategies(layer, point.shape, problem.fixes)
+        for policy in recompute_policies(problem.fixes)
+    )
+    costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy))) for strategy in strategies)
+    return pareto_choices(tuple(costed), point.schedule)
+
+
+def _numbers(part: PartCost) -> dict[str, float]:
+    compute, state = part.compute, part.state
+    numbers = {
+        "forward_s": compute.forward.total_s,
+        "backward_s": compute.backward.total_s,
+        "dgrad_s": compute.dgrad.total_s,
+        "wgrad_s": compute.wgrad.total_s,
+        "param_gather_s": state.param_gather_s,
+        "grad_reduce_s": state.grad_reduce_s,
+        "optimizer_s": state.optimizer_s,
+        "static_bytes": state.static_bytes,
+        "kept_bytes": compute.kept_bytes,
+        "transient_bytes": compute.transient_bytes,
+        "forward_exposed_s": compute.forward.exposed_nvlink_s + compute.forward.exposed_network_s,
+        "backward_exposed_s": compute.backward.exposed_nvlink_s + compute.backward.exposed_network_s,
+    }
+    return {name: numbers[name] for name in COST_FIELDS}
+
+
+def _trial_configuration(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> TrainingConfiguration:
+    """Any legal split: what hops and barrier cost does not depend on it."""
+    num_stages = point.mesh.pp * point.virtual_stages
+    share, rest = divmod(problem.model.num_layers, num_stages)
+    strategy = end_strategy(point.mesh)
+    stages = tuple((strategy,) * (share + (stage < rest)) for stage in range(num_stages))
+    return _configuration(problem, runtime, point, stages)
+
+
+def _configuration(
+    problem: Problem, runtime: RuntimeSpec, point: OuterPoint, stages: tuple[tuple[LayerStrategy, ...], ...]
+) -> TrainingConfiguration:
+    return TrainingConfiguration(
+        model=problem.model,
+        cluster=problem.cluster,
+        workload=problem.workload,
+        runtime=runtime,
+        mesh=point.mesh,
+        sharding=point.sharding,
+        pipeline=Pipeline(
+            schedule=point.schedule, virtual_stages=point.virtual_stages, micro_batch=point.shape.micro_batch
+        ),
+        stages=stages,
+    )
+
+
+def solved_configuration(
+    problem: Problem, runtime: RuntimeSpec, point: OuterPoint, inner: PointProblem, solution: PointSolution
+) -> TrainingConfiguration:
+    """The configuration of a solution. Within a stage, layers that recompute more come first: they are freed last."""
+    stages = []
+    start = 0
+    for count, assignment in zip(solution.layers_per_virtual_stage, solution.assignment, strict=True):
+        pools: dict[int, list[LayerStrategy]] = {}
+        for entry in assignment:
+            strategy = inner.choices[entry.layer_type][entry.choice].key
+            assert isinstance(strategy, LayerStrategy)
+            pools.setdefault(entry.layer_type, []).extend([strategy] * entry.count)
+        for pool in pools.values():
+            pool.sort(key=lambda strategy: KEEPS_MORE_FIRST.index(strategy.recompute))
+        stages.append(tuple(pools[kind].pop() for kind in inner.layer_types[start : start + count]))
+        start += count
+    return _configuration(problem, runtime, point, tuple(stages))

@@ -1,0 +1,303 @@
+"""The search: outer points best-first by lower bound, the inner solver on each, and the certificate.
+
+    shapes        every (tp x sp, cp, ep, etp, micro-batch), with the least time of one micro-batch through all layers
+    points        shape x mesh x schedule x sharding x rank order, in a heap ordered by a lower bound of the step
+    inner solve   layers to stages, strategy and recomputation of each layer; event-simulated, with a bound of its own
+
+The search ends when no point left has a bound below the best plan's time less the gap asked for. The reported bound is
+the least of the bounds of all points, solved, pruned or left.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import count, product
+
+import msgspec
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.data_parallel import Sharding, StateModel
+from meshwright.costmodel.formulas.memory import memory_limit_bytes
+from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
+from meshwright.costmodel.step import StepPrediction, predict
+from meshwright.costmodel.strategy import Mesh
+from meshwright.costmodel.value import Value
+from meshwright.planner.bounds import Pipe, problem_bound_s, step_bound_s
+from meshwright.planner.cutting_planes import solve_point
+from meshwright.planner.plan import Alternative, SearchRecord
+from meshwright.planner.point import PointProblem, PointSolution, PointStatus
+from meshwright.planner.point_problem import point_problem, solved_configuration
+from meshwright.planner.runners_up import describe_alternative
+from meshwright.planner.shape_bounds import ShapeBound, shape_bound
+from meshwright.planner.shortfall import Shortfalls
+from meshwright.planner.space import (
+    RULES,
+    LayerShape,
+    OuterPoint,
+    Problem,
+    even_share,
+    layer_shapes,
+    meshes,
+    orders,
+    pipelines,
+    shardings,
+)
+
+DEFAULT_GAP = 0.01
+INNER_GAP = 0.002
+POINT_TIME_LIMIT_S = 5.0
+RUNTIME = "meshwright"
+
+
+class SearchProgress(Value, frozen=True, kw_only=True):
+    """How far a search has come."""
+
+    candidates: int
+    remaining: int
+    solved: int
+    best_s: float | None
+    lower_bound_s: float
+
+
+class SearchResult(Value, frozen=True, kw_only=True):
+    """The best plan, what it was proven against, and the runners-up."""
+
+    configuration: TrainingConfiguration
+    prediction: StepPrediction
+    certificate: SearchRecord
+    alternatives: tuple[Alternative, ...]
+
+
+class Solved(Value, frozen=True, kw_only=True):
+    """An outer point with its inner solution."""
+
+    point: OuterPoint
+    inner: PointProblem
+    solution: PointSolution
+
+
+def search(
+    problem: Problem,
+    *,
+    top: int = 5,
+    gap: float = DEFAULT_GAP,
+    progress: Callable[[SearchProgress], None] | None = None,
+) -> SearchResult:
+    """Find the fastest plan that fits.
+
+    `top` is the number of runners-up; `gap` the relative distance to the lower bound at which the search may end.
+    Raises `InfeasibleError` with the limit that binds and what would make it fit.
+    """
+    with _without_garbage_collection():
+        return _Search(problem, load_runtime(RUNTIME), gap, progress).run(top)
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """A search makes hundreds of thousands of immutable values that live in caches; walking them costs 40 % of it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _Search:
+    """One search: the heap of open points, the best so far, and the least bound of what is closed."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        runtime: RuntimeSpec,
+        gap: float,
+        progress: Callable[[SearchProgress], None] | None,
+    ) -> None:
+        self.problem, self.runtime, self.gap = problem, runtime, gap
+        self.progress = progress
+        self.limit_bytes = memory_limit_bytes(problem.cluster.gpu.usable_memory_bytes)
+        self.shortfalls = Shortfalls(problem, self.limit_bytes)
+        self.heap: list[tuple[float, int, OuterPoint, PointProblem | None]] = []
+        self.solved: list[Solved] = []
+        self.closed_bound_s = float("inf")
+        self.candidates = self.rejected = self.pruned = 0
+        self.started = time.perf_counter()
+
+    def run(self, top: int) -> SearchResult:
+        """Search, then look for runners-up."""
+        self._open_points()
+        while self.heap and self.heap[0][0] < self._good_enough_s:
+            self._advance()
+        if not self.solved:
+            raise self.shortfalls.error()
+        certificate = self._certificate()
+        best = self._best
+        configuration = self._configuration(best)
+        return SearchResult(
+            configuration=configuration,
+            prediction=predict(configuration),
+            certificate=certificate,
+            alternatives=self._alternatives(best, top),
+        )
+
+    # The frontier.
+
+    def _open_points(self) -> None:
+        order = count()
+        for shape in layer_shapes(self.problem):
+            bound = shape_bound(self.problem, self.runtime, shape)
+            if bound is None:
+                continue
+            for bound_s, point in self._points(bound, shape):
+                self.heap.append((bound_s, next(order), point, None))
+        self.candidates = len(self.heap) + self.rejected
+        heapq.heapify(self.heap)
+
+    def _points(self, bound: ShapeBound, shape: LayerShape) -> Iterator[tuple[float, OuterPoint]]:
+        model = self.problem.model
+        for plain_mesh, num_micro_batches in meshes(self.problem, shape):
+            split_mesh = msgspec.structs.replace(plain_mesh, tp=bound.split[0], sp=bound.split[1])
+            for order, sharding in product(orders(self.problem, split_mesh), shardings(self.problem, split_mesh)):
+                mesh = msgspec.structs.replace(split_mesh, order=order)
+                pipes = list(pipelines(self.problem, mesh, num_micro_batches))
+                if not self._state_fits(bound, mesh, sharding):
+                    self.rejected += len(pipes)
+                    continue
+                state = StateModel(cluster=self.problem.cluster, mesh=mesh, sharding=sharding, runtime=self.runtime)
+                layers = bound.with_state(model, state)
+                for kind, virtual_stages in pipes:
+                    pipe = Pipe(
+                        kind=kind,
+                        num_stages=mesh.pp,
+                        num_micro_batches=num_micro_batches,
+                        virtual_stages=virtual_stages,
+                        share=even_share(self.problem, mesh.pp, virtual_stages) if virtual_stages > 1 else 0,
+                        ends=bound.ends,
+                    )
+                    yield (
+                        step_bound_s(layers, pipe),
+                        OuterPoint(
+                            shape=shape,
+                            mesh=mesh,
+                            schedule=kind,
+                            virtual_stages=virtual_stages,
+                            sharding=sharding,
+                            num_micro_batches=num_micro_batches,
+                        ),
+                    )
+
+    def _state_fits(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
+        needed = bound.static_bytes(mesh, sharding.stage, fp32_gradients=self.runtime.fp32_gradients)
+        if needed <= self.limit_bytes:
+            return True
+        self.shortfalls.note_state(mesh, sharding, needed)
+        return False
+
+    # Closing a point.
+
+    @property
+    def _best(self) -> Solved:
+        return min(self.solved, key=lambda entry: entry.solution.step_time_s)
+
+    @property
+    def _good_enough_s(self) -> float:
+        if not self.solved:
+            return float("inf")
+        return self._best.solution.step_time_s * (1.0 - self.gap)
+
+    def _advance(self) -> None:
+        """Take the point with the least bound: sharpen its bound, or when that is done, solve it."""
+        bound_s, order, point, inner = heapq.heappop(self.heap)
+        if inner is None:
+            self._sharpen(bound_s, order, point)
+        else:
+            self._solve(bound_s, point, inner, cutoff_s=self._good_enough_s)
+        self._report()
+
+    def _sharpen(self, bound_s: float, order: int, point: OuterPoint) -> None:
+        """Cost all choices of a point, and put it back with the bound that follows from them and from memory."""
+        inner = point_problem(self.problem, self.runtime, point)
+        if inner is None:
+            self.rejected += 1
+            return
+        heapq.heappush(self.heap, (max(bound_s, problem_bound_s(inner)), order, point, inner))
+
+    def _solve(self, bound_s: float, point: OuterPoint, inner: PointProblem, cutoff_s: float | None) -> Solved | None:
+        solution = solve_point(inner, cutoff_s=cutoff_s, relative_gap=INNER_GAP, time_limit_s=POINT_TIME_LIMIT_S)
+        if solution.status is PointStatus.INFEASIBLE:
+            self.rejected += 1
+            self.shortfalls.note(point, solution.reason)
+            return None
+        self.closed_bound_s = min(self.closed_bound_s, max(bound_s, solution.lower_bound_s))
+        if not solution.assignment:
+            self.pruned += 1
+            return None
+        entry = Solved(point=point, inner=inner, solution=solution)
+        self.solved.append(entry)
+        return entry
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(
+                SearchProgress(
+                    candidates=self.candidates,
+                    remaining=len(self.heap),
+                    solved=len(self.solved),
+                    best_s=self._best.solution.step_time_s if self.solved else None,
+                    lower_bound_s=min(self.closed_bound_s, self.heap[0][0] if self.heap else float("inf")),
+                )
+            )
+
+    # The result.
+
+    def _certificate(self) -> SearchRecord:
+        open_bound_s = self.heap[0][0] if self.heap else float("inf")
+        best_s = self._best.solution.step_time_s
+        lower_bound_s = min(best_s, self.closed_bound_s, open_bound_s)
+        return SearchRecord(
+            candidates=self.candidates,
+            rejected=self.rejected,
+            pruned=self.pruned + len(self.heap),
+            solved=len(self.solved),
+            lower_bound_s=lower_bound_s,
+            gap=(best_s - lower_bound_s) / best_s,
+            solve_time_s=time.perf_counter() - self.started,
+            space="; ".join((*RULES, self._best.solution.space)),
+            solvers=(self._best.solution.solver, f"pulp {version('pulp')}", f"highspy {version('highspy')}"),
+        )
+
+    def _configuration(self, entry: Solved) -> TrainingConfiguration:
+        return solved_configuration(self.problem, self.runtime, entry.point, entry.inner, entry.solution)
+
+    def _alternatives(self, best: Solved, top: int) -> tuple[Alternative, ...]:
+        """The best plans of other meshes or schedules, each solved to its own optimum."""
+        chosen: dict[object, Solved] = {}
+        ranked = sorted(self.solved, key=lambda entry: entry.solution.step_time_s)
+        for entry in ranked:
+            chosen.setdefault(_family(entry.point), entry)
+        while self.heap and len(chosen) <= top:
+            bound_s, order, point, inner = heapq.heappop(self.heap)
+            if _family(point) in chosen:
+                continue
+            if inner is None:
+                self._sharpen(bound_s, order, point)
+                continue
+            solved = self._solve(bound_s, point, inner, cutoff_s=None)
+            if solved is not None:
+                chosen[_family(point)] = solved
+        chosen.pop(_family(best.point))
+        others = sorted(chosen.values(), key=lambda entry: entry.solution.step_time_s)[:top]
+        reference = self._configuration(best)
+        return tuple(describe_alternative(reference, self._configuration(entry)) for entry in others)
+
+
+def _family(point: OuterPoint) -> object:
+    """Plans that differ in more than details: runners-up come from different families."""
+    mesh = point.mesh
+    return mesh.pp, mesh.dp, point.shape.group, mesh.cp, mesh.ep, mesh.etp, point.schedule

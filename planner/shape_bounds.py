@@ -1,0 +1,131 @@
+"""The least time one micro-batch can take through all layers at one shape: what best-first search is ordered by."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from meshwright.costmodel.data_parallel import Sharding, StateModel
+from meshwright.costmodel.formulas.memory import gradient_bytes, optimizer_bytes, parameter_bytes
+from meshwright.costmodel.layer_cost import LayerCost
+from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.stage_cost import CostContext
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute
+from meshwright.costmodel.value import Value
+from meshwright.planner.bounds import LayerMinimum, PassTimes, layer_minimum
+from meshwright.planner.catalogue import layer_strategies, recompute_policies
+from meshwright.planner.space import LayerShape, Problem
+
+ZERO_GRADIENTS = 2
+
+
+class ShapeBound(Value, frozen=True, kw_only=True):
+    """What every plan of a shape takes at least: the least times of its layers, in order.
+
+    `split` is the (tp, sp) of the fastest strategy of the first layer, which embedding and head follow.
+    `dense_parameters` and `expert_parameters`: what the ranks of one stage would hold at least, had it all layers.
+    """
+
+    layers: tuple[LayerMinimum, ...]
+    ends: tuple[LayerMinimum, LayerMinimum]
+    split: tuple[int, int]
+    ways: tuple[tuple[LayerSpec, tuple[tuple[LayerStrategy, LayerCost], ...]], ...]
+    dense_parameters: float
+    expert_parameters: float
+
+    def with_state(self, model: ModelSpec, state: StateModel) -> tuple[LayerMinimum, ...]:
+        """The layers' least times on a mesh: with the least that its collectives of parameters and the update take."""
+        minima = dict(zip(model.layers, self.layers, strict=True))
+        for layer, ways in self.ways:
+            costs = [state.cost(cost.weights, strategy) for strategy, cost in ways]
+            if state.sharding.stage >= ZERO_GRADIENTS:
+                sharded = [_pass_times(state.with_sharded_parameters(cost, strategy)) for strategy, cost in ways]
+                minima[layer] = layer_minimum(sharded)
+            minima[layer] = msgspec.structs.replace(
+                minima[layer],
+                gather_s=min(cost.param_gather_s for cost in costs),
+                reduce_s=min(cost.grad_reduce_s for cost in costs),
+                optimizer_s=min(cost.optimizer_s for cost in costs),
+            )
+        return tuple(minima[layer] for layer in model.layers)
+
+    def static_bytes(self, mesh: Mesh, zero_stage: int, *, fp32_gradients: bool) -> float:
+        """Model state that some device of a pipeline of `mesh.pp` stages must hold: the mean over its devices."""
+        held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
+        return (
+            sum(
+                parameter_bytes(count, zero_stage, shards)
+                + gradient_bytes(count, zero_stage, shards, fp32=fp32_gradients)
+                + optimizer_bytes(count, zero_stage, shards)
+                for count, shards in held
+            )
+            / mesh.pp
+        )
+
+
+def shape_context(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> CostContext:
+    """The cost context of a shape with no data parallelism and nothing sharded: what every mesh pays at least."""
+    mesh = Mesh(tp=shape.group, cp=shape.cp, dp=max(1, shape.ep * shape.etp))
+    return CostContext(
+        model=problem.model,
+        cluster=problem.cluster,
+        workload=problem.workload,
+        runtime=runtime,
+        state=StateModel(cluster=problem.cluster, mesh=mesh, sharding=Sharding(), runtime=runtime),
+        micro_batch=shape.micro_batch,
+    )
+
+
+def shape_bound(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> ShapeBound | None:
+    """The bound of a shape; None where some layer has no legal strategy."""
+    context = shape_context(problem, runtime, shape)
+    policies = recompute_policies(problem.fixes)
+    policy = Recompute.NONE if Recompute.NONE in policies else policies[0]
+    costs = {layer: _costs(problem, context, shape, layer, policy) for layer in problem.model.layer_types}
+    if not all(costs.values()):
+        return None
+    first = costs[problem.model.layers[0]]
+    fastest = min(first, key=lambda strategy: first[strategy].forward.total_s + first[strategy].backward.total_s)
+    numbers = Counter(problem.model.layers)
+    minima = {layer: layer_minimum([_pass_times(cost) for cost in ways.values()]) for layer, ways in costs.items()}
+    return ShapeBound(
+        layers=tuple(minima[layer] for layer in problem.model.layers),
+        ends=_ends(context, fastest),
+        split=(fastest.tp, fastest.sp),
+        ways=tuple((layer, tuple(ways.items())) for layer, ways in costs.items()),
+        dense_parameters=sum(
+            numbers[layer] * min(cost.weights.non_expert for cost in ways.values()) for layer, ways in costs.items()
+        ),
+        expert_parameters=sum(
+            numbers[layer] * min(cost.weights.expert for cost in ways.values()) for layer, ways in costs.items()
+        ),
+    )
+
+
+def _ends(context: CostContext, strategy: LayerStrategy) -> tuple[LayerMinimum, LayerMinimum]:
+    split = LayerStrategy(tp=strategy.tp, sp=strategy.sp, cp=strategy.cp, ffn_tp=strategy.tp)
+    embedding, head = context.embedding(split), context.head(split)
+    return layer_minimum([_pass_times(embedding.compute)]), layer_minimum([_pass_times(head.compute)])
+
+
+def _costs(
+    problem: Problem, context: CostContext, shape: LayerShape, layer: LayerSpec, policy: Recompute
+) -> dict[LayerStrategy, LayerCost]:
+    strategies = layer_strategies(layer, shape, problem.fixes)
+    return {strategy: context.compute(layer, _with(strategy, policy)) for strategy in strategies}
+
+
+def _pass_times(cost: LayerCost) -> PassTimes:
+    return PassTimes(
+        forward_s=cost.forward.total_s,
+        backward_s=cost.backward.total_s,
+        dgrad_s=cost.dgrad.total_s,
+        wgrad_s=cost.wgrad.total_s,
+        exposed_s=cost.forward.exposed_s + cost.backward.exposed_s,
+    )
+
+
+def _with(strategy: LayerStrategy, policy: Recompute) -> LayerStrategy:
+    return msgspec.structs.replace(strategy, recompute=policy)

@@ -1,0 +1,73 @@
+"""Why nothing fits: the attempt that came nearest, the limit it breaks, and the smallest change that would help."""
+
+from __future__ import annotations
+
+from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.errors import InfeasibleError
+from meshwright.costmodel.strategy import Mesh
+from meshwright.costmodel.units import format_bytes
+from meshwright.planner.point import MemoryShortfall, TooFewLayers
+from meshwright.planner.space import OuterPoint, Problem
+
+
+class Shortfalls:
+    """Collects what rejected candidates lacked; keeps the one that lacked least."""
+
+    def __init__(self, problem: Problem, limit_bytes: float) -> None:
+        self.problem = problem
+        self.limit_bytes = limit_bytes
+        self.num_noted = 0
+        self._least: tuple[float, str] | None = None
+
+    def note_state(self, mesh: Mesh, sharding: Sharding, needed_bytes: float) -> None:
+        """A candidate whose model state alone does not fit."""
+        what = f"model state alone (parameters, gradients, optimizer; ZeRO-{sharding.stage})"
+        self._note(needed_bytes, f"{what} on {_mesh_text(mesh)}")
+
+    def note(self, point: OuterPoint, reason: MemoryShortfall | TooFewLayers | None) -> None:
+        """A candidate that the inner solver proved infeasible."""
+        if isinstance(reason, MemoryShortfall):
+            text = f"pipeline stage {reason.device} of {_mesh_text(point.mesh)}, ZeRO-{point.sharding.stage}"
+            self._note(reason.needed_bytes, text)
+        else:
+            self.num_noted += 1
+
+    def _note(self, needed_bytes: float, text: str) -> None:
+        self.num_noted += 1
+        if self._least is None or needed_bytes < self._least[0]:
+            self._least = (needed_bytes, text)
+
+    def error(self) -> InfeasibleError:
+        """The message for the user."""
+        if self._least is None:
+            return InfeasibleError(self._nothing_legal())
+        needed_bytes, text = self._least
+        over_bytes = needed_bytes - self.limit_bytes
+        return InfeasibleError(
+            f"no plan fits: the best attempt needs {format_bytes(needed_bytes)} a GPU for {text},"
+            f" {format_bytes(over_bytes)} over the limit of {format_bytes(self.limit_bytes)}."
+            f" {self._way_out(needed_bytes)}"
+        )
+
+    def _nothing_legal(self) -> str:
+        workload, cluster = self.problem.workload, self.problem.cluster
+        return (
+            f"no legal combination of degrees for {cluster.num_gpus} GPUs and a global batch of"
+            f" {workload.global_batch} sequences: tp x sp x cp x pp x dp must equal the GPUs, dp x micro-batch must"
+            " divide the global batch. Change the batch or the number of GPUs, or free a pinned choice"
+        )
+
+    def _way_out(self, needed_bytes: float) -> str:
+        cluster = self.problem.cluster
+        node = cluster.gpus_per_node
+        wanted = int(cluster.num_gpus * needed_bytes / self.limit_bytes) + 1
+        num_gpus = -(-wanted // node) * node
+        return (
+            f"About {num_gpus} GPUs of this kind would hold it; so would GPUs with"
+            f" {format_bytes(needed_bytes - self.limit_bytes)} more memory, or freeing pinned choices"
+        )
+
+
+def _mesh_text(mesh: Mesh) -> str:
+    degrees = ((name, getattr(mesh, name)) for name in ("pp", "dp", "tp", "sp", "cp", "ep", "etp"))
+    return " ".join(f"{name}{degree}" for name, degree in degrees if degree > 1) or "one GPU"

@@ -1,0 +1,252 @@
+"""The outer points of the search: meshes, micro-batch, schedule and sharding; and the rules that bound the space.
+
+What one layer does at a point (how attention splits, dispatch, recomputation) is the catalogue's; how layers are
+spread over stages is the inner solver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.model import ModelSpec, MoeFfnSpec
+from meshwright.costmodel.simulate import ScheduleKind, check_combination
+from meshwright.costmodel.strategy import AxisOrder, Mesh, ZeroStage
+from meshwright.costmodel.value import Value
+from meshwright.costmodel.workload import Workload
+from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes
+
+MAX_MICRO_BATCH = 16
+MAX_MICRO_BATCH_TOKENS = 8_192
+MIN_CONTEXT_SHARD_TOKENS = 8_192
+MIN_EXPERT_SLICE = 1_024
+MAX_VIRTUAL_STAGES = 12
+
+RULES = (
+    "tp x sp stays inside a node",
+    f"cp leaves a rank at least {MIN_CONTEXT_SHARD_TOKENS:,} tokens of a sequence",
+    f"experts are sliced (etp) over at most tp x sp ranks, with ep x etp inside a node, not below {MIN_EXPERT_SLICE:,}"
+    " columns",
+    f"micro-batches are powers of two up to {MAX_MICRO_BATCH} sequences and {MAX_MICRO_BATCH_TOKENS:,} tokens a GPU",
+    "schedules with several virtual stages a device split the layers evenly, embedding and head counting as a layer"
+    " each or not at all",
+    f"at most {MAX_VIRTUAL_STAGES} virtual stages a device, at least as many micro-batches as pipeline stages",
+    "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
+    "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3",
+    "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
+)
+"""What bounds the space; a pinned choice overrides the rule on it."""
+
+
+class Problem(Value, frozen=True, kw_only=True):
+    """What is planned."""
+
+    model: ModelSpec
+    cluster: ClusterSpec
+    workload: Workload
+    fixes: Fixes = Fixes()
+
+    @property
+    def expert_counts(self) -> tuple[int, ...]:
+        """Numbers of experts of the MoE layer kinds."""
+        return tuple(layer.ffn.num_experts for layer in self.model.layer_types if isinstance(layer.ffn, MoeFfnSpec))
+
+
+class LayerShape(Value, frozen=True, kw_only=True):
+    """The part of an outer point that decides what a layer costs.
+
+    `group` ranks (tp x sp) and cp share a micro-batch; experts live on ep x etp ranks.
+    """
+
+    group: int
+    cp: int
+    ep: int
+    etp: int
+    micro_batch: int
+
+
+class OuterPoint(Value, frozen=True, kw_only=True):
+    """One point: shape, pipeline, data parallelism, sharding. `mesh` counts the group as tp until layers choose."""
+
+    shape: LayerShape
+    mesh: Mesh
+    schedule: ScheduleKind
+    virtual_stages: int
+    sharding: Sharding
+    num_micro_batches: int
+
+
+def even_share(problem: Problem, pp: int, virtual_stages: int) -> int:
+    """Layers of each virtual stage in an even split, 0 where there is none.
+
+    Embedding and head count as a layer each, or not at all; in the first case the ends hold one layer less.
+    """
+    stages = pp * virtual_stages
+    for parts in (problem.model.num_layers, problem.model.num_layers + 2):
+        if parts % stages == 0:
+            return parts // stages
+    return 0
+
+
+def min_layers(problem: Problem, pp: int, virtual_stages: int) -> int:
+    """Fewest layers of an inner virtual stage."""
+    return max(1, even_share(problem, pp, virtual_stages)) if virtual_stages > 1 else 1
+
+
+def divisors(number: int) -> tuple[int, ...]:
+    """All divisors in ascending order.
+
+    >>> divisors(12)
+    (1, 2, 3, 4, 6, 12)
+    """
+    small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
+    return tuple(sorted({*small, *(number // d for d in small)}))
+
+
+def layer_shapes(problem: Problem) -> Iterator[LayerShape]:
+    """Every shape of the space, largest groups last."""
+    for group in _groups(problem):
+        for cp in _context_degrees(problem, group):
+            for ep, etp in _expert_degrees(problem, group):
+                for micro_batch in _micro_batches(problem, group * cp):
+                    yield LayerShape(group=group, cp=cp, ep=ep, etp=etp, micro_batch=micro_batch)
+
+
+def _groups(problem: Problem) -> Iterator[int]:
+    fixes, cluster = problem.fixes, problem.cluster
+    heads = {layer.attention.num_heads for layer in problem.model.layer_types}
+    largest = max(cluster.gpus_per_node, (fixes.tp or 1) * (fixes.sp or 1))
+    for group in divisors(cluster.num_gpus):
+        if group > largest or group % ((fixes.tp or 1) * (fixes.sp or 1)):
+            continue
+        if fixes.tp and fixes.sp and group != fixes.tp * fixes.sp:
+            continue
+        if fixes.attention is AttentionChoice.DATA and group > 1:
+            continue
+        if all(count % group == 0 for count in heads) and problem.workload.seq_len % group == 0:
+            yield group
+
+
+def _context_degrees(problem: Problem, group: int) -> Iterator[int]:
+    fixes, workload = problem.fixes, problem.workload
+    ring = fixes.attention in (AttentionChoice.RING, AttentionChoice.ALL_GATHER)
+    for cp in divisors(problem.cluster.num_gpus // group):
+        if not fixes.allows(cp=cp) or workload.seq_len % (2 * cp * group if cp > 1 else group):
+            continue
+        if cp > 1 and not fixes.cp and workload.seq_len // cp < MIN_CONTEXT_SHARD_TOKENS:
+            continue
+        if (ring and cp == 1) or (fixes.attention is AttentionChoice.DATA and cp > 1):
+            continue
+        yield cp
+
+
+def _expert_degrees(problem: Problem, group: int) -> Iterator[tuple[int, int]]:
+    fixes = problem.fixes
+    moes = [layer.ffn for layer in problem.model.layer_types if isinstance(layer.ffn, MoeFfnSpec)]
+    if not moes:
+        if fixes.allows(ep=1, etp=1):
+            yield 1, 1
+        return
+    for ep in divisors(moes[0].num_experts):
+        if not fixes.allows(ep=ep) or any(moe.num_experts % ep for moe in moes):
+            continue
+        if (fixes.ffn is FfnChoice.EXPERT and ep == 1) or (fixes.ffn is FfnChoice.TENSOR and ep > 1):
+            continue
+        for etp in (fixes.etp,) if fixes.etp else divisors(group):
+            outside = etp > 1 and ep * etp > problem.cluster.gpus_per_node and not fixes.etp
+            if fixes.allows(etp=etp) and not outside and all(_slices(moe, etp, fixes) for moe in moes):
+                yield ep, etp
+
+
+def _slices(moe: MoeFfnSpec, etp: int, fixes: Fixes) -> bool:
+    if moe.intermediate % etp:
+        return False
+    return etp == 1 or fixes.etp is not None or moe.intermediate // etp >= MIN_EXPERT_SLICE
+
+
+def _micro_batches(problem: Problem, replica: int) -> Iterator[int]:
+    fixes, workload = problem.fixes, problem.workload
+    if fixes.mbs:
+        yield fixes.mbs
+        return
+    size = 1
+    while size <= MAX_MICRO_BATCH and (size == 1 or size * workload.seq_len // replica <= MAX_MICRO_BATCH_TOKENS):
+        yield size
+        size *= 2
+
+
+def meshes(problem: Problem, shape: LayerShape) -> Iterator[tuple[Mesh, int]]:
+    """Every mesh with this shape, and the number of micro-batches of a replica."""
+    fixes, cluster, workload = problem.fixes, problem.cluster, problem.workload
+    replica = shape.group * shape.cp
+    for pp in divisors(cluster.num_gpus // replica):
+        dp = cluster.num_gpus // (replica * pp)
+        if pp > problem.model.num_layers or not fixes.allows(pp=pp, dp=dp):
+            continue
+        if workload.global_batch % (dp * shape.micro_batch) or (dp * replica) % (shape.ep * shape.etp):
+            continue
+        num_micro_batches = workload.global_batch // (dp * shape.micro_batch)
+        if num_micro_batches < pp and not fixes.pp:
+            continue
+        mesh = Mesh(pp=pp, dp=dp, tp=shape.group, cp=shape.cp, ep=shape.ep, etp=shape.etp)
+        yield mesh, num_micro_batches
+
+
+def orders(problem: Problem, mesh: Mesh) -> tuple[AxisOrder, ...]:
+    """Rank orders worth telling apart: neighbours along pp can share a node only if replicas are smaller than one."""
+    inside = mesh.replica_gpus < problem.cluster.gpus_per_node and mesh.pp > 1 and mesh.dp > 1
+    if inside and mesh.ep * mesh.etp <= mesh.replica_gpus:
+        return AxisOrder.PP_OUTERMOST, AxisOrder.DP_OUTERMOST
+    return (AxisOrder.PP_OUTERMOST,)
+
+
+def shardings(problem: Problem, mesh: Mesh) -> tuple[Sharding, ...]:
+    """ZeRO stages of the space. With a pipeline, ZeRO-2 and 3 repeat their collectives for every micro-batch."""
+    if problem.fixes.zero:
+        return (Sharding(zero=problem.fixes.zero),)
+    stages = (ZeroStage.OPTIMIZER, ZeroStage.GRADIENTS, ZeroStage.PARAMETERS)
+    return tuple(Sharding(zero=stage) for stage in (stages if mesh.pp == 1 else stages[:1]))
+
+
+def pipelines(problem: Problem, mesh: Mesh, num_micro_batches: int) -> Iterator[tuple[ScheduleKind, int]]:
+    """Schedules and virtual stages that are legal on this mesh."""
+    fixes = problem.fixes
+    kinds = (fixes.schedule,) if fixes.schedule else _KINDS
+    for kind in kinds:
+        for virtual_stages in _virtual_stages(problem, kind, mesh.pp):
+            if fixes.allows(vp=virtual_stages) and _legal(kind, mesh.pp, num_micro_batches, virtual_stages):
+                yield kind, virtual_stages
+
+
+_KINDS = (
+    ScheduleKind.ONE_F_ONE_B,
+    ScheduleKind.INTERLEAVED,
+    ScheduleKind.ZB_V,
+    ScheduleKind.DUALPIPE_V,
+)
+
+
+def _virtual_stages(problem: Problem, kind: ScheduleKind, pp: int) -> Iterator[int]:
+    if pp == 1:
+        if kind in (ScheduleKind.ONE_F_ONE_B, problem.fixes.schedule):
+            yield 1
+        return
+    if kind in (ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V):
+        if even_share(problem, pp, 2) or problem.fixes.schedule:
+            yield 2
+    elif kind is ScheduleKind.INTERLEAVED:
+        for virtual_stages in range(2, min(MAX_VIRTUAL_STAGES, problem.model.num_layers // pp + 1) + 1):
+            if even_share(problem, pp, virtual_stages) or problem.fixes.vp:
+                yield virtual_stages
+    else:
+        yield 1
+
+
+def _legal(kind: ScheduleKind, num_stages: int, num_micro_batches: int, virtual_stages: int) -> bool:
+    try:
+        check_combination(kind, num_stages, num_micro_batches, virtual_stages)
+    except StrategyError:
+        return False
+    return True

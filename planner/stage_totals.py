@@ -1,0 +1,150 @@
+"""From an assignment (how many layers use which choice on which virtual stage) to durations, step time and memory.
+
+This is what the search is judged by; every other formula of the inner solve is a bound of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from meshwright.costmodel.simulate import CutCoefficients, Durations, chunk_durations, critical_path, in_flight
+from meshwright.costmodel.simulate import step_time_s as simulated_step_time_s
+from meshwright.costmodel.simulate.durations import Array
+from meshwright.planner.choice import COST_FIELDS, SPLIT_BACKWARD, costs
+from meshwright.planner.point import PointProblem
+
+Counts: TypeAlias = npt.NDArray[np.int64]
+"""[virtual stage, item]: layers; an item is one choice of one layer type."""
+
+COLUMN = {name: index for index, name in enumerate(COST_FIELDS)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tables:
+    """A problem in arrays: `items` are (layer type, choice), `costs` [item, field], `ends` [virtual stage, field].
+
+    `num_ends`: embeddings and heads of each virtual stage. `device`, `chunk`: where each virtual stage lies.
+    """
+
+    items: tuple[tuple[int, int], ...]
+    item_types: npt.NDArray[np.int64]
+    costs: Array
+    ends: Array
+    end_transient: Array
+    num_ends: npt.NDArray[np.int64]
+    stage_at: npt.NDArray[np.int64]
+    device: npt.NDArray[np.int64]
+    chunk: npt.NDArray[np.int64]
+    reserved_bytes: Array
+
+    def column(self, name: str) -> Array:
+        """One number of every item."""
+        return self.costs[:, COLUMN[name]]
+
+    def end(self, name: str) -> Array:
+        """One number of every virtual stage's embedding and head together."""
+        return self.ends[:, COLUMN[name]]
+
+
+@lru_cache(maxsize=128)
+def tables(problem: PointProblem) -> Tables:
+    """The problem in arrays."""
+    used = sorted(set(problem.layer_types))
+    items = tuple((kind, choice) for kind in used for choice in range(len(problem.choices[kind])))
+    stage_at = np.array(problem.placement, dtype=np.int64)
+    order = np.argsort(stage_at, axis=None)
+    device, chunk = np.unravel_index(order, stage_at.shape)
+    ends = np.zeros((problem.num_virtual_stages, len(COST_FIELDS)))
+    transient = np.zeros(problem.num_virtual_stages)
+    num_ends = np.zeros(problem.num_virtual_stages, dtype=np.int64)
+    for stage, part in ((0, problem.first), (-1, problem.last)):
+        if part is not None:
+            ends[stage] += costs(part)
+            transient[stage] = max(transient[stage], part.transient_bytes)
+            num_ends[stage] += 1
+    return Tables(
+        items=items,
+        item_types=np.array([kind for kind, _ in items], dtype=np.int64),
+        costs=np.array([costs(problem.choices[kind][choice]) for kind, choice in items]),
+        ends=ends,
+        end_transient=transient,
+        num_ends=num_ends,
+        stage_at=stage_at,
+        device=device,
+        chunk=chunk,
+        reserved_bytes=np.array(problem.reserved_bytes or np.zeros(problem.num_stages), dtype=np.float64),
+    )
+
+
+def durations(problem: PointProblem, counts: Counts) -> Durations:
+    """Seconds of every duration term."""
+    table = tables(problem)
+    totals = (counts @ table.costs + table.ends)[table.stage_at]
+
+    def total(name: str) -> Array:
+        result: Array = totals[..., COLUMN[name]]
+        return result
+
+    split = problem.kind in SPLIT_BACKWARD
+    weight = total("wgrad_s") if split else np.minimum(total("wgrad_s"), total("backward_s"))
+    num_parts = np.maximum(1, counts.sum(axis=1) + table.num_ends)[table.stage_at]
+    return chunk_durations(
+        problem.layout,
+        forward_s=total("forward_s"),
+        backward_input_s=total("dgrad_s") if split else total("backward_s") - weight,
+        backward_weight_s=weight,
+        num_layers=num_parts,
+        overlap_saving_s=_saving_s(total("forward_s"), total("backward_s"), totals) if split else 0.0,
+        forward_hop_s=problem.hops_s or 0.0,
+        backward_hop_s=problem.hops_s or 0.0,
+        param_gather_s=total("param_gather_s"),
+        grad_reduce_s=total("grad_reduce_s"),
+        barrier_s=problem.barrier_s,
+        optimizer_s=total("optimizer_s").sum(axis=1),
+    )
+
+
+def _saving_s(forward_s: Array, backward_s: Array, totals: Array) -> Array:
+    """What an overlapped forward and backward of like chunks save: exposed communication under the other's compute."""
+    forward_exposed = totals[..., COLUMN["forward_exposed_s"]]
+    backward_exposed = totals[..., COLUMN["backward_exposed_s"]]
+    hidden = np.minimum(forward_exposed, np.maximum(0.0, backward_s - backward_exposed)) + np.minimum(
+        backward_exposed, np.maximum(0.0, forward_s - forward_exposed)
+    )
+    return np.minimum(hidden, forward_s)
+
+
+def step_time_s(problem: PointProblem, counts: Counts) -> float:
+    """The simulated step."""
+    return simulated_step_time_s(problem.schedule, durations(problem, counts), problem.overlap)
+
+
+def longest_path(problem: PointProblem, counts: Counts) -> tuple[float, CutCoefficients]:
+    """The simulated step and the path that sets it."""
+    seconds = durations(problem, counts)
+    path = critical_path(problem.schedule, seconds, problem.overlap)
+    return path.length_s(seconds), path
+
+
+def peak_memory_bytes(problem: PointProblem, counts: Counts) -> Array:
+    """Peak of every device: reserve, state of its chunks, kept tensors at the worst moment, the largest transient."""
+    table = tables(problem)
+    totals = counts @ table.costs + table.ends
+    static, kept = totals[:, COLUMN["static_bytes"]], totals[:, COLUMN["kept_bytes"]]
+    used = np.where(counts > 0, table.column("transient_bytes"), 0.0).max(axis=1, initial=0.0)
+    transient = np.maximum(used, table.end_transient)
+    held = np.array(
+        [
+            (np.array(vectors, dtype=np.float64) @ kept[table.stage_at[device]]).max()
+            for device, vectors in enumerate(in_flight(problem.schedule))
+        ]
+    )
+    result: Array = (
+        table.reserved_bytes + static[table.stage_at].sum(axis=1) + transient[table.stage_at].max(axis=1) + held
+    )
+    return result

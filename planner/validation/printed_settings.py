@@ -1,0 +1,83 @@
+"""What a row's printed words say about the software: each phrase switches a documented property of its framework."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
+from meshwright.costmodel.strategy import Dispatch, ZeroStage
+from meshwright.costmodel.value import Value
+from meshwright.planner.validation.rows import TrainingRow, packaged_path
+
+PACKAGED = "printed_settings.json"
+
+
+class PrintedSetting(Value, frozen=True, kw_only=True):
+    """If `phrase` (a regular expression, case ignored) stands in a row of `framework`, the named properties change.
+
+    `precision` restricts it to rows of one number format. `base` names another runtime to start from; `runtime` has
+    fields of `RuntimeSpec`, nested ones merged. `unfolded`: experts are split over tensor-parallel ranks as well
+    (ETP = TP), as in Megatron-Core before parallel folding. `why` says where the meaning of the phrase is documented.
+    """
+
+    framework: str
+    phrase: str
+    why: str
+    precision: str = ""
+    base: str = ""
+    runtime: dict[str, Any] = msgspec.field(default_factory=dict)
+    dispatch: Dispatch | None = None
+    unfolded: bool = False
+    zero: ZeroStage | None = None
+
+    def applies(self, row: TrainingRow) -> bool:
+        """Whether the row prints it."""
+        return (
+            self.framework == row.framework
+            and self.precision in ("", row.precision)
+            and re.search(self.phrase, row.words, re.IGNORECASE) is not None
+        )
+
+
+@lru_cache(maxsize=1)
+def printed_settings() -> tuple[PrintedSetting, ...]:
+    """All known phrases, in the order in which they apply."""
+    return msgspec.json.decode(packaged_path(PACKAGED).read_bytes(), type=tuple[PrintedSetting, ...])
+
+
+def settings_of(row: TrainingRow) -> tuple[PrintedSetting, ...]:
+    """The phrases that a row prints."""
+    return tuple(setting for setting in printed_settings() if setting.applies(row))
+
+
+def runtime_of(row: TrainingRow) -> RuntimeSpec:
+    """The framework's description with what the row prints; an `InputError` where the framework is unknown."""
+    runtime = load_runtime(row.framework)
+    for setting in settings_of(row):
+        if setting.base:
+            runtime = load_runtime(setting.base)
+        if setting.runtime:
+            runtime = _changed(runtime, setting.runtime)
+    return runtime
+
+
+def _changed(runtime: RuntimeSpec, changes: dict[str, Any]) -> RuntimeSpec:
+    fields = msgspec.to_builtins(runtime)
+    for name, value in changes.items():
+        fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
+    return msgspec.convert(fields, type=RuntimeSpec)
+
+
+def expert_tensor_degree(row: TrainingRow) -> int:
+    """Ranks that share an expert: as printed, or the tensor-parallel ones where the software knows no other way."""
+    return row.tp if row.etp == 1 and any(setting.unfolded for setting in settings_of(row)) else row.etp
+
+
+def dispatch_of(row: TrainingRow) -> Dispatch:
+    """How tokens reach experts: as printed, else each framework's own way."""
+    printed = [setting.dispatch for setting in settings_of(row) if setting.dispatch is not None]
+    return printed[-1] if printed else Dispatch.ALL_TO_ALL

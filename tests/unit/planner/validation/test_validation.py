@@ -1,0 +1,114 @@
+"""The promise: 95 % of the packaged runs are predicted, half of them within 15 %."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meshwright.planner.validation.interval import residual_record, step_time_interval
+from meshwright.planner.validation.peers import OURS, TOOLS, peer_cases, peer_summaries
+from meshwright.planner.validation.residuals import residuals_of
+from meshwright.planner.validation.rows import RowText, packaged_path, read_table
+from meshwright.planner.validation.run_description import describe
+from meshwright.planner.validation.scatter import write_scatter
+from meshwright.planner.validation.validation import (
+    RowResult,
+    Status,
+    predicted_step_s,
+    summary_of,
+    validate,
+    validate_row,
+)
+
+TABLE = read_table(packaged_path())
+
+
+@pytest.fixture(scope="module")
+def results() -> tuple[RowResult, ...]:
+    return validate(TABLE)
+
+
+def test_median_error_and_share_of_predicted_rows(results: tuple[RowResult, ...]) -> None:
+    overall = summary_of(results).overall
+    assert overall.rows == len(TABLE) == 338
+    assert overall.predicted >= 0.95 * overall.rows
+    assert overall.median_ape is not None
+    assert overall.median_ape <= 0.15
+
+
+def test_the_paper_table_is_within_a_tenth(results: tuple[RowResult, ...]) -> None:
+    errors = {result.id: result.error for result in results if result.framework == "megascale-moe"}
+    for size in (480, 720, 960, 1440):
+        error = errors[f"MSMOE{size}"]
+        assert error is not None
+        assert abs(1.0 / (1.0 + error) - 1.0) <= 0.10
+
+
+def test_summaries_add_up(results: tuple[RowResult, ...]) -> None:
+    summary = summary_of(results)
+    for groups in (summary.by_kind, summary.by_framework, summary.by_framework_and_kind):
+        assert sum(part.rows for part in groups.values()) == summary.overall.rows
+    assert set(summary.by_kind) == {"dense", "moe"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "status"),
+    [({"gpus": "nan"}, Status.INVALID), ({"gpu": "b200"}, Status.UNSUPPORTED), ({"pp": "-1"}, Status.INVALID)],
+)
+def test_bad_rows_are_listed_with_their_reason(cells: dict[str, str], status: Status) -> None:
+    result = validate_row(RowText(number=2, cells={**TABLE[0].cells, **cells}))
+    assert (result.status, result.error, result.predicted_tokens_per_s_per_gpu) == (status, None, None)
+    assert next(iter(cells)) in result.reason
+    assert result.measured_tokens_per_s_per_gpu == 12318.8
+
+
+def test_packaged_residuals_are_those_of_the_present_predictions(results: tuple[RowResult, ...]) -> None:
+    for kind, now in residuals_of(results).by_kind.items():
+        packaged = residual_record().by_kind[kind]
+        assert packaged.rows == now.rows
+        assert (packaged.low, packaged.high) == pytest.approx((now.low, now.high), abs=0.02), (
+            "run: python -m meshwright.planner.validation.residuals"
+        )
+
+
+def test_interval_holds_nine_tenths_of_the_measurements(results: tuple[RowResult, ...]) -> None:
+    for kind in ("dense", "moe"):
+        ratios = [1.0 + result.error for result in results if result.kind == kind and result.error is not None]
+        low, high = step_time_interval(1.0, kind)
+        inside = sum(low <= ratio <= high for ratio in ratios) / len(ratios)
+        assert 0.87 <= inside <= 0.95
+        assert low <= 1.0 <= high
+
+
+def test_our_errors_on_the_peers_cases_are_the_smallest() -> None:
+    cases = peer_cases()
+    assert len(cases) == 25
+    for kind in ("dense", "moe"):
+        summaries = peer_summaries(cases, kind)
+        assert summaries[OURS].predicted == sum(case.kind == kind for case in cases)
+        ours = summaries[OURS].mape
+        assert ours is not None
+        assert all(ours < (summaries[tool].mape or 9.9) for tool in TOOLS)
+
+
+def test_a_run_measured_twice_is_predicted_once() -> None:
+    """The prediction depends on the row's settings, never on its name or measurement."""
+    cells = {**TABLE[0].cells, "id": "another", "measured_tokens_per_s_per_gpu": "1", "source": "elsewhere"}
+    one, other = validate_row(TABLE[0]), validate_row(RowText(number=9, cells=cells))
+    assert one.predicted_tokens_per_s_per_gpu == other.predicted_tokens_per_s_per_gpu
+
+
+def test_more_gpus_never_slow_a_step_of_the_paper() -> None:
+    from meshwright.planner.validation.rows import parse_row
+
+    sizes = (240, 480, 720, 960, 1440)
+    rows = [parse_row(text) for size in sizes for text in TABLE if text.id == f"MSMOE{size}"]
+    times = [predicted_step_s(describe(row)) for row in rows]
+    assert times == sorted(times, reverse=True)
+
+
+def test_scatter_is_a_png(tmp_path: Path, results: tuple[RowResult, ...]) -> None:
+    write_scatter(results, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
