@@ -37,7 +37,8 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     host_operators_per_kernel: framework operators the host issues for one kernel, a factor on its launch time.
     routing_wait_s: seconds that a forward through routed experts waits for the host, which must read how many tokens
         each expert gets before it can launch the rest of the layer (dropless routing).
-    expert_imbalance: busiest expert rank over the mean where routing is dropless and not forced to balance.
+    expert_load_deviation: relative standard deviation of the load of one expert in one micro-batch, where routing is
+        not forced to balance; how uneven ranks are follows from it (`formulas.experts.expected_imbalance`).
     """
 
     name: str
@@ -57,7 +58,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     step_host_s_per_layer: float = 0.0
     host_operators_per_kernel: float = 1.0
     routing_wait_s: float = 0.0
-    expert_imbalance: float = 1.0
+    expert_load_deviation: float = 0.0
 
 
 def runtime_names() -> tuple[str, ...]:

@@ -6,9 +6,10 @@ from functools import lru_cache
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import StateCost, StateModel
+from meshwright.costmodel.formulas.experts import expected_imbalance
 from meshwright.costmodel.hardware import Basis, ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost
-from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.model import LayerSpec, ModelSpec, MoeFfnSpec
 from meshwright.costmodel.program.ends import build_embedding, build_head
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.setting import ProgramSetting
@@ -35,8 +36,13 @@ class CostContext(Value, frozen=True, kw_only=True):
     state: StateModel
     micro_batch: int
 
-    def setting(self, strategy: LayerStrategy) -> ProgramSetting:
-        """The surroundings of a layer program with this strategy."""
+    def _imbalance(self, layer: LayerSpec, strategy: LayerStrategy) -> float:
+        if not isinstance(layer.ffn, MoeFfnSpec):
+            return 1.0
+        return expected_imbalance(self.runtime.expert_load_deviation, layer.ffn.num_experts, strategy.ep)
+
+    def setting(self, layer: LayerSpec, strategy: LayerStrategy) -> ProgramSetting:
+        """The surroundings of a layer's program with this strategy."""
         return ProgramSetting(
             hidden=self.model.hidden,
             micro_batch=self.micro_batch,
@@ -44,19 +50,19 @@ class CostContext(Value, frozen=True, kw_only=True):
             strategy=strategy,
             gpus_per_node=self.cluster.gpus_per_node,
             precision=self.workload.precision,
-            expert_imbalance=max(self.workload.expert_imbalance, self.runtime.expert_imbalance),
+            expert_imbalance=max(self.workload.expert_imbalance, self._imbalance(layer, strategy)),
             fp32_gradients=self.runtime.fp32_gradients,
             gate_before_fc2=self.runtime.gate_before_fc2,
         )
 
     def compute(self, layer: LayerSpec, strategy: LayerStrategy) -> LayerCost:
         """Cost of one layer's micro-batch, apart from its state."""
-        program = build_layer(layer, self.setting(strategy))
+        program = build_layer(layer, self.setting(layer, strategy))
         return layer_cost(program, strategy.recompute, self.cluster, self.runtime)
 
     def basis_seconds(self, layer: LayerSpec, strategy: LayerStrategy) -> dict[Basis, float]:
         """Operator seconds of one layer by what they rest on."""
-        program = build_layer(layer, self.setting(strategy))
+        program = build_layer(layer, self.setting(layer, strategy))
         return basis_seconds(program, strategy.recompute, self.cluster, self.runtime)
 
     def layer(self, layer: LayerSpec, strategy: LayerStrategy) -> PartCost:
@@ -100,7 +106,7 @@ def _layer(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> P
 
 @lru_cache(maxsize=4096)
 def _end(context: CostContext, strategy: LayerStrategy, *, is_head: bool) -> PartCost:
-    setting = context.setting(strategy)
+    setting = context.setting(context.model.layers[-1], strategy)
     if is_head:
         program = build_head(
             context.model,

@@ -12,7 +12,8 @@ from meshwright.costmodel.value import Value
 class Workload(Value, frozen=True, kw_only=True):
     """One training step: `global_batch` sequences of `seq_len` tokens.
 
-    `expert_imbalance` is the load of the busiest expert-parallel rank over the mean (1: balanced).
+    `expert_imbalance` is the load of the busiest expert-parallel rank over the mean, where it is known to be more than
+    the runtime's own assumption (1: not known).
     """
 
     global_batch: int

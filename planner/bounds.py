@@ -112,7 +112,8 @@ def _through_s(layers: Sequence[LayerMinimum], kind: ScheduleKind) -> float:
 
 def _staggered_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, *, reduces: bool) -> float:
     """Any split: the forwards of the stages below, then all of a stage's work; or all but the last backward, and then
-    the reduction of its gradients, which only that backward completes."""
+    the reduction of its gradients, which only that backward completes.
+    """
     m, kind = pipe.num_micro_batches, pipe.kind
     if reduces:
         work = [(m - 1) * layer.both_passes_s(kind) + layer.forward_s + layer.reduce_s for layer in layers]

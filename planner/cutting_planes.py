@@ -1,24 +1,31 @@
 """Solves one outer point: an integer program under the longest paths found so far, and the simulation that finds them.
 
-    1. a first assignment by rule; its longest path is the first row
-    2. the program without integrality: solve, simulate the fractional stages, add their longest path, until it agrees
-    3. the program: solve, simulate, add the longest path, until the best simulated step is within the gap of the bound
+    1. an assignment by rule: balanced split, fastest choices that fit (`incumbents`, `label_setting`)
+    2. without integrality: solve, simulate the fractional stages, add their longest path, until both agree; then narrow
+       how many layers each stage can have at all, by trying what lies on either side of a fraction
+    3. with whole layers but mixed choices: solve, give the split whole choices by label setting, simulate, add the path
+    4. with whole choices, until the best simulated step is within the gap of the bound
 
-Every row holds for every assignment, so HiGHS's dual bound is a bound of the step time at any moment; and every new
-path is the step time exactly at the assignment it came from, so none is proposed twice below its simulated time.
+Step 3 mostly ends it, because rows from `device_curve` bound what whole choices on a device can do. Every row holds for
+every assignment, so HiGHS's dual bound bounds the step time at any moment; and a path is the step time exactly at the
+assignment it came from, so none is proposed twice below its simulated time.
 """
 
 from __future__ import annotations
 
 import time
+from typing import TypedDict
 
 import numpy as np
 
-from meshwright.costmodel.simulate import in_flight, lower_bound_paths
+from meshwright.costmodel.simulate import lower_bound_paths
 from meshwright.costmodel.simulate.durations import Array
+from meshwright.planner.alike_chunks import alike_kinds
+from meshwright.planner.device_curve import least_seconds
 from meshwright.planner.incumbents import balanced_split, fitting_mix
-from meshwright.planner.label_setting import least_seconds, micro_batch_s
+from meshwright.planner.memory_shortfall import leanest
 from meshwright.planner.milp import PointModel
+from meshwright.planner.moments import MomentRows, fits
 from meshwright.planner.point import (
     ChoiceCount,
     MemoryShortfall,
@@ -29,13 +36,11 @@ from meshwright.planner.point import (
     needed_layers,
 )
 from meshwright.planner.pulp_solver import SolveStatus, solver_text
-from meshwright.planner.stage_totals import Counts, longest_path, peak_memory_bytes, step_time_s, tables
-
-MEMORY_TOLERANCE = 1e-9
-"""Share of the limit by which a peak may exceed it: the solver's precision."""
+from meshwright.planner.stage_totals import Counts, longest_path, micro_batch_s, peak_memory_bytes, step_time_s, tables
 
 MAX_ROOT_ROUNDS = 100
 MAX_NODE_ROUNDS = 4
+STALL_ROUNDS = 12
 INTEGRALITY_TOLERANCE = 1e-6
 
 PRECISION = 1e-8
@@ -57,21 +62,25 @@ def solve_point(
     needed = needed_layers(problem)
     if len(problem.layer_types) < needed:
         reason = TooFewLayers(num_layers=len(problem.layer_types), needed_layers=needed)
-        return PointSolution(status=PointStatus.INFEASIBLE, reason=reason)
-    return _Solve(problem, float("inf") if cutoff_s is None else cutoff_s, relative_gap, time_limit_s).run()
+        return PointSolution(status=PointStatus.INFEASIBLE, reason=reason, space=space_text(problem))
+    cutoff_s = float("inf") if cutoff_s is None else cutoff_s
+    return _Solve(problem, cutoff_s, max(relative_gap, PRECISION), time_limit_s).run()
 
 
 def space_text(problem: PointProblem) -> str:
     """What the lower bound of a solve ranges over."""
     kinds = sorted(set(problem.layer_types))
     choices = " + ".join(str(len(problem.choices[kind])) for kind in kinds)
-    return (
+    text = (
         f"every split of {len(problem.layer_types)} layers over {problem.num_virtual_stages} virtual stages of at least"
-        f" {problem.min_layers} layer(s), every mix of {choices} choices by layer type on each"
+        f" {problem.min_layers}, every mix of {choices} choices by layer type on each"
     )
+    return f"{text}, chunks of a device alike up to one layer" if alike_kinds(problem) else text
 
 
 class _Solve:
+    """One solve: the program, the best assignment so far, and the bound."""
+
     def __init__(self, problem: PointProblem, cutoff_s: float, relative_gap: float, time_limit_s: float) -> None:
         self.problem, self.cutoff_s, self.relative_gap = problem, cutoff_s, relative_gap
         self.deadline = time.perf_counter() + time_limit_s
@@ -80,30 +89,29 @@ class _Solve:
         self.lower_bound_s = 0.0
         self.num_cuts = 0
         self.splits: set[tuple[int, ...]] = set()
-        self.moments: set[tuple[int, tuple[int, ...]]] = set()
-
-    # The answer.
 
     def run(self) -> PointSolution:
         """Solve."""
-        first = fitting_mix(self.problem, balanced_split(self.problem))
-        self.model = PointModel(self.problem, self._typical_step_s(first))
-        self._add_first_rows(first)
-        self._relax()
-        if self.best is None and not self._is_done:
-            shortfall = self._shortfall()
+        self._start()
+        can_fit = self._relax()
+        if not can_fit or (self.best is None and not self._is_done):
+            counts, shortfall = leanest(self.problem, self._left_s)
             if shortfall is not None:
                 return self._infeasible(shortfall)
+            if counts is not None:
+                self._simulate(counts)
         while not self._is_done and self._split_round():
             pass
         while not self._is_done and self._integer_round():
             pass
         return self._solution()
 
+    # What is known.
+
     @property
     def _target_s(self) -> float:
         """Only steps faster than this are of interest."""
-        return min(self.cutoff_s, self.best_s) * (1.0 - max(self.relative_gap, PRECISION))
+        return min(self.cutoff_s, self.best_s) * (1.0 - self.relative_gap)
 
     @property
     def _is_done(self) -> bool:
@@ -113,119 +121,133 @@ class _Solve:
     def _left_s(self) -> float:
         return self.deadline - time.perf_counter()
 
+    def _raise_bound(self, bound_s: float) -> None:
+        """Nothing below the target is faster than this."""
+        self.lower_bound_s = max(self.lower_bound_s, min(bound_s, self._target_s))
+
     def _infeasible(self, reason: MemoryShortfall) -> PointSolution:
         return PointSolution(
             status=PointStatus.INFEASIBLE, reason=reason, solver=solver_text(), space=space_text(self.problem)
         )
 
     def _solution(self) -> PointSolution:
-        found = self.best_s < float("inf")
-        proven = self.lower_bound_s >= self.best_s * (1.0 - max(self.relative_gap, PRECISION))
+        proven = self.lower_bound_s >= self.best_s * (1.0 - self.relative_gap)
         status = PointStatus.OPTIMAL if proven else PointStatus.BOUNDED
-        if not found or (self.best_s > self.cutoff_s and not proven):
+        if self.best is None or (self.best_s > self.cutoff_s and not proven):
             status = PointStatus.CUT_OFF
         return PointSolution(
             status=status,
-            layers_per_virtual_stage=tuple(self.best.sum(axis=1).tolist()) if self.best is not None else (),
-            assignment=_assignment(self.problem, self.best) if self.best is not None else (),
             step_time_s=self.best_s,
-            lower_bound_s=min(self.lower_bound_s, self.best_s),
-            peak_memory_bytes=(
-                tuple(peak_memory_bytes(self.problem, self.best).tolist()) if self.best is not None else ()
-            ),
+            lower_bound_s=self.lower_bound_s,
             num_cuts=self.num_cuts,
             solver=solver_text(),
             space=space_text(self.problem),
+            **({} if self.best is None else _described(self.problem, self.best)),
         )
 
-    # Rows.
+    # The program and the simulation.
 
-    def _typical_step_s(self, first: Counts | None) -> float:
-        if first is not None:
-            return step_time_s(self.problem, first)
-        work_s = micro_batch_s(self.problem, tables(self.problem).costs).mean() * len(self.problem.layer_types)
-        return float(work_s * self.problem.num_micro_batches / self.problem.num_stages) or 1.0
-
-    def _add_first_rows(self, first: Counts | None) -> None:
-        for device, moments in enumerate(in_flight(self.problem.schedule)):
-            self._add_moment(device, max(moments, key=sum))
+    def _start(self) -> None:
+        """The first assignment, and the program with its first rows."""
         problem = self.problem
+        first = self._mix(balanced_split(problem))
+        work_s = micro_batch_s(problem, tables(problem).costs).mean() * len(problem.layer_types)
+        typical_s = float(work_s * problem.num_micro_batches / problem.num_stages)
+        simulated_s = typical_s if first is None else step_time_s(problem, first)
+        self.model = PointModel(problem, simulated_s or 1.0)
+        self.moments = MomentRows(self.model)
         for device in range(problem.num_stages):
-            for kind in set(problem.layer_types):
-                curve = least_seconds(problem, device, kind, self._most_layers(device, kind))
-                self.model.add_curve(device, kind, curve)
-        for path in lower_bound_paths(
-            problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages, problem.overlap
-        ):
+            for kind in sorted(set(problem.layer_types)):
+                self.model.add_curve(device, kind, least_seconds(problem, device, kind))
+        known = (problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages)
+        for path in lower_bound_paths(*known, problem.overlap):
             self.model.add_path(path)
         if first is not None:
             self._simulate(first)
 
-    def _most_layers(self, device: int, kind: int) -> int:
-        return self.problem.layer_types.count(kind)
+    def _mix(self, split: tuple[int, ...]) -> Counts | None:
+        """Whole choices for a split that has not been tried yet."""
+        if split in self.splits or any(n < self.problem.fewest_layers(stage) for stage, n in enumerate(split)):
+            return None
+        self.splits.add(split)
+        return fitting_mix(self.problem, split)
 
-    def _add_moment(self, device: int, held: tuple[int, ...]) -> bool:
-        if (device, held) in self.moments:
-            return False
-        self.moments.add((device, held))
-        self.model.add_moment(device, held)
-        return True
-
-    def _add_broken_moments(self, counts: Array, over_bytes: float = 0.0) -> bool:
-        """Adds the worst moment of every device whose memory the assignment exceeds; whether there was a new one."""
-        limit = self.problem.memory_limit_bytes * (1.0 + MEMORY_TOLERANCE) + over_bytes
-        peaks = peak_memory_bytes(self.problem, counts)
-        added = [
-            self._add_moment(int(device), self._worst_moment(int(device), counts))
-            for device in np.flatnonzero(peaks > limit)
-        ]
-        return any(added)
-
-    def _worst_moment(self, device: int, counts: Array) -> tuple[int, ...]:
-        table = tables(self.problem)
-        kept = (counts @ table.column("kept_bytes") + table.end("kept_bytes"))[table.stage_at[device]]
-        moments = in_flight(self.problem.schedule)[device]
-        return moments[int((np.array(moments) @ kept).argmax())]
-
-    def _simulate(self, counts: Array) -> float:
-        """Simulates an assignment, adds its longest path, and keeps it if it is whole, fits and is the best so far."""
+    def _simulate(self, counts: Array | Counts) -> float:
+        """Simulates an assignment and adds its longest path; keeps it if it is whole, fits and is the best so far."""
         simulated_s, path = longest_path(self.problem, counts)
         self.model.add_path(path)
         self.num_cuts += 1
         if counts.dtype == np.int64:
-            self.model.sharpen_shares(path, counts, simulated_s * max(self.relative_gap / 4, PRECISION))
-            limit = self.problem.memory_limit_bytes * (1.0 + MEMORY_TOLERANCE)
-            if simulated_s < self.best_s and peak_memory_bytes(self.problem, counts).max() <= limit:
+            self.model.sharpen_shares(path, counts, simulated_s * self.relative_gap / 4)
+            peaks = peak_memory_bytes(self.problem, counts)
+            if simulated_s < self.best_s and fits(self.problem.memory_limit_bytes, peaks):
                 self.best, self.best_s = counts, simulated_s
         return simulated_s
 
+    def _try_nearest(self, mixed: Array) -> None:
+        """Tries the whole split nearest to a mixed assignment."""
+        boundaries = np.rint(np.cumsum(mixed.sum(axis=1))).astype(np.int64)
+        whole = self._mix(tuple(np.diff(boundaries, prepend=0).tolist()))
+        if whole is not None:
+            self._simulate(whole)
+
     # Without integrality.
 
-    def _relax(self) -> None:
-        """Bounds the step without integrality, and narrows how many layers each stage can have below the target."""
+    def _relax(self) -> bool:
+        """Bounds the step, and narrows the layers per stage below the target; False if no assignment can fit."""
         low, high = np.zeros_like(self.model.branching_upper), self.model.branching_upper.copy()
         node = self._relaxed_rounds(MAX_ROOT_ROUNDS)
+        if node is None:
+            return False
         while node is not None:
-            self.lower_bound_s = max(self.lower_bound_s, min(node[0], self._target_s))
-            if self._is_done or not len(node[1]):
-                return
-            self._round(node[1])
-            narrowed = self._probe(node[1][self.model.branching], low, high)
+            bound_s, values = node
+            self._raise_bound(bound_s)
+            if self._is_done or not len(values):
+                return True
+            self._try_nearest(self.model.counts(values))
+            narrowed = self._probe(values[self.model.branching], low, high)
             self.model.branch_on(low, high)
             if not narrowed:
-                return
+                return True
             node = self._relaxed_rounds(MAX_NODE_ROUNDS)
-        self.lower_bound_s = max(self.lower_bound_s, self._target_s)
+        self._raise_bound(self._target_s)
+        return True
+
+    def _relaxed_rounds(self, max_rounds: int) -> tuple[float, Array] | None:
+        """Solves, adding longest paths; (bound, solution), None where nothing is left."""
+        node: tuple[float, Array] = (self.lower_bound_s, np.empty(0))
+        bounds_s: list[float] = []
+        for _ in range(max_rounds):
+            result = self.model.solve(integers=False, relative_gap=0.0, time_limit_s=self._left_s)
+            if result.status is SolveStatus.INFEASIBLE:
+                return None
+            if result.status is not SolveStatus.OPTIMAL:
+                break
+            node = (result.bound / self.model.per_second, result.values)
+            bounds_s.append(node[0])
+            if node[0] >= self._target_s or self._stalls(bounds_s):
+                break
+            counts = self.model.counts(result.values)
+            broken = self.moments.add_broken(counts)
+            if self._simulate(counts) <= node[0] * (1.0 + self.relative_gap / 4) and not broken:
+                break
+        return node
+
+    def _stalls(self, bounds_s: list[float]) -> bool:
+        """Whether the last rounds have not lifted the bound enough to matter."""
+        if len(bounds_s) <= STALL_ROUNDS:
+            return False
+        return bounds_s[-1] < bounds_s[-1 - STALL_ROUNDS] * (1.0 + max(self.relative_gap, 1e-4) / 8)
 
     def _probe(self, values: Array, low: Array, high: Array) -> bool:
-        """Narrows bounds in place where one side of a fractional value is not faster than the target; whether any was."""
+        """Narrows bounds in place where one side of a fraction is not faster than the target; whether any was."""
         narrowed = False
         fractional = np.abs(values - np.rint(values)) > INTEGRALITY_TOLERANCE
         for column in np.flatnonzero(fractional[: self.model.num_layer_columns]).tolist():
             below, above = np.floor(values[column]), np.ceil(values[column])
-            if low[column] <= below and not self._can_win(column, above, high[column], low, high):
+            if high[column] > below and not self._can_win(column, above, high[column], low, high):
                 high[column], narrowed = below, True
-            elif high[column] >= above and not self._can_win(column, low[column], below, low, high):
+            elif low[column] < above and not self._can_win(column, low[column], below, low, high):
                 low[column], narrowed = above, True
         return narrowed
 
@@ -238,58 +260,26 @@ class _Solve:
             return result.bound / self.model.per_second < self._target_s
         return result.status is not SolveStatus.INFEASIBLE
 
-    def _relaxed_rounds(self, max_rounds: int) -> tuple[float, Array] | None:
-        """Solves without integrality, adding longest paths; (bound, solution), None where nothing is left."""
-        node = None
-        for _ in range(max_rounds):
-            result = self.model.solve(integers=False, relative_gap=0.0, time_limit_s=self._left_s)
-            if result.status is SolveStatus.INFEASIBLE:
-                return None
-            if result.status is not SolveStatus.OPTIMAL:
-                break
-            bound_s = result.bound / self.model.per_second
-            node = (bound_s, result.values)
-            counts = self.model.counts(result.values)
-            broken = self._add_broken_moments(counts)
-            if bound_s >= self._target_s:
-                break
-            if self._simulate(counts) <= bound_s * (1 + self.relative_gap / 4) and not broken:
-                break
-        return node or (self.lower_bound_s, np.empty(0))
-
-    def _round(self, values: Array) -> None:
-        """Tries the whole split nearest to a mixed one."""
-        layers = self.model.counts(values).sum(axis=1)
-        boundaries = np.rint(np.cumsum(layers)).astype(np.int64)
-        split = tuple(np.diff(boundaries, prepend=0).tolist())
-        if split in self.splits or any(n < self.problem.fewest_layers(stage) for stage, n in enumerate(split)):
-            return
-        self.splits.add(split)
-        counts = fitting_mix(self.problem, split)
-        if counts is not None:
-            self._simulate(counts)
-
     # With integrality.
 
     def _split_round(self) -> bool:
-        """Solves the program with whole layers but mixed choices, and gives its split whole ones; whether to go on."""
+        """Solves with whole layers but mixed choices; whether another round may raise the bound."""
         values = self._solve_integers(whole_choices=False)
         if values is None:
             return False
-        counts = self.model.counts(values)
-        known = len(self.splits)
-        self._round(values)
-        broken = self._add_broken_moments(counts)
+        counts, known = self.model.counts(values), len(self.splits)
+        self._try_nearest(counts)
+        broken = self.moments.add_broken(counts)
         mixed_s = self._simulate(counts)
         return broken or len(self.splits) > known or mixed_s > self.lower_bound_s * (1.0 + self.relative_gap / 4)
 
     def _integer_round(self) -> bool:
-        """Solves the program; whether to go on."""
+        """Solves the whole program; whether to go on."""
         values = self._solve_integers(whole_choices=True)
         if values is None:
             return False
         whole = np.rint(self.model.counts(values)).astype(np.int64)
-        self._add_broken_moments(whole)
+        self.moments.add_broken(whole)
         self._simulate(whole)
         return True
 
@@ -298,33 +288,24 @@ class _Solve:
         limit_s = self._target_s
         self.model.require_whole_choices(required=whole_choices)
         self.model.limit_step(limit_s)
-        gap = self.relative_gap / 4
-        result = self.model.solve(integers=True, relative_gap=gap, time_limit_s=self._left_s)
+        result = self.model.solve(integers=True, relative_gap=self.relative_gap / 4, time_limit_s=self._left_s)
         bound_s = limit_s if result.status is SolveStatus.INFEASIBLE else result.bound / self.model.per_second
         self.lower_bound_s = max(self.lower_bound_s, min(bound_s, limit_s))
         return result.values if len(result.values) else None
 
-    def _shortfall(self) -> MemoryShortfall | None:
-        """The least excess over the memory limit; None where something fits, which then is the first solution."""
-        self.model.limit_step(float("inf"))
-        while True:
-            result = self.model.solve_shortfall(self._left_s)
-            if not len(result.values):
-                return None
-            counts = np.rint(self.model.counts(result.values)).astype(np.int64)
-            over_bytes = result.objective / self.model.per_byte
-            if not self._add_broken_moments(counts, over_bytes):
-                break
-        peaks = peak_memory_bytes(self.problem, counts)
-        if peaks.max() <= self.problem.memory_limit_bytes * (1.0 + MEMORY_TOLERANCE):
-            self._simulate(counts)
-            return None
-        return MemoryShortfall(
-            device=int(peaks.argmax()),
-            needed_bytes=float(peaks.max()),
-            limit_bytes=self.problem.memory_limit_bytes,
-            lower_bound_bytes=max(0.0, result.bound / self.model.per_byte),
-        )
+
+class _Described(TypedDict):
+    layers_per_virtual_stage: tuple[int, ...]
+    assignment: tuple[tuple[ChoiceCount, ...], ...]
+    peak_memory_bytes: tuple[float, ...]
+
+
+def _described(problem: PointProblem, counts: Counts) -> _Described:
+    return {
+        "layers_per_virtual_stage": tuple(counts.sum(axis=1).tolist()),
+        "assignment": _assignment(problem, counts),
+        "peak_memory_bytes": tuple(peak_memory_bytes(problem, counts).tolist()),
+    }
 
 
 def _assignment(problem: PointProblem, counts: Counts) -> tuple[tuple[ChoiceCount, ...], ...]:

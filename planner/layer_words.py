@@ -7,7 +7,7 @@ from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy
 
 DISPATCH_WORDS = {
     Dispatch.ALL_TO_ALL: "all-to-all",
-    Dispatch.ALL_TO_ALL_DEDUP: "all-to-all, one copy a node",
+    Dispatch.ALL_TO_ALL_DEDUP: "deduplicated all-to-all",
     Dispatch.ALL_GATHER: "all-gather/reduce-scatter",
 }
 RECOMPUTE_WORDS = {
@@ -28,7 +28,7 @@ def layer_kind(layer: LayerSpec) -> str:
 
     >>> from meshwright.costmodel.presets import load_model
     >>> [layer_kind(layer) for layer in load_model("deepseek-v3").layer_types]
-    ['dense, MLA', 'MoE 256 experts top-8 + shared, MLA']
+    ['dense, MLA', 'MoE top-8 of 256 + shared, MLA']
     """
     attention = layer.attention
     words = [_ffn_kind(layer)]
@@ -47,7 +47,7 @@ def _ffn_kind(layer: LayerSpec) -> str:
     if not isinstance(layer.ffn, MoeFfnSpec):
         return "dense"
     shared = " + shared" if layer.ffn.shared_intermediate else ""
-    return f"MoE {layer.ffn.num_experts} experts top-{layer.ffn.top_k}{shared}"
+    return f"MoE top-{layer.ffn.top_k} of {layer.ffn.num_experts}{shared}"
 
 
 def attention_words(strategy: LayerStrategy) -> str:

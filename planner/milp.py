@@ -17,13 +17,14 @@ import numpy as np
 
 from meshwright.costmodel.simulate import CutCoefficients, ScheduleKind, Term
 from meshwright.costmodel.simulate.durations import Array
+from meshwright.planner.alike_chunks import alike_kinds, alike_stages
 from meshwright.planner.choice import SPLIT_BACKWARD
-from meshwright.planner.label_setting import hull_chords, micro_batch_s
+from meshwright.planner.device_curve import hull_chords
 from meshwright.planner.layer_shares import LayerShares
 from meshwright.planner.point import PointProblem
 from meshwright.planner.pulp_solver import HighsModel, Program, SolveResult, Variable
 from meshwright.planner.split_rows import add_split
-from meshwright.planner.stage_totals import Counts, tables
+from meshwright.planner.stage_totals import Counts, micro_batch_s, tables
 
 TIME_SCALE = 1_000.0
 MEMORY_SCALE = 10_000.0
@@ -31,9 +32,12 @@ MEMORY_SCALE = 10_000.0
 
 
 class PointModel:
-    """The program in HiGHS; `time_s` is about the step time, for scaling."""
+    """The program in HiGHS; `time_s` is about the step time, for scaling.
 
-    def __init__(self, problem: PointProblem, time_s: float) -> None:
+    Minimises the step; or, with `minimise_excess`, the bytes by which some device exceeds the limit.
+    """
+
+    def __init__(self, problem: PointProblem, time_s: float, *, minimise_excess: bool = False) -> None:
         self.problem, self.table = problem, tables(problem)
         self.per_second = TIME_SCALE / time_s
         self.per_byte = MEMORY_SCALE / problem.memory_limit_bytes
@@ -41,15 +45,16 @@ class PointModel:
         program = Program("point")
         self._counts = self._add_counts(program)
         self._step = program.variable("Z")
-        self._over = program.variable("over", 0.0)
-        program.minimise(self._step + 0)
+        over = program.variable("over", None if minimise_excess else 0.0)
+        program.minimise(1 * (over if minimise_excess else self._step))
         self._add_layers(program)
+        first_choice = len(program.variables)
         self._levels = self._add_transients(program)
+        self._add_alike_chunks(program)
         self._highs = HighsModel(program)
         self.step, self.over = self.num_counts, self.num_counts + 1
-        levels = {column for _, pairs in self._levels for column, _ in pairs}
-        whole = [c for c, v in enumerate(program.variables) if v.cat == "Integer" and c > self.over and c not in levels]
-        self._mixed = np.array([*range(self.num_counts), *sorted(levels)])
+        whole = range(self.over + 1, first_choice)
+        self._mixed = np.array([*range(self.num_counts), *range(first_choice, len(program.variables))])
         self._whole_choices = True
         self.branching = np.array(whole, dtype=np.int64)
         self.num_layer_columns = problem.num_virtual_stages * len(set(problem.layer_types))
@@ -80,6 +85,20 @@ class PointModel:
                 mine = ((v, 1) for v, item in zip(row, self.table.items, strict=True) if item[0] == kind)
                 program.require(program.sum(mine) - layers[-1][kind] == 0)
         add_split(program, self.problem, layers)
+
+    def _add_alike_chunks(self, program: Program) -> None:
+        """base <= n[j] <= base + extra for the chunks j of a device, at most one extra layer a type."""
+        for device, stages in enumerate(alike_stages(self.problem)):
+            for kind in sorted(alike_kinds(self.problem)) if stages else ():
+                extras = []
+                for index in np.flatnonzero(self.table.item_types == kind).tolist():
+                    most = self.problem.layer_types.count(kind) // len(stages)
+                    base = program.variable(f"base{device}_{index}", most, integer=True)
+                    extras.append(program.variable(f"extra{device}_{index}", 1, integer=True))
+                    for stage in stages:
+                        program.require(self._counts[stage][index] - base >= 0)
+                        program.require(self._counts[stage][index] - base - extras[-1] <= 0)
+                program.require(program.sum((extra, 1) for extra in extras) <= 1)
 
     def _add_transients(self, program: Program) -> list[tuple[float, list[tuple[int, float]]]]:
         """Per device the transient bytes it has in any case, and (column, bytes more) of each higher level used."""
@@ -147,26 +166,22 @@ class PointModel:
 
     def add_path(self, path: CutCoefficients) -> None:
         """Requires the step to last at least as long as this path."""
-        paid = _paid(path, self.problem)
-        table, stages = self.table, self.problem.num_virtual_stages
-        fixed_s = _fixed_s(path, self.problem)
-        indices, values = [np.array([self.step])], [np.ones(1)]
+        table, paid = self.table, _paid(path, self.problem)
+        row = {self.step: 1.0}
         for name, columns in self._totals_at.items():
-            indices.append(columns)
-            values.append(-paid.pop(name))
-        for name, times in paid.items():
-            fixed_s += float(times @ table.end(name))
-            for stage in np.flatnonzero(times).tolist():
-                indices.append(np.array(self._stage_columns(stage)))
-                values.append(-times[stage] * table.column(name) * self.per_second)
-        for stage, name, times in self._shares.paid(path):
-            indices.append(np.array([self._shares.column(stage, name)]))
-            values.append(np.array([-times]))
-        for stage in range(stages if self.problem.kind is ScheduleKind.DUALPIPE_V else 0):
-            times = path.of(Term.OVERLAP_SAVING)[table.device[stage], table.chunk[stage]]
-            indices.append(self._savings[stage])
-            values.append(np.full(2, -times))
-        self._highs.add_row(fixed_s * self.per_second, np.concatenate(indices), np.concatenate(values))
+            row.update(zip(columns.tolist(), (-paid.pop(name)).tolist(), strict=True))
+        once_s = sum(np.outer(times, table.column(name)) for name, times in paid.items())
+        row.update(enumerate((-once_s * self.per_second).ravel().tolist()))
+        row.update({self._shares.column(stage, name): -times for stage, name, times in self._shares.paid(path)})
+        row.update(self._saved(path))
+        fixed_s = sum(float(times @ table.end(name)) for name, times in paid.items()) + _fixed_s(path, self.problem)
+        self._highs.add_row(fixed_s * self.per_second, list(row), np.array(list(row.values())))
+
+    def _saved(self, path: CutCoefficients) -> dict[int, float]:
+        """Coefficients of the savings that the path has."""
+        times = path.of(Term.OVERLAP_SAVING)[self.table.device, self.table.chunk]
+        stages = np.flatnonzero(times)
+        return {int(column): -times[stage] for stage in stages for column in self._savings[stage]}
 
     def add_moment(self, device: int, held: tuple[int, ...]) -> None:
         """Requires the device's memory to suffice while it holds that many micro-batches of each chunk."""
@@ -221,17 +236,6 @@ class PointModel:
     def solve(self, *, integers: bool, relative_gap: float, time_limit_s: float) -> SolveResult:
         """The shortest step under the rows so far; objective and bound in the solver's unit."""
         return self._highs.solve(integers=integers, relative_gap=relative_gap, time_limit_s=time_limit_s)
-
-    def solve_shortfall(self, time_limit_s: float) -> SolveResult:
-        """The least number of bytes (in the solver's unit) by which the limit must be exceeded somewhere."""
-        self._highs.set_cost(self.step, 0.0)
-        self._highs.set_cost(self.over, 1.0)
-        self._highs.set_bounds(self.over, 0.0, float("inf"))
-        result = self._highs.solve(integers=True, time_limit_s=time_limit_s)
-        self._highs.set_cost(self.step, 1.0)
-        self._highs.set_cost(self.over, 0.0)
-        self._highs.set_bounds(self.over, 0.0, 0.0)
-        return result
 
     def counts(self, values: Array) -> Array:
         """n[j, i] of a solution, not rounded."""

@@ -164,7 +164,7 @@ def _layer_groups(configuration: TrainingConfiguration) -> Iterator[LayerGroup]:
 
 
 def _kept_tensors(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> tuple[str, ...]:
-    program = build_layer(layer, context.setting(strategy))
+    program = build_layer(layer, context.setting(layer, strategy))
     return tuple(sorted(plan_backward(program, strategy.recompute).kept))
 
 

@@ -22,6 +22,7 @@ class PointProblem(Value, frozen=True, kw_only=True):
     are parts of the first and the last virtual stage; None if there is none. `hops_s[j]` is the transfer between
     virtual stages j and j+1, either way. `reserved_bytes` is taken on each device before anything else (empty: none).
     Inner virtual stages hold at least `min_layers` layers, those with an embedding or head `min_end_layers`.
+    `alike_chunks`: the chunks of a device use the same choices (`planner.alike_chunks` has the rule).
     """
 
     kind: ScheduleKind
@@ -39,6 +40,7 @@ class PointProblem(Value, frozen=True, kw_only=True):
     reserved_bytes: tuple[float, ...] = ()
     min_layers: int = 1
     min_end_layers: int = 0
+    alike_chunks: bool = True
 
     def __post_init__(self) -> None:
         used = set(self.layer_types)

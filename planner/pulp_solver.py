@@ -25,6 +25,8 @@ Variable = Any
 
 RANDOM_SEED = 0
 STDOUT = 1
+NEGLIGIBLE = 1e-12
+"""Coefficients smaller than this share of a row's largest are rounding errors of sums that cancel."""
 
 
 class Program:
@@ -90,12 +92,12 @@ class HighsModel:
         self._highs = _new_highs()
         for option, value in (("output_flag", False), ("threads", 1), ("random_seed", RANDOM_SEED)):
             self._highs.setOptionValue(option, value)
-        self._highs.passModel(_to_highs(program))
+        _check(self._highs.passModel(_to_highs(program)))
         self.num_columns = len(program.variables)
 
     def add_column(self, lower: float, upper: float, *, integer: bool = False) -> int:
         """A new variable with cost 0; its index."""
-        self._highs.addCol(0.0, lower, upper, 0, np.empty(0, dtype=np.int32), np.empty(0))
+        _check(self._highs.addCol(0.0, lower, upper, 0, np.empty(0, dtype=np.int32), np.empty(0)))
         index, self.num_columns = self.num_columns, self.num_columns + 1
         if integer:
             self._highs.changeColIntegrality(index, highspy.HighsVarType.kInteger)
@@ -103,27 +105,23 @@ class HighsModel:
 
     def add_row(self, lower: float, indices: Sequence[int] | npt.NDArray[np.int64], coefficients: Array) -> None:
         """A new row `coefficients . columns >= lower`."""
-        chosen = np.flatnonzero(coefficients)
+        chosen = np.flatnonzero(np.abs(coefficients) > NEGLIGIBLE * np.abs(coefficients).max(initial=0.0))
         columns = np.asarray(indices, dtype=np.int32)[chosen]
-        self._highs.addRow(lower, highspy.kHighsInf, len(columns), columns, np.asarray(coefficients)[chosen])
+        _check(self._highs.addRow(lower, highspy.kHighsInf, len(columns), columns, np.asarray(coefficients)[chosen]))
 
     def set_bounds(self, index: int, lower: float, upper: float) -> None:
         """New bounds of a variable."""
-        self._highs.changeColBounds(index, lower, min(upper, highspy.kHighsInf))
+        _check(self._highs.changeColBounds(index, lower, min(upper, highspy.kHighsInf)))
 
     def set_all_bounds(self, indices: npt.NDArray[np.int64], lower: Array, upper: Array) -> None:
         """New bounds of many variables."""
-        self._highs.changeColsBounds(len(indices), indices.astype(np.int32), lower, upper)
+        _check(self._highs.changeColsBounds(len(indices), indices.astype(np.int32), lower, upper))
 
     def set_integer(self, indices: npt.NDArray[np.int64], *, integer: bool) -> None:
         """Makes variables integer, or continuous."""
         kind = highspy.HighsVarType.kInteger if integer else highspy.HighsVarType.kContinuous
         for index in indices.tolist():
             self._highs.changeColIntegrality(index, kind)
-
-    def set_cost(self, index: int, cost: float) -> None:
-        """New cost of a variable."""
-        self._highs.changeColCost(index, cost)
 
     def suggest(self, indices: npt.NDArray[np.int64], values: Array) -> None:
         """A partial solution to start from."""
@@ -156,6 +154,11 @@ class HighsModel:
             bound=bound,
             values=np.array(highs.getSolution().col_value),
         )
+
+
+def _check(status: highspy.HighsStatus) -> None:
+    """HiGHS refuses, say, a row that names a column twice, and goes on without it."""
+    assert status != highspy.HighsStatus.kError, f"HiGHS refused a change of the program: {status}"
 
 
 def _without_solution(status: SolveStatus, bound: float) -> SolveResult:

@@ -48,9 +48,9 @@ from meshwright.planner.space import (
     shardings,
 )
 
-DEFAULT_GAP = 0.01
-INNER_GAP = 0.002
-POINT_TIME_LIMIT_S = 5.0
+DEFAULT_GAP = 0.008
+INNER_GAP = 0.0015
+POINT_TIME_LIMIT_S = 1.5
 RUNTIME = "meshwright"
 
 

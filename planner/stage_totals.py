@@ -81,7 +81,7 @@ def tables(problem: PointProblem) -> Tables:
     )
 
 
-def durations(problem: PointProblem, counts: Counts) -> Durations:
+def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
     """Seconds of every duration term."""
     table = tables(problem)
     totals = (counts @ table.costs + table.ends)[table.stage_at]
@@ -119,19 +119,19 @@ def _saving_s(forward_s: Array, backward_s: Array, totals: Array) -> Array:
     return np.minimum(hidden, forward_s)
 
 
-def step_time_s(problem: PointProblem, counts: Counts) -> float:
+def step_time_s(problem: PointProblem, counts: Array | Counts) -> float:
     """The simulated step."""
     return simulated_step_time_s(problem.schedule, durations(problem, counts), problem.overlap)
 
 
-def longest_path(problem: PointProblem, counts: Counts) -> tuple[float, CutCoefficients]:
+def longest_path(problem: PointProblem, counts: Array | Counts) -> tuple[float, CutCoefficients]:
     """The simulated step and the path that sets it."""
     seconds = durations(problem, counts)
     path = critical_path(problem.schedule, seconds, problem.overlap)
     return path.length_s(seconds), path
 
 
-def peak_memory_bytes(problem: PointProblem, counts: Counts) -> Array:
+def peak_memory_bytes(problem: PointProblem, counts: Array | Counts) -> Array:
     """Peak of every device: reserve, state of its chunks, kept tensors at the worst moment, the largest transient."""
     table = tables(problem)
     totals = counts @ table.costs + table.ends
@@ -148,3 +148,32 @@ def peak_memory_bytes(problem: PointProblem, counts: Counts) -> Array:
         table.reserved_bytes + static[table.stage_at].sum(axis=1) + transient[table.stage_at].max(axis=1) + held
     )
     return result
+
+
+def kept_bytes(problem: PointProblem, counts: Array | Counts, device: int) -> Array:
+    """Bytes that a micro-batch in flight holds on each chunk of a device."""
+    table = tables(problem)
+    result: Array = (counts @ table.column("kept_bytes") + table.end("kept_bytes"))[table.stage_at[device]]
+    return result
+
+
+def micro_batch_s(problem: PointProblem, part_costs: Array) -> Array:
+    """Forward and backward of one micro-batch, from arrays whose last axis are the cost fields."""
+    names = ("forward_s", "dgrad_s", "wgrad_s") if problem.is_split else ("forward_s", "backward_s")
+    result: Array = sum((part_costs[..., COLUMN[name]] for name in names), np.zeros(part_costs.shape[:-1]))
+    return result
+
+
+def own_seconds(problem: PointProblem) -> Array:
+    """What a layer of each item adds to its device's step: every micro-batch, gather, reduction, optimizer."""
+    table = tables(problem)
+    once = table.column("param_gather_s") + table.column("grad_reduce_s") + table.column("optimizer_s")
+    result: Array = problem.num_micro_batches * micro_batch_s(problem, table.costs) + once
+    return result
+
+
+def free_bytes(problem: PointProblem, device: int, held: npt.ArrayLike) -> float:
+    """Bytes left for layers and transients when the device holds that many micro-batches of each chunk."""
+    table, stages = tables(problem), list(problem.placement[device])
+    ends = table.end("static_bytes")[stages] + np.asarray(held) * table.end("kept_bytes")[stages]
+    return float(problem.memory_limit_bytes - table.reserved_bytes[device] - ends.sum())

@@ -16,20 +16,21 @@ def runners_up_section(plan: Plan) -> Section:
     """The best plans of other meshes and schedules."""
     return Section(
         title="Runners-up",
-        columns=("step", "slower by", "mesh", "schedule", "micro-batch", "ZeRO", "peak GiB", "lost by"),
-        rows=tuple(_row(alternative, plan.prediction.step_time_s) for alternative in plan.alternatives),
+        columns=("step", "slower by", "mesh", "schedule", "mbs", "peak GiB", "lost by"),
+        rows=tuple(_row(alternative, plan) for alternative in plan.alternatives),
     )
 
 
-def _row(alternative: Alternative, best_s: float) -> tuple[str, ...]:
+def _row(alternative: Alternative, plan: Plan) -> tuple[str, ...]:
     chunks = f" x {alternative.virtual_stages}" if alternative.virtual_stages > 1 else ""
+    axes = [f"{axis}{getattr(alternative.mesh, axis)}" for axis in AXES if getattr(alternative.mesh, axis) > 1]
+    sharding = [f"zero{alternative.zero}"] if alternative.zero != plan.sharding.zero else []
     return (
         seconds(alternative.step_time_s),
-        percent(alternative.step_time_s / best_s - 1.0),
-        " ".join(f"{axis}{getattr(alternative.mesh, axis)}" for axis in AXES if getattr(alternative.mesh, axis) > 1),
+        percent(alternative.step_time_s / plan.prediction.step_time_s - 1.0),
+        " ".join((*axes, *sharding)) or "one GPU",
         f"{alternative.schedule}{chunks}",
         str(alternative.micro_batch_size),
-        alternative.zero,
         gib(alternative.peak_memory_bytes),
         alternative.reason or "-",
     )
@@ -46,7 +47,8 @@ def certificate_section(plan: Plan) -> Section:
             f"candidates: {search.candidates:,}, of which {search.rejected:,} broke a rule or the memory limit,"
             f" {search.pruned:,} were bounded away, {search.solved:,} solved in full",
             f"solved in {search.solve_time_s:.1f} s by {', '.join(search.solvers)}",
-            f"the space: {search.space}",
             MODEL_ERROR,
+            "the space:",
+            *(f"- {rule}" for rule in search.space.split("; ")),
         ),
     )

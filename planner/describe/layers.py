@@ -9,7 +9,7 @@ from meshwright.planner.describe.section import Section, percent, ranges
 from meshwright.planner.layer_words import RECOMPUTE_WORDS, attention_words, ffn_words
 from meshwright.planner.plan import LayerGroup, Plan, StageRecord
 
-MAX_RUNS = 4
+MAX_RUNS = 3
 ZERO_WORDS = {
     ZeroStage.NONE: "nothing is sharded over replicas",
     ZeroStage.OPTIMIZER: "optimizer state is sharded over replicas (ZeRO-1)",
@@ -59,7 +59,7 @@ def _layer_row(kind: str, strategy: LayerStrategy, groups: list[LayerGroup]) -> 
     numbers = [layer for group in groups for layer in range(group.first_layer, group.first_layer + group.num_layers)]
     return (
         str(len(numbers)),
-        _which(numbers, groups),
+        _which(numbers),
         kind,
         attention_words(strategy),
         ffn_words(strategy, is_moe=kind.startswith("MoE")),
@@ -67,13 +67,10 @@ def _layer_row(kind: str, strategy: LayerStrategy, groups: list[LayerGroup]) -> 
     )
 
 
-def _which(numbers: list[int], groups: list[LayerGroup]) -> str:
-    """The layers as ranges; where there are many, how many layers of how many virtual stages."""
+def _which(numbers: list[int]) -> str:
+    """The layers as ranges; where these are many, the first and the last layer."""
     text = ranges(numbers)
-    if text.count(",") < MAX_RUNS:
-        return text
-    stages = len({group.virtual_stage for group in groups})
-    return f"{numbers[0]} ... {numbers[-1]}, in {stages} virtual stages"
+    return text if text.count(",") < MAX_RUNS else f"{numbers[0]} ... {numbers[-1]}"
 
 
 def pipeline_section(plan: Plan) -> Section:

@@ -152,8 +152,8 @@ def balanced(row: TrainingRow, runtime: RuntimeSpec) -> RuntimeSpec:
     if row.framework == "megascale-moe":
         return runtime
     if DROPPED.search(row.routing):
-        return msgspec.structs.replace(runtime, expert_imbalance=1.0, routing_wait_s=0.0)
-    return msgspec.structs.replace(runtime, expert_imbalance=1.0) if FORCED.search(row.routing) else runtime
+        return msgspec.structs.replace(runtime, expert_load_deviation=0.0, routing_wait_s=0.0)
+    return msgspec.structs.replace(runtime, expert_load_deviation=0.0) if FORCED.search(row.routing) else runtime
 
 
 def sharding_of(row: TrainingRow) -> Sharding:

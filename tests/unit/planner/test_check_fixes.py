@@ -91,10 +91,16 @@ def test_a_dense_model_has_no_experts(fixes: str, expected: str) -> None:
 
 
 def test_choices_that_only_clash_together_are_named() -> None:
+    message = _refusal(_problem("pp=1,dp=1"))
+    assert message.startswith("--fix: pp=1 dp=1: no legal plan has all of these on 1440 GPUs")
+    assert message.endswith("; free dp")
+
+
+def test_a_schedule_that_needs_more_micro_batches_names_a_batch_that_has_them() -> None:
     message = _refusal(_problem("pp=30,dp=48,schedule=dualpipe-v"))
-    pinned, _, way_out = message.partition("no legal plan has all of these on ")
-    assert pinned == "--fix: pp=30 dp=48 schedule=dualpipe-v: "
-    assert "schedule" in way_out
+    assert message.startswith("--global-batch: 720 sequences")
+    assert message.endswith("the nearest batch is 2880")
+    check_fixes(_problem("pp=30,dp=48,schedule=dualpipe-v", global_batch=2880))
 
 
 def test_a_batch_that_cannot_be_shared_names_the_nearest_that_can() -> None:

@@ -44,8 +44,8 @@ def test_the_headline_has_the_figures_people_compare(tiny_plan: Plan) -> None:
 def test_layers_are_in_words(tiny_plan: Plan) -> None:
     rows = _sections(tiny_plan)["Layers"].rows
     assert rows == (
-        ("3", "0-2", "MoE 8 experts top-2", "Ulysses SP 2", "EP 4 by all-to-all", "nothing"),
-        ("1", "3", "MoE 8 experts top-2", "Ulysses SP 2", "EP 4 by all-to-all", "whole layer"),
+        ("3", "0-2", "MoE top-2 of 8", "Ulysses SP 2", "EP 4 by all-to-all", "nothing"),
+        ("1", "3", "MoE top-2 of 8", "Ulysses SP 2", "EP 4 by all-to-all", "whole layer"),
     )
 
 

@@ -31,7 +31,7 @@ def test_a_plan_promises_the_prediction_of_its_configuration(tiny_plan: Plan) ->
 def test_layers_are_grouped_by_stage_and_strategy(tiny_plan: Plan) -> None:
     groups = [(group.virtual_stage, group.first_layer, group.num_layers) for group in tiny_plan.layers]
     assert groups == [(0, 0, 2), (1, 2, 1), (1, 3, 1)]
-    assert {group.kind for group in tiny_plan.layers} == {"MoE 8 experts top-2"}
+    assert {group.kind for group in tiny_plan.layers} == {"MoE top-2 of 8"}
 
 
 def test_a_recomputed_layer_keeps_less(tiny_plan: Plan) -> None:

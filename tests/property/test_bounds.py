@@ -1,0 +1,121 @@
+"""The cheap bounds of the search against the simulation: never above it, for any pipeline, split and costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meshwright.costmodel.simulate import (
+    ScheduleKind,
+    TermLayout,
+    build_schedule,
+    check_combination,
+    chunk_durations,
+    step_time_s,
+)
+from meshwright.costmodel.errors import StrategyError
+from meshwright.planner.bounds import LayerMinimum, Pipe, even_boundaries, one_f_one_b_factor, step_bound_s
+
+seconds = st.floats(min_value=0.01, max_value=3.0)
+layer = st.tuples(seconds, seconds, seconds, st.floats(0.0, 2.0), st.floats(0.0, 2.0))
+LayerTimes = tuple[float, float, float, float, float]
+
+
+def _minimum(times: LayerTimes) -> LayerMinimum:
+    forward, dgrad, wgrad, gather, reduce = times
+    both = forward + dgrad + wgrad
+    return LayerMinimum(
+        forward_s=forward,
+        through_s=forward + dgrad,
+        joined_s=both,
+        split_s=both,
+        overlapped_s=both,
+        gather_s=gather,
+        reduce_s=reduce,
+    )
+
+
+def _simulated_s(layers: list[LayerTimes], pipe: Pipe, boundaries: list[int]) -> float:
+    schedule = build_schedule(pipe.kind, pipe.num_stages, pipe.num_micro_batches, pipe.virtual_stages)
+    sums = [np.sum(layers[start:end], axis=0) if end > start else np.zeros(5) for start, end in _pairs(boundaries)]
+    placed = np.array([[sums[stage] for stage in chunks] for chunks in schedule.placement])
+    counts = np.array(
+        [[max(1, boundaries[s + 1] - boundaries[s]) for s in chunks] for chunks in schedule.placement]
+    )
+    durations = chunk_durations(
+        TermLayout(num_stages=pipe.num_stages, num_chunks=pipe.virtual_stages),
+        forward_s=placed[..., 0],
+        backward_input_s=placed[..., 1],
+        backward_weight_s=placed[..., 2],
+        num_layers=counts,
+        param_gather_s=placed[..., 3],
+        grad_reduce_s=placed[..., 4],
+    )
+    return step_time_s(schedule, durations)
+
+
+def _pairs(boundaries: list[int]) -> list[tuple[int, int]]:
+    return list(zip(boundaries, boundaries[1:], strict=False))
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_no_even_split_is_faster_than_the_bound(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from([ScheduleKind.INTERLEAVED, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V]))
+    num_stages = data.draw(st.integers(2, 4))
+    virtual_stages = data.draw(st.integers(2, 3)) if kind is ScheduleKind.INTERLEAVED else 2
+    num_micro_batches = data.draw(st.integers(num_stages, 4 * num_stages))
+    try:
+        check_combination(kind, num_stages, num_micro_batches, virtual_stages)
+    except StrategyError:
+        return
+    share = data.draw(st.integers(1, 3))
+    whole = data.draw(st.booleans()) or share == 1
+    count = share * num_stages * virtual_stages - (0 if whole else 2)
+    layers = data.draw(st.lists(layer, min_size=count, max_size=count))
+    pipe = Pipe(
+        kind=kind,
+        num_stages=num_stages,
+        num_micro_batches=num_micro_batches,
+        virtual_stages=virtual_stages,
+        share=share,
+    )
+    bound_s = step_bound_s([_minimum(times) for times in layers], pipe)
+    assert bound_s <= _simulated_s(layers, pipe, even_boundaries(count, pipe)) * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_no_free_split_is_faster_than_the_bound(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from([ScheduleKind.ONE_F_ONE_B, ScheduleKind.ZB_H1]))
+    num_stages = data.draw(st.integers(1, 5))
+    num_micro_batches = data.draw(st.integers(1, 12))
+    count = data.draw(st.integers(num_stages, 3 * num_stages))
+    layers = data.draw(st.lists(layer, min_size=count, max_size=count))
+    cuts = data.draw(
+        st.lists(st.integers(1, max(1, count - 1)), min_size=num_stages - 1, max_size=num_stages - 1, unique=True)
+        if count > num_stages - 1 > 0
+        else st.just([])
+    )
+    boundaries = [0, *sorted(cuts), count]
+    pipe = Pipe(
+        kind=kind, num_stages=num_stages, num_micro_batches=num_micro_batches, virtual_stages=1, share=0
+    )
+    bound_s = step_bound_s([_minimum(times) for times in layers], pipe)
+    assert bound_s <= _simulated_s(layers, pipe, boundaries) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("num_stages", "num_micro_batches"), [(1, 3), (2, 3), (4, 8), (8, 32)])
+def test_the_even_1f1b_split_reaches_its_bound(num_stages: int, num_micro_batches: int) -> None:
+    layers = [(1.0, 1.0, 1.0, 0.0, 0.0)] * num_stages
+    pipe = Pipe(
+        kind=ScheduleKind.ONE_F_ONE_B,
+        num_stages=num_stages,
+        num_micro_batches=num_micro_batches,
+        virtual_stages=1,
+        share=0,
+    )
+    expected = one_f_one_b_factor(num_stages, num_micro_batches) * 3.0 * num_stages
+    assert _simulated_s(layers, pipe, list(range(num_stages + 1))) == pytest.approx(expected)
