@@ -7,6 +7,7 @@ from math import gcd
 
 import msgspec
 
+from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.formulas import memory
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms
@@ -34,6 +35,10 @@ class Sharding(Value, frozen=True, kw_only=True):
 
     zero: ZeroStage = ZeroStage.OPTIMIZER
     shard_degree: int = 0
+
+    def __post_init__(self) -> None:
+        if self.shard_degree < 0:
+            raise StrategyError("sharding", "shard_degree", f"{self.shard_degree} is negative")
 
     @property
     def stage(self) -> int:

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 
+from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.hardware import Interference
 from meshwright.costmodel.program.operators import Axis, GemmWork, GroupedGemmWork, Operator, Resource
 from meshwright.costmodel.value import Value
@@ -44,6 +45,10 @@ class LayerOverlap(Value, frozen=True, kw_only=True):
     expert: OverlapLevel = OverlapLevel.NONE
     data: OverlapLevel = OverlapLevel.INTER_OPERATOR
     fused_share: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.fused_share <= 1.0:
+            raise InputError("overlap", "fused_share", f"{self.fused_share} is not a share between 0 and 1")
 
     def level(self, axis: Axis) -> OverlapLevel:
         """The level granted to an axis."""

@@ -60,6 +60,19 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     routing_wait_s: float = 0.0
     expert_load_deviation: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("attention_time_factor", "host_operators_per_kernel"):
+            _require(name, getattr(self, name) > 0, getattr(self, name), "a positive number")
+        for name in ("step_host_s_per_layer", "routing_wait_s", "expert_load_deviation"):
+            _require(name, getattr(self, name) >= 0, getattr(self, name), "a number >= 0")
+        for name in ("gradient_reduce_bytes", "parameter_gather_bytes"):
+            _require(name, getattr(self, name) in (1, 2, 4), getattr(self, name), "1, 2 or 4")
+
+
+def _require(field: str, holds: bool, value: float, expected: str) -> None:  # noqa: FBT001
+    if not holds:
+        raise InputError("runtime", field, f"{value} is not {expected}")
+
 
 def runtime_names() -> tuple[str, ...]:
     """Names of the shipped runtime descriptions."""

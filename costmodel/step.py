@@ -162,7 +162,7 @@ def overlap_saving_s(cost: StageCost) -> float:
     """
     forward, backward = cost.forward, cost.backward
     under_backward_s = min(forward.exposed_s, backward.total_s - backward.exposed_s)
-    return under_backward_s + min(backward.exposed_s, forward.total_s - forward.exposed_s)
+    return max(0.0, under_backward_s + min(backward.exposed_s, forward.total_s - forward.exposed_s))
 
 
 def hop_times_s(configuration: TrainingConfiguration) -> list[float]:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from math import gcd
 
 from meshwright.costmodel.errors import StrategyError
-from meshwright.costmodel.program.operators import Group
+from meshwright.costmodel.program.operators import Group, Precision
 from meshwright.costmodel.value import Value
 
 
@@ -133,7 +133,8 @@ class LayerStrategy(Value, frozen=True, kw_only=True):
     """What one layer does. Attention: tp x sp x cp ranks share a micro-batch, tokens split evenly between layers.
 
     `ffn_tp` splits a dense FFN (and shared experts) over that many of those ranks. Routed experts use `dispatch` over
-    ep x etp ranks. With tp > 1, `sequence_parallel` splits the residual stream over tp too (Megatron).
+    ep x etp ranks. With tp > 1, `sequence_parallel` splits the residual stream over tp too (Megatron). `communication` is
+    the format in which tensor- and expert-parallel activations and their gradients travel.
     """
 
     tp: int = 1
@@ -146,6 +147,7 @@ class LayerStrategy(Value, frozen=True, kw_only=True):
     etp: int = 1
     dispatch: Dispatch = Dispatch.ALL_TO_ALL
     recompute: Recompute = Recompute.NONE
+    communication: Precision = Precision.BF16
 
     def __post_init__(self) -> None:
         for axis in ("tp", "sp", "cp", "ffn_tp", "ep", "etp"):

@@ -4,9 +4,8 @@ A device with several chunks runs them in turn, so chunks of unequal length make
 device all chunks use the same choices, layer by layer; some chunks may have one layer of a type more, all of one choice.
 In counts n[chunk, item]: for each layer type, the sum over its items of (most - fewest of any chunk) is at most 1.
 
-Free of it are the first and the last virtual stage (embedding and head lie there), and those that leading or trailing
-layers of rare types (such as a few dense layers before a stack of experts) can reach. Where rare types lie elsewhere the
-rule does not apply at all.
+Free of it are virtual stages that leading or trailing layers of rare types (such as a few dense layers before a stack of
+experts) can reach. Where rare types lie elsewhere the rule does not apply at all.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def alike_stages(problem: PointProblem) -> tuple[tuple[int, ...], ...]:
     free = {
         stage
         for stage in range(stages)
-        if stage in (0, stages - 1) or sum(fewest[:stage]) < first or sum(fewest[stage + 1 :]) < last
+        if sum(fewest[:stage]) < first or sum(fewest[stage + 1 :]) < last
     }
     alike = (tuple(stage for stage in chunks if stage not in free) for chunks in problem.placement)
     return tuple(chunks if len(chunks) > 1 else () for chunks in alike)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
+from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute
 from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes
 from meshwright.planner.space import LayerShape
@@ -18,7 +19,9 @@ RECOMPUTE_ORDER = tuple(Recompute)
 
 
 @lru_cache(maxsize=4096)
-def layer_strategies(layer: LayerSpec, shape: LayerShape, fixes: Fixes) -> tuple[LayerStrategy, ...]:
+def layer_strategies(
+    layer: LayerSpec, shape: LayerShape, fixes: Fixes, precision: Precision
+) -> tuple[LayerStrategy, ...]:
     """Strategies of one layer kind that keep everything; recomputation multiplies them."""
     return tuple(
         LayerStrategy(
@@ -30,12 +33,19 @@ def layer_strategies(layer: LayerSpec, shape: LayerShape, fixes: Fixes) -> tuple
             ep=shape.ep if layer.is_moe else 1,
             etp=shape.etp if layer.is_moe else 1,
             dispatch=dispatch,
+            communication=communication,
         )
         for tp, sp in attention_splits(layer, shape, fixes)
         for method in _context_methods(shape, fixes)
         for dispatch in _dispatches(layer, shape, fixes)
         for ffn_tp in _ffn_splits(layer, tp, sp, fixes)
+        for communication in _communications(precision, tp * sp * shape.ep * shape.etp)
     )
+
+
+def _communications(precision: Precision, num_ranks: int) -> tuple[Precision, ...]:
+    """Formats in which activations may travel: FP8 only where training is in FP8 already."""
+    return tuple(Precision) if precision is Precision.FP8 and num_ranks > 1 else (Precision.BF16,)
 
 
 def recompute_policies(fixes: Fixes) -> tuple[Recompute, ...]:

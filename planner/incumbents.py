@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from meshwright.planner.device_curve import least_seconds
 from meshwright.planner.label_setting import Layers, fastest_mix
 from meshwright.planner.point import PointProblem
 from meshwright.planner.stage_totals import (
@@ -21,26 +22,30 @@ MAX_MARGINS = 6
 def balanced_split(problem: PointProblem) -> tuple[int, ...]:
     """Layers per virtual stage such that devices have about equal work.
 
-    Layers of one type go one by one to the device with least work, there to the chunk with fewest. Where types differ,
+    Layers of one type go one by one to the device that is fastest with one more, given its memory, there to the chunk
+    with fewest. Where types differ,
     boundaries lie where the work before them is nearest to their share of all work.
     """
-    table = tables(problem)
-    seconds = micro_batch_s(problem, table.costs)
-    fastest = {kind: float(seconds[table.item_types == kind].min()) for kind in set(problem.layer_types)}
+    seconds, types = micro_batch_s(problem, tables(problem).costs), tables(problem).item_types
+    fastest = {kind: float(seconds[types == kind].min()) for kind in set(problem.layer_types)}
     if len(fastest) == 1:
-        return _fill(problem, *fastest.values())
+        return _fill(problem)
     return _cut(problem, [fastest[kind] for kind in problem.layer_types])
 
 
-def _fill(problem: PointProblem, layer_s: float) -> tuple[int, ...]:
-    table = tables(problem)
+def _fill(problem: PointProblem) -> tuple[int, ...]:
     layers = [problem.fewest_layers(stage) for stage in range(problem.num_virtual_stages)]
-    ends = micro_batch_s(problem, table.ends)
-    load = [sum(ends[stage] + layer_s * layers[stage] for stage in stages) for stages in problem.placement]
+    ends = micro_batch_s(problem, tables(problem).ends)
+    curves = [least_seconds(problem, device, problem.layer_types[0]) for device in range(problem.num_stages)]
+
+    def seconds_with_one_more(device: int) -> float:
+        stages = problem.placement[device]
+        number = sum(layers[stage] for stage in stages) + 1
+        return float(curves[device][min(number, len(curves[device]) - 1)] + sum(ends[stage] for stage in stages))
+
     for _ in range(len(problem.layer_types) - sum(layers)):
-        device = int(np.argmin(load))
-        layers[min(problem.placement[device], key=lambda stage: layers[stage] + ends[stage] / layer_s)] += 1
-        load[device] += layer_s
+        device = min(range(problem.num_stages), key=seconds_with_one_more)
+        layers[min(problem.placement[device], key=lambda stage: (layers[stage], ends[stage]))] += 1
     return tuple(layers)
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from meshwright.costmodel.simulate import CutCoefficients, Term
-from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.choice import SPLIT_BACKWARD
+from meshwright.planner.count_columns import CountColumns
 from meshwright.planner.point import PointProblem, needed_layers
 from meshwright.planner.pulp_solver import HighsModel
 from meshwright.planner.stage_totals import Counts, tables
@@ -34,9 +34,9 @@ _SPLIT = _FULL | {Term.BACKWARD_INPUT_LAST_LAYER: "dgrad_s", Term.BACKWARD_WEIGH
 class LayerShares:
     """The share columns of one program, made when a path first pays them."""
 
-    def __init__(self, problem: PointProblem, highs: HighsModel, per_second: float) -> None:
+    def __init__(self, problem: PointProblem, highs: HighsModel, counts: CountColumns, per_second: float) -> None:
         self._problem, self._table = problem, tables(problem)
-        self._highs, self._per_second = highs, per_second
+        self._highs, self._counts, self._per_second = highs, counts, per_second
         self._terms = _SPLIT if problem.kind in SPLIT_BACKWARD else _FULL
         self._columns: dict[tuple[int, str], int] = {}
         self._sharpened: set[tuple[int, str, int]] = set()
@@ -93,16 +93,15 @@ class LayerShares:
     def _add_exact_row(self, stage: int, name: str, parts: int) -> None:
         low, high = self._range_s(stage, name)
         ends = int(self._table.num_ends[stage])
-        layers = np.arange(stage * len(self._table.items), (stage + 1) * len(self._table.items))
         seconds = (self._table.column(name) - low) * self._per_second / parts
-        excess = self._excess(stage, parts, layers) if high > low else []
+        layers, values = self._counts.stage_row(stage, -seconds)
+        excess = self._excess(stage, parts) if high > low else []
         scale = (high - low) * self._per_second / parts
         fixed_s = (float(self._table.end(name)[stage]) + low * (parts - ends)) / parts
-        columns = np.concatenate([[self.column(stage, name)], layers, excess]).astype(np.int64)
-        values: Array = np.concatenate([[1.0], -seconds, np.full(len(excess), scale)])
-        self._highs.add_row(fixed_s * self._per_second, columns, values)
+        columns = [self.column(stage, name), *layers, *excess]
+        self._highs.add_row(fixed_s * self._per_second, columns, np.array([1.0, *values, *[scale] * len(excess)]))
 
-    def _excess(self, stage: int, parts: int, layers: Array) -> list[int]:
+    def _excess(self, stage: int, parts: int) -> list[int]:
         """A column w <= max(0, N - k), which a binary tells the sign of; none if the stage cannot exceed k parts."""
         ends, fewest = int(self._table.num_ends[stage]), self._fewest[stage]
         most = self._most[stage] + ends - parts
@@ -111,7 +110,8 @@ class LayerShares:
         excess = self._highs.add_column(0.0, float(most))
         exceeds = self._highs.add_column(0.0, 1.0, integer=True)
         self._highs.add_row(0.0, [excess, exceeds], np.array([-1.0, float(most)]))
-        columns = np.concatenate([[excess, exceeds], layers]).astype(np.int64)
-        values = np.concatenate([[-1.0, -float(parts - fewest - ends)], np.ones(len(layers))])
-        self._highs.add_row(float(fewest), columns, values)
+        layers, values = self._counts.stage_row(stage, np.ones(len(self._table.items)))
+        self._highs.add_row(
+            float(fewest), [excess, exceeds, *layers], np.array([-1.0, -float(parts - fewest - ends), *values])
+        )
         return [excess]

@@ -8,6 +8,7 @@ the cluster's figures with the name and the hash of the hardware profile that th
 from __future__ import annotations
 
 import hashlib
+from itertools import chain, repeat
 from typing import Annotated
 
 import msgspec
@@ -55,6 +56,11 @@ class ModelRecord(Value, frozen=True, kw_only=True):
     total_parameters: Count
     active_parameters: Count
 
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """All layers in order."""
+        return tuple(chain.from_iterable(repeat(run.layer, run.count) for run in self.layer_runs))
+
 
 class ClusterRecord(Value, frozen=True, kw_only=True):
     """A `ClusterSpec`: its own figures, and name and hash of its hardware profile.
@@ -101,7 +107,7 @@ class PipelineRecord(Value, frozen=True, kw_only=True):
 
 
 class LayerGroup(Value, frozen=True, kw_only=True):
-    """Consecutive layers of one kind that run alike, inside one virtual stage."""
+    """Consecutive layers of one kind that run alike, inside one virtual stage. `kind` is for people: words, no code."""
 
     virtual_stage: Index
     first_layer: Index

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain, repeat
 from math import isclose
 from typing import TypeVar
 
@@ -11,7 +10,6 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError, PlanError
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.simulate import check_combination
-from meshwright.planner.layer_words import layer_kind
 from meshwright.planner.plan import LayerGroup, Plan, content_hash
 from meshwright.planner.plan_conversion import configuration_of, model_of, stage_records
 
@@ -68,7 +66,7 @@ def _check_pipeline(plan: Plan, where: str) -> None:
 
 def _check_layers(plan: Plan, where: str) -> None:
     """Groups in order, without holes, in the stages that exist, of the model's layers, on the plan's mesh."""
-    layers = tuple(chain.from_iterable(repeat(run.layer, run.count) for run in plan.model.layer_runs))
+    layers = plan.model.layers
     next_layer = stage = 0
     for index, group in enumerate(plan.layers):
         path = f"layers[{index}]"
@@ -92,10 +90,6 @@ def _check_strategy(plan: Plan, group: LayerGroup, layer: LayerSpec, where: str,
         if getattr(strategy, axis) < 1:
             problem = f"{getattr(strategy, axis)} is not a positive whole number"
             raise PlanError(where, f"{path}.strategy.{axis}", problem)
-    if group.kind != layer_kind(layer):
-        raise PlanError(
-            where, f"{path}.kind", f"{group.kind!r}, but layer {group.first_layer} is {layer_kind(layer)!r}"
-        )
     if strategy.replica_gpus != mesh.replica_gpus:
         raise PlanError(
             where,

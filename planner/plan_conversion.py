@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate, chain, groupby, repeat
+from itertools import accumulate, groupby
 
 from meshwright import __version__
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
@@ -81,7 +81,7 @@ def model_of(record: ModelRecord) -> ModelSpec:
         name=record.name,
         hidden=record.hidden,
         vocab=record.vocab,
-        layers=tuple(chain.from_iterable(repeat(run.layer, run.count) for run in record.layer_runs)),
+        layers=record.layers,
         tied_embeddings=record.tied_embeddings,
         head_bias=record.head_bias,
         learned_positions=record.learned_positions,

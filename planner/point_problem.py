@@ -72,7 +72,7 @@ def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
 def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec) -> tuple[Choice, ...]:
     strategies = (
         msgspec.structs.replace(strategy, recompute=policy)
-        for strategy in layer_strategies(layer, point.shape, problem.fixes)
+        for strategy in layer_strategies(layer, point.shape, problem.fixes, problem.workload.precision)
         for policy in recompute_policies(problem.fixes)
     )
     costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy))) for strategy in strategies)

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import chain
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.planner.plan import Alternative
@@ -49,4 +50,5 @@ def strategy_text(strategy: LayerStrategy) -> str:
         ffn = f"ep{strategy.ep}{slices} {strategy.dispatch}"
     else:
         ffn = f"ffn tp{strategy.ffn_tp}"
-    return f"{attention} / {ffn} / {strategy.recompute}"
+    travels = " / fp8 on the wire" if strategy.communication is Precision.FP8 else ""
+    return f"{attention} / {ffn} / {strategy.recompute}{travels}"

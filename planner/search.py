@@ -15,7 +15,6 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from itertools import count, product
 
 import msgspec
@@ -269,7 +268,7 @@ class _Search:
             gap=(best_s - lower_bound_s) / best_s,
             solve_time_s=time.perf_counter() - self.started,
             space="; ".join((*RULES, self._best.solution.space)),
-            solvers=(self._best.solution.solver, f"pulp {version('pulp')}", f"highspy {version('highspy')}"),
+            solvers=(self._best.solution.solver,),
         )
 
     def _configuration(self, entry: Solved) -> TrainingConfiguration:

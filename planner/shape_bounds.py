@@ -113,7 +113,7 @@ def _ends(context: CostContext, strategy: LayerStrategy) -> tuple[LayerMinimum, 
 def _costs(
     problem: Problem, context: CostContext, shape: LayerShape, layer: LayerSpec, policy: Recompute
 ) -> dict[LayerStrategy, LayerCost]:
-    strategies = layer_strategies(layer, shape, problem.fixes)
+    strategies = layer_strategies(layer, shape, problem.fixes, problem.workload.precision)
     return {strategy: context.compute(layer, _with(strategy, policy)) for strategy in strategies}
 
 

@@ -32,7 +32,8 @@ RULES = (
     f"micro-batches are powers of two up to {MAX_MICRO_BATCH} sequences and {MAX_MICRO_BATCH_TOKENS:,} tokens a GPU",
     "schedules with several virtual stages a device split the layers evenly, embedding and head counting as a layer"
     " each or not at all",
-    f"at most {MAX_VIRTUAL_STAGES} virtual stages a device, at least as many micro-batches as pipeline stages",
+    f"at most {MAX_VIRTUAL_STAGES} virtual stages a device",
+    "with fewer micro-batches than pipeline stages only 1f1b",
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
     "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
@@ -135,7 +136,7 @@ def _context_degrees(problem: Problem, group: int) -> Iterator[int]:
     for cp in divisors(problem.cluster.num_gpus // group):
         if not fixes.allows(cp=cp) or workload.seq_len % (2 * cp * group if cp > 1 else group):
             continue
-        if cp > 1 and not fixes.cp and workload.seq_len // cp < MIN_CONTEXT_SHARD_TOKENS:
+        if cp > 1 and not fixes.cp and not ring and workload.seq_len // cp < MIN_CONTEXT_SHARD_TOKENS:
             continue
         if (ring and cp == 1) or (fixes.attention is AttentionChoice.DATA and cp > 1):
             continue
@@ -188,8 +189,6 @@ def meshes(problem: Problem, shape: LayerShape) -> Iterator[tuple[Mesh, int]]:
         if workload.global_batch % (dp * shape.micro_batch) or (dp * replica) % (shape.ep * shape.etp):
             continue
         num_micro_batches = workload.global_batch // (dp * shape.micro_batch)
-        if num_micro_batches < pp and not fixes.pp:
-            continue
         mesh = Mesh(pp=pp, dp=dp, tp=shape.group, cp=shape.cp, ep=shape.ep, etp=shape.etp)
         yield mesh, num_micro_batches
 
@@ -216,7 +215,8 @@ def pipelines(problem: Problem, mesh: Mesh, num_micro_batches: int) -> Iterator[
     kinds = (fixes.schedule,) if fixes.schedule else _KINDS
     for kind in kinds:
         for virtual_stages in _virtual_stages(problem, kind, mesh.pp):
-            if fixes.allows(vp=virtual_stages) and _legal(kind, mesh.pp, num_micro_batches, virtual_stages):
+            fills = num_micro_batches >= mesh.pp or kind is ScheduleKind.ONE_F_ONE_B or fixes.schedule is not None
+            if fixes.allows(vp=virtual_stages) and fills and _legal(kind, mesh.pp, num_micro_batches, virtual_stages):
                 yield kind, virtual_stages
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.program.compression import COMPRESSED_AXES, Step, compress
 from meshwright.costmodel.program.linear import LinearLayer
 from meshwright.costmodel.program.operators import (
     GRADIENT,
@@ -59,8 +60,9 @@ class ProgramBuilder:
     def forward(
         self, name: str, work: Work, reads: tuple[str, ...], writes: tuple[str, ...], axis: Axis | None = None
     ) -> None:
-        """Append a forward operator."""
-        self._forward.append(self._operator(name, Pass.FORWARD, work, reads, writes, axis))
+        """Append a forward operator; a collective that travels in FP8 between its casts."""
+        for step in self._steps(name, work, reads, writes, axis):
+            self._forward.append(self._operator(step.name, Pass.FORWARD, step.work, step.reads, step.writes, step.axis))
 
     def backward(
         self,
@@ -71,8 +73,20 @@ class ProgramBuilder:
         axis: Axis | None = None,
         phase: Pass = Pass.DGRAD,
     ) -> None:
-        """Append a backward operator, dgrad unless said otherwise."""
-        self._backward.append(self._operator(name, phase, work, reads, writes, axis))
+        """Append a backward operator, dgrad unless said otherwise; a collective that travels in FP8 between its casts."""
+        for step in self._steps(name, work, reads, writes, axis):
+            self._backward.append(self._operator(step.name, phase, step.work, step.reads, step.writes, step.axis))
+
+    def _steps(
+        self, name: str, work: Work, reads: tuple[str, ...], writes: tuple[str, ...], axis: Axis | None
+    ) -> tuple[Step, ...]:
+        compressed = self.setting.strategy.communication is Precision.FP8 and axis in COMPRESSED_AXES
+        if compressed and isinstance(work, CollectiveWork) and work.group.size > 1:
+            wire = compress(name, work, reads, writes, axis)
+            for tensor, num_bytes in wire.tensors:
+                self.auxiliary(tensor, num_bytes)
+            return wire.steps
+        return (Step(name=name, work=work, reads=reads, writes=writes, axis=axis),)
 
     def _operator(
         self, name: str, phase: Pass, work: Work, reads: tuple[str, ...], writes: tuple[str, ...], axis: Axis | None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import groupby
 
+from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, ZeroStage
 from meshwright.planner.describe.section import Section, percent, ranges
-from meshwright.planner.layer_words import RECOMPUTE_WORDS, attention_words, ffn_words
-from meshwright.planner.plan import LayerGroup, Plan, StageRecord
+from meshwright.planner.layer_words import RECOMPUTE_WORDS, attention_words, ffn_words, layer_kind
+from meshwright.planner.plan import Plan, StageRecord
 
 MAX_RUNS = 3
 ZERO_WORDS = {
@@ -45,24 +46,25 @@ def _degrees(mesh: Mesh, axes: tuple[str, ...]) -> str:
 
 def layers_section(plan: Plan) -> Section:
     """One row for each kind of layer and strategy."""
-    kinds: dict[tuple[str, LayerStrategy], list[LayerGroup]] = {}
+    layers = plan.model.layers
+    alike: dict[tuple[LayerSpec, LayerStrategy], list[int]] = {}
     for group in plan.layers:
-        kinds.setdefault((group.kind, group.strategy), []).append(group)
+        numbers = range(group.first_layer, group.first_layer + group.num_layers)
+        alike.setdefault((layers[group.first_layer], group.strategy), []).extend(numbers)
     return Section(
         title="Layers",
         columns=("layers", "which", "kind", "attention", "FFN", "recomputed"),
-        rows=tuple(_layer_row(kind, strategy, groups) for (kind, strategy), groups in kinds.items()),
+        rows=tuple(_layer_row(layer, strategy, numbers) for (layer, strategy), numbers in alike.items()),
     )
 
 
-def _layer_row(kind: str, strategy: LayerStrategy, groups: list[LayerGroup]) -> tuple[str, ...]:
-    numbers = [layer for group in groups for layer in range(group.first_layer, group.first_layer + group.num_layers)]
+def _layer_row(layer: LayerSpec, strategy: LayerStrategy, numbers: list[int]) -> tuple[str, ...]:
     return (
         str(len(numbers)),
         _which(numbers),
-        kind,
+        layer_kind(layer),
         attention_words(strategy),
-        ffn_words(strategy, is_moe=kind.startswith("MoE")),
+        ffn_words(strategy, is_moe=layer.is_moe),
         RECOMPUTE_WORDS[strategy.recompute],
     )
 

@@ -99,7 +99,6 @@ def test_the_golden_plan_can_be_read_and_gives_its_own_bytes(
         (("layers", 1, "strategy", "sp"), 4, "layers[1].strategy: tp 1 x sp 4 x cp 1 = 4 GPUs, but the mesh"),
         (("layers", 1, "strategy", "sp"), -2, "layers[1].strategy.sp: -2 is not a positive whole number"),
         (("layers", 1, "strategy", "ep"), 8, "layers[1].strategy: ep 8, etp 1, but the mesh has ep 4"),
-        (("layers", 1, "kind"), "dense", "layers[1].kind: 'dense', but layer 2 is 'MoE top-2 of 8'"),
         (("model", "hash"), "0" * 64, "model.hash: 000000000000 is of another model"),
         (("model", "hidden"), 2048, "model.hash: "),
         (
