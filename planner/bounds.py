@@ -18,7 +18,7 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.costmodel.value import Value
 from meshwright.planner.choice import Choice, EndCost
-from meshwright.planner.memory_bounds import busy_within_memory_s
+from meshwright.planner.memory_bounds import busy_within_memory_s, overlapped_share
 from meshwright.planner.point import PointProblem
 
 
@@ -134,22 +134,32 @@ def _even_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[f
     boundaries = even_boundaries(len(layers), pipe)
     forward = _sums([layer.forward_s for layer in layers], boundaries)
     both = _sums([layer.both_passes_s(pipe.kind) for layer in layers], boundaries)
+    split = _sums([layer.split_s for layer in layers], boundaries)
     gathered = _sums([layer.gather_s for layer in layers], boundaries)
     reduced = _sums([layer.reduce_s for layer in layers], boundaries)
     for stage, end in zip((0, -1), pipe.ends, strict=False):
         forward[stage] += end.forward_s
         both[stage] += end.both_passes_s(pipe.kind)
+        split[stage] += end.split_s
         gathered[stage] += end.gather_s
         reduced[stage] += end.reduce_s
     longest_s, below_s, above_s = 0.0, 0.0, 0.0
     for device, chunks in enumerate(placement(pipe.kind, pipe.num_stages, pipe.virtual_stages)):
-        one_s = busy_s[device] if busy_s else sum(both[stage] for stage in chunks)
+        one_s = busy_s[device] if busy_s else _device_s(pipe, device, [(both[s], split[s]) for s in chunks])
         device_s = pipe.num_micro_batches * one_s + max(0.0, gathered[chunks[0]] - below_s - forward[chunks[0]])
         reduces_s = min(reduced[stage] + forward[stage] - both[stage] for stage in chunks)
         longest_s = max(longest_s, above_s + device_s, below_s + device_s + reduces_s)
         below_s += forward[chunks[0]]
         above_s += (forward if pipe.kind in SPLIT_BACKWARD else both)[chunks[0]]
     return longest_s
+
+
+def _device_s(pipe: Pipe, device: int, chunks: list[tuple[float, float]]) -> float:
+    """One micro-batch in a device's chunks, (passes, passes run apart) each; DualPipe overlaps only some forwards."""
+    if pipe.kind is not ScheduleKind.DUALPIPE_V:
+        return sum(both for both, _ in chunks)
+    shares = [overlapped_share(pipe.kind, pipe.num_stages, pipe.num_micro_batches, device, chunk) for chunk in (0, 1)]
+    return sum(share * both + (1.0 - share) * split for share, (both, split) in zip(shares, chunks, strict=True))
 
 
 def even_boundaries(num_layers: int, pipe: Pipe) -> list[int]:

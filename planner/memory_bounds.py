@@ -22,21 +22,40 @@ Hull = tuple[tuple[float, float], ...]
 def busy_within_memory_s(problem: PointProblem, boundaries: Sequence[int]) -> tuple[float, ...]:
     """Least seconds of one micro-batch on each device within the memory limit; infinite where nothing fits."""
     held = _held(problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages)
-    hulls: dict[tuple[int, int], Hull] = {}
+    hulls: dict[tuple[int, int, float], Hull] = {}
     times = []
     for device, chunks in enumerate(problem.placement):
         room = problem.memory_limit_bytes - _ends_bytes(problem, chunks, held[device])
-        layers: Counter[tuple[int, int]] = Counter()
+        layers: Counter[tuple[int, int, float]] = Counter()
         for chunk, stage in enumerate(chunks):
+            share = overlapped_share(problem.kind, problem.num_stages, problem.num_micro_batches, device, chunk)
             for kind in problem.layer_types[boundaries[stage] : boundaries[stage + 1]]:
-                layers[kind, held[device][chunk]] += 1
-        for kind, count in layers:
-            if (kind, count) not in hulls:
-                hulls[kind, count] = _hull(problem.choices[kind], count, problem.kind)
-        room -= max((_least_transient(problem.choices[kind]) for kind, _ in layers), default=0.0)
+                layers[kind, held[device][chunk], share] += 1
+        for kind, count, share in layers:
+            if (kind, count, share) not in hulls:
+                hulls[kind, count, share] = _hull(problem.choices[kind], count, problem.kind, share)
+        room -= max((_least_transient(problem.choices[kind]) for kind, _, _ in layers), default=0.0)
         mix_s = _mix_s([(number, hulls[key]) for key, number in layers.items()], room)
-        times.append(mix_s + sum(_seconds(part, problem.kind) for _, part in _ends(problem, chunks)))
+        times.append(mix_s + sum(_seconds(part, problem.kind, 1.0) for _, part in _ends(problem, chunks)))
     return tuple(times)
+
+
+def overlapped_share(kind: ScheduleKind, num_stages: int, num_micro_batches: int, device: int, chunk: int) -> float:
+    """Share of a chunk's forwards that DualPipeV runs together with a backward; 0 in other schedules.
+
+    Of m micro-batches, m - P of chunk 1, and m - 2 P + min(p + 1, P - 1) of chunk 0 on device p.
+
+    Source: counted in the schedule (a test compares).
+
+    >>> overlapped_share(ScheduleKind.DUALPIPE_V, 5, 20, 0, 0), overlapped_share(ScheduleKind.DUALPIPE_V, 5, 20, 0, 1)
+    (0.55, 0.75)
+    """
+    if kind is not ScheduleKind.DUALPIPE_V:
+        return 0.0
+    together = num_micro_batches - num_stages
+    if chunk == 0:
+        together += min(device + 1, num_stages - 1) - num_stages
+    return together / num_micro_batches
 
 
 @lru_cache(maxsize=4096)
@@ -63,8 +82,10 @@ def _least_transient(choices: Sequence[Choice]) -> float:
     return min(choice.transient_bytes for choice in choices)
 
 
-def _hull(choices: Sequence[Choice], held: int, kind: ScheduleKind) -> Hull:
-    points = sorted((_seconds(choice, kind), choice.static_bytes + held * choice.kept_bytes) for choice in choices)
+def _hull(choices: Sequence[Choice], held: int, kind: ScheduleKind, share: float) -> Hull:
+    points = sorted(
+        (_seconds(choice, kind, share), choice.static_bytes + held * choice.kept_bytes) for choice in choices
+    )
     hull: list[tuple[float, float]] = []
     for seconds, size in points:
         if hull and size >= hull[-1][0]:
@@ -75,12 +96,13 @@ def _hull(choices: Sequence[Choice], held: int, kind: ScheduleKind) -> Hull:
     return tuple(hull)
 
 
-def _seconds(choice: Choice | EndCost, kind: ScheduleKind) -> float:
+def _seconds(choice: Choice | EndCost, kind: ScheduleKind, share: float) -> float:
+    """Both passes; `share` of the forwards run together with a backward, where the schedule has that."""
     if kind not in SPLIT_BACKWARD:
         return choice.forward_s + choice.backward_s
     both_s = choice.forward_s + choice.dgrad_s + choice.wgrad_s
     if kind is ScheduleKind.DUALPIPE_V:
-        both_s -= min(choice.forward_s, choice.forward_exposed_s + choice.backward_exposed_s)
+        both_s -= share * min(choice.forward_s, choice.forward_exposed_s + choice.backward_exposed_s)
     return both_s
 
 

@@ -49,7 +49,18 @@ class Program:
 
     def sum(self, terms: Iterable[tuple[Variable, float]]) -> Any:  # noqa: ANN401
         """The linear expression of (variable, coefficient) pairs."""
-        return pulp.lpSum(coefficient * variable for variable, coefficient in terms if coefficient)
+        merged: dict[Any, float] = {}
+        constant = 0.0
+        for term, coefficient in terms:
+            if isinstance(term, pulp.LpAffineExpression):
+                constant += coefficient * term.constant
+                for variable, inner in term.items():
+                    merged[variable] = merged.get(variable, 0.0) + coefficient * inner
+            elif coefficient:
+                merged[term] = merged.get(term, 0.0) + coefficient
+        expression = pulp.LpAffineExpression
+        total = expression.from_dict(merged) if hasattr(expression, "from_dict") else expression(merged)
+        return total + constant if constant else total
 
     def require(self, constraint: Any) -> None:  # noqa: ANN401
         """Adds a constraint, such as `expression <= 3`."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.simulate import (
     ScheduleKind,
     TermLayout,
@@ -15,8 +16,8 @@ from meshwright.costmodel.simulate import (
     chunk_durations,
     step_time_s,
 )
-from meshwright.costmodel.errors import StrategyError
 from meshwright.planner.bounds import LayerMinimum, Pipe, even_boundaries, one_f_one_b_factor, step_bound_s
+from meshwright.planner.memory_bounds import overlapped_share
 
 seconds = st.floats(min_value=0.01, max_value=3.0)
 layer = st.tuples(seconds, seconds, seconds, st.floats(0.0, 2.0), st.floats(0.0, 2.0))
@@ -41,9 +42,7 @@ def _simulated_s(layers: list[LayerTimes], pipe: Pipe, boundaries: list[int]) ->
     schedule = build_schedule(pipe.kind, pipe.num_stages, pipe.num_micro_batches, pipe.virtual_stages)
     sums = [np.sum(layers[start:end], axis=0) if end > start else np.zeros(5) for start, end in _pairs(boundaries)]
     placed = np.array([[sums[stage] for stage in chunks] for chunks in schedule.placement])
-    counts = np.array(
-        [[max(1, boundaries[s + 1] - boundaries[s]) for s in chunks] for chunks in schedule.placement]
-    )
+    counts = np.array([[max(1, boundaries[s + 1] - boundaries[s]) for s in chunks] for chunks in schedule.placement])
     durations = chunk_durations(
         TermLayout(num_stages=pipe.num_stages, num_chunks=pipe.virtual_stages),
         forward_s=placed[..., 0],
@@ -100,9 +99,7 @@ def test_no_free_split_is_faster_than_the_bound(data: st.DataObject) -> None:
         else st.just([])
     )
     boundaries = [0, *sorted(cuts), count]
-    pipe = Pipe(
-        kind=kind, num_stages=num_stages, num_micro_batches=num_micro_batches, virtual_stages=1, share=0
-    )
+    pipe = Pipe(kind=kind, num_stages=num_stages, num_micro_batches=num_micro_batches, virtual_stages=1, share=0)
     bound_s = step_bound_s([_minimum(times) for times in layers], pipe)
     assert bound_s <= _simulated_s(layers, pipe, boundaries) * (1 + 1e-9)
 
@@ -119,3 +116,13 @@ def test_the_even_1f1b_split_reaches_its_bound(num_stages: int, num_micro_batche
     )
     expected = one_f_one_b_factor(num_stages, num_micro_batches) * 3.0 * num_stages
     assert _simulated_s(layers, pipe, list(range(num_stages + 1))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("num_stages", "num_micro_batches"), [(2, 4), (3, 7), (5, 10), (4, 19)])
+def test_the_share_of_overlapped_forwards_is_that_of_the_schedule(num_stages: int, num_micro_batches: int) -> None:
+    schedule = build_schedule(ScheduleKind.DUALPIPE_V, num_stages, num_micro_batches, 2)
+    for device, slots in enumerate(schedule.order):
+        for chunk in (0, 1):
+            together = sum(1 for slot in slots if len(slot) > 1 and slot[0].chunk == chunk)
+            share = overlapped_share(ScheduleKind.DUALPIPE_V, num_stages, num_micro_batches, device, chunk)
+            assert share == pytest.approx(together / num_micro_batches)
