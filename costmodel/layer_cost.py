@@ -38,10 +38,12 @@ class Terms(Value, frozen=True, kw_only=True):
     recompute_s: float = 0.0
     exposed_nvlink_s: float = 0.0
     exposed_network_s: float = 0.0
+    exposed_pcie_s: float = 0.0
     slowdown_s: float = 0.0
     host_s: float = 0.0
     hidden_nvlink_s: float = 0.0
     hidden_network_s: float = 0.0
+    hidden_pcie_s: float = 0.0
 
     @property
     def total_s(self) -> float:

@@ -10,6 +10,7 @@ from meshwright.costmodel.formulas.experts import expected_imbalance
 from meshwright.costmodel.hardware import Basis, ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost
 from meshwright.costmodel.model import LayerSpec, ModelSpec, MoeFfnSpec
+from meshwright.costmodel.offload import offloaded_bytes, with_offload
 from meshwright.costmodel.program.ends import build_embedding, build_head
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.setting import ProgramSetting
@@ -58,7 +59,15 @@ class CostContext(Value, frozen=True, kw_only=True):
     def compute(self, layer: LayerSpec, strategy: LayerStrategy) -> LayerCost:
         """Cost of one layer's micro-batch, apart from its state."""
         program = build_layer(layer, self.setting(layer, strategy))
-        return layer_cost(program, strategy.recompute, self.cluster, self.runtime)
+        cost = layer_cost(program, strategy.recompute, self.cluster, self.runtime)
+        if strategy.offload:
+            return with_offload(cost, offloaded_bytes(program, strategy.recompute), self.cluster)
+        return cost
+
+    def offloaded_bytes(self, layer: LayerSpec, strategy: LayerStrategy) -> float:
+        """Bytes of one layer's micro-batch that wait in host memory."""
+        program = build_layer(layer, self.setting(layer, strategy))
+        return offloaded_bytes(program, strategy.recompute) if strategy.offload else 0.0
 
     def basis_seconds(self, layer: LayerSpec, strategy: LayerStrategy) -> dict[Basis, float]:
         """Operator seconds of one layer by what they rest on."""

@@ -252,7 +252,8 @@ def _hidden(configuration: TrainingConfiguration, costs: tuple[StageCost, ...]) 
     scale = configuration.num_micro_batches / configuration.mesh.pp
     nvlink = sum(cost.forward.hidden_nvlink_s + cost.backward.hidden_nvlink_s for cost in costs)
     network = sum(cost.forward.hidden_network_s + cost.backward.hidden_network_s for cost in costs)
-    return {"nvlink": nvlink * scale, "network": network * scale}
+    pcie = sum(cost.forward.hidden_pcie_s + cost.backward.hidden_pcie_s for cost in costs)
+    return {"nvlink": nvlink * scale, "network": network * scale, "pcie": pcie * scale}
 
 
 def _basis(configuration: TrainingConfiguration) -> dict[str, float]:

@@ -134,7 +134,8 @@ class LayerStrategy(Value, frozen=True, kw_only=True):
 
     `ffn_tp` splits a dense FFN (and shared experts) over that many of those ranks. Routed experts use `dispatch` over
     ep x etp ranks. With tp > 1, `sequence_parallel` splits the residual stream over tp too (Megatron). `communication` is
-    the format in which tensor- and expert-parallel activations and their gradients travel.
+    the format in which tensor- and expert-parallel activations and their gradients travel. `offload`: the FFN's widest
+    kept tensors wait in host memory.
     """
 
     tp: int = 1
@@ -148,6 +149,7 @@ class LayerStrategy(Value, frozen=True, kw_only=True):
     dispatch: Dispatch = Dispatch.ALL_TO_ALL
     recompute: Recompute = Recompute.NONE
     communication: Precision = Precision.BF16
+    offload: bool = False
 
     def __post_init__(self) -> None:
         for axis in ("tp", "sp", "cp", "ffn_tp", "ep", "etp"):

@@ -254,6 +254,6 @@ def staggered_factor(num_stages: int, forward_share: float) -> float:
     >>> round(staggered_factor(1, 1 / 24), 12)
     1.0
     >>> round(staggered_factor(4, 1 / 24), 4)
-    0.266
+    0.2662
     """
     return forward_share / (1.0 - (1.0 - forward_share) ** num_stages)

@@ -53,6 +53,12 @@ def recompute_policies(fixes: Fixes) -> tuple[Recompute, ...]:
     return (fixes.recompute,) if fixes.recompute else RECOMPUTE_ORDER
 
 
+def offloads(policy: Recompute, fixes: Fixes) -> tuple[bool, ...]:
+    """Whether the FFN's widest tensors may wait in host memory: beside keeping everything else, or SAR, unless pinned."""
+    offered = policy in (Recompute.NONE, Recompute.SELECTIVE) and fixes.recompute is None
+    return (False, True) if offered else (False,)
+
+
 def attention_splits(layer: LayerSpec, shape: LayerShape, fixes: Fixes) -> Iterator[tuple[int, int]]:
     """(tp, sp) with tp x sp = group: pure ones, and the pinned mix. Key-value heads must divide or be replicated."""
     group = shape.group

@@ -243,7 +243,7 @@ class _Solve:
         """Narrows bounds in place where one side of a fraction is not faster than the target; whether any was."""
         narrowed = False
         fractional = np.abs(values - np.rint(values)) > INTEGRALITY_TOLERANCE
-        for column in np.flatnonzero(fractional[: self.model.num_layer_columns]).tolist():
+        for column in np.flatnonzero(fractional[: self.model.num_probed]).tolist():
             below, above = np.floor(values[column]), np.ceil(values[column])
             if high[column] > below and not self._can_win(column, above, high[column], low, high):
                 high[column], narrowed = below, True

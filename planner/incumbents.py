@@ -16,14 +16,14 @@ from meshwright.planner.stage_totals import (
     tables,
 )
 
-MAX_MARGINS = 6
+MAX_MARGINS = 10
 
 
 def balanced_split(problem: PointProblem) -> tuple[int, ...]:
     """Layers per virtual stage such that devices have about equal work.
 
     Layers of one type go one by one to the device that is fastest with one more, given its memory, there to the chunk
-    with fewest. Where types differ,
+    with fewest (the later one, which holds less). Where types differ,
     boundaries lie where the work before them is nearest to their share of all work.
     """
     seconds, types = micro_batch_s(problem, tables(problem).costs), tables(problem).item_types
@@ -45,7 +45,7 @@ def _fill(problem: PointProblem) -> tuple[int, ...]:
 
     for _ in range(len(problem.layer_types) - sum(layers)):
         device = min(range(problem.num_stages), key=seconds_with_one_more)
-        layers[min(problem.placement[device], key=lambda stage: (layers[stage], ends[stage]))] += 1
+        layers[min(problem.placement[device], key=lambda stage: (layers[stage], ends[stage], -stage))] += 1
     return tuple(layers)
 
 
@@ -83,7 +83,7 @@ def fitting_mix(problem: PointProblem, split: tuple[int, ...]) -> Counts | None:
 def _set_mix(problem: PointProblem, device: int, counts: Counts, layers: Layers) -> bool:
     """Sets the fastest mix, with more and more bytes left free until it fits at every moment; whether it does."""
     margin_bytes = 0.0
-    for attempt in range(1, MAX_MARGINS + 1):
+    for _ in range(MAX_MARGINS):
         mix = fastest_mix(problem, device, layers, margin_bytes)
         if mix is None:
             return False
@@ -93,5 +93,5 @@ def _set_mix(problem: PointProblem, device: int, counts: Counts, layers: Layers)
         over_bytes = peak_memory_bytes(problem, counts)[device] - problem.memory_limit_bytes
         if over_bytes <= 0:
             return True
-        margin_bytes += over_bytes * attempt
+        margin_bytes = 1.5 * margin_bytes + over_bytes
     return False

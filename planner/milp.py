@@ -57,7 +57,7 @@ class PointModel:
         self._highs = HighsModel(program)
         self.branching = np.arange(self.over + 1, first_choice)
         self.branching_upper = np.array([float(v.upBound) for v in program.variables[self.over + 1 : first_choice]])
-        self.num_layer_columns = problem.num_virtual_stages * len(set(problem.layer_types))
+        self.num_probed = problem.num_stages * len(set(problem.layer_types))
         self._mixed = np.arange(first_choice, len(program.variables))
         self._whole_choices = True
         self._shares = LayerShares(problem, self._highs, self._counts, self.per_second)
@@ -67,8 +67,13 @@ class PointModel:
     # Structure, written in PuLP.
 
     def _add_layers(self, program: Program) -> None:
-        """Layers of each type on each virtual stage, as variables of their own: what is best branched on."""
-        kinds = sorted(set(self.problem.layer_types))
+        """Layers of each type on each device and virtual stage, as variables of their own: what is best branched on."""
+        kinds, chunked = sorted(set(self.problem.layer_types)), self.problem.virtual_stages > 1
+        on_device = [
+            program.variable(f"device{device}_{kind}", self.problem.layer_types.count(kind), integer=True)
+            for device in range(self.problem.num_stages if chunked else 0)
+            for kind in kinds
+        ]
         self._layers: list[dict[int, Variable]] = [
             {
                 kind: program.variable(f"layers{stage}_{kind}", self.problem.layer_types.count(kind), integer=True)
@@ -77,6 +82,9 @@ class PointModel:
             for stage in range(self.problem.num_virtual_stages)
         ]
         add_split(program, self.problem, self._layers)
+        places = ((stages, kind) for stages in self.problem.placement for kind in kinds)
+        for total, (stages, kind) in zip(on_device, places, strict=False):
+            program.require(program.sum((self._layers[stage][kind], 1) for stage in stages) - total == 0)
 
     def _add_transients(self, program: Program) -> list[tuple[float, list[tuple[int, float]]]]:
         """Per device the transient bytes it has in any case, and (column, bytes more) of each higher level used."""

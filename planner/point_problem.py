@@ -12,12 +12,14 @@ from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.stage_cost import CostContext, PartCost, end_strategy
 from meshwright.costmodel.step import barrier_s, hop_times_s, step_overlap
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
-from meshwright.planner.catalogue import layer_strategies, recompute_policies
+from meshwright.planner.catalogue import layer_strategies, offloads, recompute_policies
 from meshwright.planner.choice import COST_FIELDS, Choice, EndCost, pareto_choices
 from meshwright.planner.point import PointProblem, PointSolution
 from meshwright.planner.space import OuterPoint, Problem, even_share, min_layers
 
 KEEPS_MORE_FIRST = tuple(Recompute)
+HOST_FRACTION = 0.5
+"""Share of a node's memory that offloaded activations may take; the rest is for data loading and checkpoints."""
 
 
 def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> PointProblem | None:
@@ -71,12 +73,27 @@ def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
 
 def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec) -> tuple[Choice, ...]:
     strategies = (
-        msgspec.structs.replace(strategy, recompute=policy)
+        msgspec.structs.replace(strategy, recompute=policy, offload=offload)
         for strategy in layer_strategies(layer, point.shape, problem.fixes, problem.workload.precision)
         for policy in recompute_policies(problem.fixes)
+        for offload in offloads(policy, problem.fixes)
     )
+    strategies = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
     costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy))) for strategy in strategies)
     return pareto_choices(tuple(costed), point.schedule)
+
+
+def _fits_host(
+    problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec, strategy: LayerStrategy
+) -> bool:
+    """Whether a node's memory holds what its GPUs offload if every layer does, with all micro-batches that a stage of any
+    schedule holds: at most twice as many as stages."""
+    if not strategy.offload:
+        return True
+    in_flight = min(point.num_micro_batches, 2 * point.mesh.pp)
+    layers = -(-problem.model.num_layers // point.mesh.pp)
+    needed = problem.cluster.gpus_per_node * in_flight * layers * context.offloaded_bytes(layer, strategy)
+    return needed <= HOST_FRACTION * problem.cluster.host_memory_bytes
 
 
 def _numbers(part: PartCost) -> dict[str, float]:

@@ -51,4 +51,5 @@ def strategy_text(strategy: LayerStrategy) -> str:
     else:
         ffn = f"ffn tp{strategy.ffn_tp}"
     travels = " / fp8 on the wire" if strategy.communication is Precision.FP8 else ""
-    return f"{attention} / {ffn} / {strategy.recompute}{travels}"
+    waits = " / offload" if strategy.offload else ""
+    return f"{attention} / {ffn} / {strategy.recompute}{travels}{waits}"

@@ -65,7 +65,7 @@ def _layer_row(layer: LayerSpec, strategy: LayerStrategy, numbers: list[int]) ->
         layer_kind(layer),
         attention_words(strategy),
         ffn_words(strategy, is_moe=layer.is_moe),
-        RECOMPUTE_WORDS[strategy.recompute],
+        RECOMPUTE_WORDS[strategy.recompute] + ("; gate and up outputs wait in host memory" if strategy.offload else ""),
     )
 
 

@@ -13,6 +13,7 @@ TERMS = {
     "recompute": "recomputation",
     "exposed_nvlink": "communication over NVLink, exposed",
     "exposed_network": "communication over the network, exposed",
+    "exposed_pcie": "offload to host memory, exposed",
     "slowdown": "compute slowed by hidden communication",
     "host": "waiting for the host to launch",
     "bubble": "bubble: waiting for other stages or ranks",
@@ -21,7 +22,7 @@ TERMS = {
 }
 """Every term of a breakdown, in the order of the table."""
 
-LINKS = {"nvlink": "NVLink", "network": "the network"}
+LINKS = {"nvlink": "NVLink", "network": "the network", "pcie": "PCIe"}
 BAR_CELLS = 32
 VISIBLE_FRACTION = 5e-5
 

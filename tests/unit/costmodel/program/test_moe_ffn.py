@@ -277,4 +277,5 @@ def test_biases_of_experts_and_routers_are_weights() -> None:
     more = _build(LayerStrategy(ep=4, etp=2), moe).weights
     less = _build(LayerStrategy(ep=4, etp=2), SHARED).weights
     assert more.expert - less.expert == E / 4 * (2 * F / 2 + H)
-    assert more.dense - less.dense == 2 * E + (2 * 512 + H)
+    assert more.dense - less.dense == 2 * E
+    assert more.ffn - less.ffn == 2 * 512 + H

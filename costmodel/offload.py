@@ -1,0 +1,44 @@
+"""Activations that wait in host memory: the FFN's widest kept tensors leave after the forward and return for backward.
+
+The copy engines move them over PCIe beside the whole pass, so only what exceeds the pass is exposed; their use of GPU
+memory bandwidth (a few percent of it) is left out. Two layers' tensors are on the GPU at a time: the one in use and the
+one under way.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.layer_cost import LayerCost, Terms
+from meshwright.costmodel.program.program import LayerProgram
+from meshwright.costmodel.program.recompute import plan_backward
+from meshwright.costmodel.strategy import Recompute
+
+OFFLOADED = ("fc1_out", "fc3_out", "shared_fc1_out", "shared_fc3_out")
+PCIE_FRACTION = 0.85
+"""Share of the PCIe data rate that pinned copies reach; an assumption (about 54 of 63 GB/s on PCIe 5 x16)."""
+
+
+def offloaded_bytes(program: LayerProgram, recompute: Recompute) -> float:
+    """Bytes of one micro-batch that leave the GPU."""
+    sizes, kept = program.sizes(), plan_backward(program, recompute).kept
+    return sum(sizes[name] for name in OFFLOADED if name in kept)
+
+
+def with_offload(cost: LayerCost, num_bytes: float, cluster: ClusterSpec) -> LayerCost:
+    """The cost of a layer whose widest tensors wait in host memory."""
+    copy_s = num_bytes / (PCIE_FRACTION * cluster.gpu.pcie_bytes_per_s)
+    return msgspec.structs.replace(
+        cost,
+        forward=_beside(cost.forward, copy_s),
+        backward=_beside(cost.backward, copy_s),
+        dgrad=_beside(cost.dgrad, copy_s),
+        kept_bytes=cost.kept_bytes - num_bytes,
+        transient_bytes=cost.transient_bytes + 2.0 * num_bytes,
+    )
+
+
+def _beside(terms: Terms, copy_s: float) -> Terms:
+    exposed_s = max(0.0, copy_s - terms.total_s)
+    return msgspec.structs.replace(terms, exposed_pcie_s=exposed_s, hidden_pcie_s=copy_s - exposed_s)
