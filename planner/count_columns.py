@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -32,7 +30,7 @@ class CountColumns:
         for stage, by_type in enumerate(layers):
             for kind, number in by_type.items():
                 items = np.flatnonzero(self._table.item_types == kind).tolist()
-                program.require(program.sum((self.expression(stage, item), 1) for item in items) - number == 0)
+                program.require(program.sum(self.terms(stage, items)) - number == 0)
 
     def _add(self, name: str, upper: float) -> int:
         self._program.variable(name, upper, integer=True)
@@ -51,11 +49,11 @@ class CountColumns:
             self._program.require(self._program.sum(extras) - len(stages) * chosen[-1] <= 0)
         self._program.require(self._program.sum((extra, 1) for extra in chosen) <= 1)
 
-    def expression(self, stage: int, item: int) -> Any:  # noqa: ANN401
-        """n[stage, item] in PuLP's terms."""
-        own, base = self._own[stage, item], self._base[stage, item]
+    def terms(self, stage: int, items: list[int]) -> list[tuple[Variable, float]]:
+        """The sum of n[stage, item] over the items, as (variable, coefficient) pairs."""
         variables = self._program.variables
-        return variables[own] if base == NONE else variables[own] + variables[base]
+        columns = np.concatenate([self._own[stage, items], self._base[stage, items]])
+        return [(variables[column], 1.0) for column in columns.tolist() if column != NONE]
 
     def row(self, coefficients: Array) -> tuple[list[int], list[float]]:
         """(columns, coefficients) of the sum of coefficients [virtual stage, item] x counts."""

@@ -18,7 +18,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from meshwright.costmodel.simulate import lower_bound_paths
+from meshwright.costmodel.simulate import ScheduleKind, lower_bound_paths
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.alike_chunks import alike_kinds
 from meshwright.planner.device_curve import least_seconds
@@ -41,6 +41,7 @@ from meshwright.planner.stage_totals import Counts, longest_path, micro_batch_s,
 MAX_ROOT_ROUNDS = 100
 MAX_NODE_ROUNDS = 4
 STALL_ROUNDS = 12
+MAX_CURVE_POINTS = 8
 INTEGRALITY_TOLERANCE = 1e-6
 
 PRECISION = 1e-8
@@ -196,6 +197,8 @@ class _Solve:
     def _relax(self) -> bool:
         """Bounds the step, and narrows the layers per stage below the target; False if no assignment can fit."""
         low, high = np.zeros_like(self.model.branching_upper), self.model.branching_upper.copy()
+        self._narrow_by_work(low, high)
+        self.model.branch_on(low, high)
         node = self._relaxed_rounds(MAX_ROOT_ROUNDS)
         if node is None:
             return False
@@ -212,6 +215,26 @@ class _Solve:
             node = self._relaxed_rounds(MAX_NODE_ROUNDS)
         self._raise_bound(self._target_s)
         return True
+
+    def _narrow_by_work(self, low: Array, high: Array) -> None:
+        """Narrows, in place, the layers of a type on each device: its work alone must not exceed the target."""
+        problem, kinds = self.problem, sorted(set(self.problem.layer_types))
+        if problem.kind is ScheduleKind.DUALPIPE_V or self._target_s == float("inf"):
+            return
+        ends_s = micro_batch_s(problem, tables(problem).ends)
+        curves = {}
+        for device, stages in enumerate(problem.placement):
+            left_s = self._target_s / problem.num_micro_batches - ends_s[list(stages)].sum()
+            for offset, kind in enumerate(kinds):
+                curve = least_seconds(problem, device, kind)
+                index = device * len(kinds) + offset
+                curves[index] = (device, kind, curve)
+                high[index] = np.flatnonzero(curve <= left_s).max(initial=0)
+        for index, (device, kind, curve) in curves.items():
+            others = sum(high[other] for other, entry in curves.items() if entry[1] == kind) - high[index]
+            low[index] = max(0, problem.layer_types.count(kind) - others)
+            if low[index] <= high[index] < low[index] + MAX_CURVE_POINTS:
+                self.model.add_curve_points(index, device, kind, curve, int(low[index]), int(high[index]))
 
     def _relaxed_rounds(self, max_rounds: int) -> tuple[float, Array] | None:
         """Solves, adding longest paths; (bound, solution), None where nothing is left."""

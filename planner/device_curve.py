@@ -37,8 +37,16 @@ def least_seconds(problem: PointProblem, device: int, kind: int) -> Array:
     for charged, allowed in _transient_groups(np.maximum(transient, base)):
         budget = free_bytes(problem, device, _fullest(problem, device)) - charged
         if budget > 0:
-            best = np.minimum(best, _curve(problem, device, mine[allowed], budget, len(best) - 1))
+            most = min(len(best) - 1, _most_layers(problem, device))
+            curve = _curve(problem, device, mine[allowed], budget, most)
+            best[: most + 1] = np.minimum(best[: most + 1], curve)
     return best
+
+
+def _most_layers(problem: PointProblem, device: int) -> int:
+    """Layers left for a device when every other virtual stage holds as few as it may."""
+    others = set(range(problem.num_virtual_stages)).difference(problem.placement[device])
+    return len(problem.layer_types) - sum(map(problem.fewest_layers, others))
 
 
 def hull_chords(curve: Array) -> Iterator[tuple[float, float]]:

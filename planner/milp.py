@@ -14,8 +14,6 @@ memory may peak are rows added as solutions break them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -105,9 +103,8 @@ class PointModel:
     def _add_level(self, program: Program, name: str, stages: tuple[int, ...], users: npt.NDArray[np.bool_]) -> None:
         """A binary that is 1 if any of the items `users` is used on the stages."""
         used = program.variable(name, 1, integer=True)
-        layers: list[tuple[Any, float]] = [
-            (self._counts.expression(stage, item), 1) for stage in stages for item in np.flatnonzero(users).tolist()
-        ]
+        items = np.flatnonzero(users).tolist()
+        layers = [term for stage in stages for term in self._counts.terms(stage, items)]
         program.require(program.sum(layers) - len(self.problem.layer_types) * used <= 0)
 
     # Columns for what paths pay.
@@ -201,6 +198,20 @@ class PointModel:
             most = int(np.flatnonzero(np.isfinite(least_s)).max())
             columns, values = self._counts.row(-mine)
             self._highs.add_row(-float(most), columns, np.array(values))
+
+    def add_curve_points(self, index: int, device: int, kind: int, least_s: Array, low: int, high: int) -> None:
+        """Makes the curve exact for low .. high layers, the range of column `branching[index]`: a binary for each number."""
+        numbers = [k for k in range(low, high + 1) if np.isfinite(least_s[k])]
+        chosen = [self._highs.add_column(0.0, 1.0, integer=True) for _ in numbers]
+        total = int(self.branching[index])
+        for sign in (1.0, -1.0):
+            self._highs.add_row(sign, chosen, np.full(len(chosen), sign))
+            self._highs.add_row(0.0, [*chosen, total], np.array([*(sign * k for k in numbers), -sign]))
+        mine = np.zeros((self.problem.num_virtual_stages, len(self.table.items)))
+        mine[np.ix_(self.problem.placement[device], self.table.item_types == kind)] = self.per_second
+        columns, values = self._counts.row(mine * micro_batch_s(self.problem, self.table.costs))
+        at_points = [-least_s[k] * self.per_second for k in numbers]
+        self._highs.add_row(0.0, [*columns, *chosen], np.array([*values, *at_points]))
 
     def sharpen_shares(self, path: CutCoefficients, counts: Counts, tolerance_s: float) -> None:
         """Makes the shares of first and last layers exact at these counts, if the path misses more than the tolerance."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import StateModel
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
+from meshwright.costmodel.layer_cost import LayerCost
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.stage_cost import CostContext, PartCost, end_strategy
 from meshwright.costmodel.step import barrier_s, hop_times_s, step_overlap
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.planner.catalogue import layer_strategies, offloads, recompute_policies
-from meshwright.planner.choice import COST_FIELDS, Choice, EndCost, pareto_choices
+from meshwright.planner.choice import Choice, EndCost, pareto_choices
 from meshwright.planner.point import PointProblem, PointSolution
-from meshwright.planner.space import OuterPoint, Problem, even_share, min_layers
+from meshwright.planner.shape_bounds import ZERO_GRADIENTS, shape_context
+from meshwright.planner.space import LayerShape, OuterPoint, Problem, even_share, min_layers
 
 KEEPS_MORE_FIRST = tuple(Recompute)
 HOST_FRACTION = 0.5
@@ -72,15 +77,38 @@ def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
 
 
 def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec) -> tuple[Choice, ...]:
-    strategies = (
+    """The choices of one layer kind: those that may be best for some state, with the state of this point."""
+    if point.sharding.stage < ZERO_GRADIENTS:
+        strategies = _undominated(problem, context.runtime, point.shape, layer, point.schedule)
+    else:
+        strategies = _strategies(problem, point.shape, layer)
+    fitting = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
+    costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy))) for strategy in fitting)
+    return pareto_choices(tuple(costed), point.schedule)
+
+
+def _strategies(problem: Problem, shape: LayerShape, layer: LayerSpec) -> tuple[LayerStrategy, ...]:
+    return tuple(
         msgspec.structs.replace(strategy, recompute=policy, offload=offload)
-        for strategy in layer_strategies(layer, point.shape, problem.fixes, problem.workload.precision)
+        for strategy in layer_strategies(layer, shape, problem.fixes, problem.workload.precision)
         for policy in recompute_policies(problem.fixes)
         for offload in offloads(policy, problem.fixes)
     )
-    strategies = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
-    costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy))) for strategy in strategies)
-    return pareto_choices(tuple(costed), point.schedule)
+
+
+@lru_cache(maxsize=1024)
+def _undominated(
+    problem: Problem, runtime: RuntimeSpec, shape: LayerShape, layer: LayerSpec, kind: ScheduleKind
+) -> tuple[LayerStrategy, ...]:
+    """Strategies that none with the same weights in the same places (so with the same state on any mesh) dominates."""
+    context = shape_context(problem, runtime, shape)
+    alike: dict[object, list[Choice]] = {}
+    for strategy in _strategies(problem, shape, layer):
+        cost = context.compute(layer, strategy)
+        place = (cost.weights, strategy.tp, strategy.ffn_tp, strategy.offload)
+        alike.setdefault(place, []).append(Choice(key=strategy, **_compute_numbers(cost)))
+    kept = (choice for choices in alike.values() for choice in pareto_choices(tuple(choices), kind))
+    return tuple(choice.key for choice in kept if isinstance(choice.key, LayerStrategy))
 
 
 def _fits_host(
@@ -97,22 +125,27 @@ def _fits_host(
 
 
 def _numbers(part: PartCost) -> dict[str, float]:
-    compute, state = part.compute, part.state
-    numbers = {
-        "forward_s": compute.forward.total_s,
-        "backward_s": compute.backward.total_s,
-        "dgrad_s": compute.dgrad.total_s,
-        "wgrad_s": compute.wgrad.total_s,
+    state = part.state
+    return {
+        **_compute_numbers(part.compute),
         "param_gather_s": state.param_gather_s,
         "grad_reduce_s": state.grad_reduce_s,
         "optimizer_s": state.optimizer_s,
         "static_bytes": state.static_bytes,
-        "kept_bytes": compute.kept_bytes,
-        "transient_bytes": compute.transient_bytes,
-        "forward_exposed_s": compute.forward.exposed_nvlink_s + compute.forward.exposed_network_s,
-        "backward_exposed_s": compute.backward.exposed_nvlink_s + compute.backward.exposed_network_s,
     }
-    return {name: numbers[name] for name in COST_FIELDS}
+
+
+def _compute_numbers(cost: LayerCost) -> dict[str, float]:
+    return {
+        "forward_s": cost.forward.total_s,
+        "backward_s": cost.backward.total_s,
+        "dgrad_s": cost.dgrad.total_s,
+        "wgrad_s": cost.wgrad.total_s,
+        "kept_bytes": cost.kept_bytes,
+        "transient_bytes": cost.transient_bytes,
+        "forward_exposed_s": cost.forward.exposed_s,
+        "backward_exposed_s": cost.backward.exposed_s,
+    }
 
 
 def _trial_configuration(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> TrainingConfiguration:
