@@ -200,7 +200,7 @@ class _Solve:
         self._narrow_by_work(low, high)
         self.model.branch_on(low, high)
         node = self._relaxed_rounds(MAX_ROOT_ROUNDS)
-        if node is None:
+        if node is None and self._target_s == float("inf"):
             return False
         while node is not None:
             bound_s, values = node

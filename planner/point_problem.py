@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from math import ceil
 
 import msgspec
 
@@ -23,6 +24,9 @@ from meshwright.planner.shape_bounds import ZERO_GRADIENTS, shape_context
 from meshwright.planner.space import LayerShape, OuterPoint, Problem, even_share, min_layers
 
 KEEPS_MORE_FIRST = tuple(Recompute)
+TRANSIENT_STEPS = 256
+"""Transient memory counts in steps of the memory limit over this: nearly equal choices become comparable."""
+
 HOST_FRACTION = 0.5
 """Share of a node's memory that offloaded activations may take; the rest is for data loading and checkpoints."""
 
@@ -35,6 +39,7 @@ def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
     if not all(choices):
         return None
     ends = end_strategy(point.mesh)
+    limit_bytes = _limit_bytes(problem)
     trial = _trial_configuration(problem, runtime, point)
     fewest = min_layers(problem, point.mesh.pp, point.virtual_stages)
     index_of = {layer: index for index, layer in enumerate(kinds)}
@@ -45,12 +50,12 @@ def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
         virtual_stages=point.virtual_stages,
         layer_types=tuple(index_of[layer] for layer in problem.model.layers),
         choices=choices,
-        first=EndCost(**_numbers(context.embedding(ends))),
-        last=EndCost(**_numbers(context.head(ends))),
+        first=EndCost(**_numbers(context.embedding(ends), limit_bytes)),
+        last=EndCost(**_numbers(context.head(ends), limit_bytes)),
         hops_s=tuple(hop_times_s(trial)),
         barrier_s=barrier_s(trial),
         overlap=step_overlap(trial),
-        memory_limit_bytes=memory_limit_bytes(problem.cluster.gpu.usable_memory_bytes),
+        memory_limit_bytes=limit_bytes,
         min_layers=fewest,
         min_end_layers=_fewest_at_ends(problem, point, fewest),
     )
@@ -83,7 +88,8 @@ def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: L
     else:
         strategies = _strategies(problem, point.shape, layer)
     fitting = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
-    costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy))) for strategy in fitting)
+    limit_bytes = _limit_bytes(problem)
+    costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy), limit_bytes)) for strategy in fitting)
     return pareto_choices(tuple(costed), point.schedule)
 
 
@@ -106,7 +112,7 @@ def _undominated(
     for strategy in _strategies(problem, shape, layer):
         cost = context.compute(layer, strategy)
         place = (cost.weights, strategy.tp, strategy.ffn_tp, strategy.offload)
-        alike.setdefault(place, []).append(Choice(key=strategy, **_compute_numbers(cost)))
+        alike.setdefault(place, []).append(Choice(key=strategy, **_compute_numbers(cost, _limit_bytes(problem))))
     kept = (choice for choices in alike.values() for choice in pareto_choices(tuple(choices), kind))
     return tuple(choice.key for choice in kept if isinstance(choice.key, LayerStrategy))
 
@@ -124,10 +130,14 @@ def _fits_host(
     return needed <= HOST_FRACTION * problem.cluster.host_memory_bytes
 
 
-def _numbers(part: PartCost) -> dict[str, float]:
+def _limit_bytes(problem: Problem) -> float:
+    return memory_limit_bytes(problem.cluster.gpu.usable_memory_bytes)
+
+
+def _numbers(part: PartCost, limit_bytes: float) -> dict[str, float]:
     state = part.state
     return {
-        **_compute_numbers(part.compute),
+        **_compute_numbers(part.compute, limit_bytes),
         "param_gather_s": state.param_gather_s,
         "grad_reduce_s": state.grad_reduce_s,
         "optimizer_s": state.optimizer_s,
@@ -135,14 +145,16 @@ def _numbers(part: PartCost) -> dict[str, float]:
     }
 
 
-def _compute_numbers(cost: LayerCost) -> dict[str, float]:
+def _compute_numbers(cost: LayerCost, limit_bytes: float) -> dict[str, float]:
+    """Numbers of a choice apart from its state; what passes through memory is rounded up to a step of the limit."""
+    step = limit_bytes / TRANSIENT_STEPS
     return {
         "forward_s": cost.forward.total_s,
         "backward_s": cost.backward.total_s,
         "dgrad_s": cost.dgrad.total_s,
         "wgrad_s": cost.wgrad.total_s,
         "kept_bytes": cost.kept_bytes,
-        "transient_bytes": cost.transient_bytes,
+        "transient_bytes": step * ceil(cost.transient_bytes / step),
         "forward_exposed_s": cost.forward.exposed_s,
         "backward_exposed_s": cost.backward.exposed_s,
     }

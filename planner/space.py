@@ -37,6 +37,7 @@ RULES = (
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
     "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3",
     "offload of the FFN's widest tensors beside keeping or SAR, within half of the host memory",
+    "transient memory is rounded up to 1/256 of the memory limit",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
 )
 """What bounds the space; a pinned choice overrides the rule on it."""
