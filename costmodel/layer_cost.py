@@ -53,7 +53,7 @@ class Terms(Value, frozen=True, kw_only=True):
     @property
     def exposed_s(self) -> float:
         """Communication that nothing hides."""
-        return self.exposed_nvlink_s + self.exposed_network_s
+        return self.exposed_nvlink_s + self.exposed_network_s + self.exposed_pcie_s
 
     def __add__(self, other: Terms) -> Terms:
         return Terms(**{name: getattr(self, name) + getattr(other, name) for name in self.__struct_fields__})

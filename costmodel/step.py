@@ -95,7 +95,7 @@ def predict(configuration: TrainingConfiguration) -> StepPrediction:
         tflops_per_gpu=per_gpu * per_token / 1e12,
         mfu=per_gpu * per_token / peak,
         breakdown_s=_breakdown(configuration, schedule, costs, timeline),
-        hidden_s=_hidden(configuration, costs),
+        hidden_s=_hidden(configuration, schedule, costs, timeline),
         basis=_basis(configuration),
         memory=stage_memory(schedule, costs),
         memory_limit_bytes=memory_limit_bytes(configuration.cluster.gpu.usable_memory_bytes),
@@ -221,19 +221,38 @@ def _device_memory(vectors: tuple[tuple[int, ...], ...], chunks: list[StageCost]
 def _breakdown(
     configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...], timeline: StepTimeline
 ) -> dict[str, float]:
-    """Mean over devices of the seconds of each kind; what is left is exposed data-parallel communication and bubble."""
-    split = schedule.kind in SPLIT_BACKWARD
-    total = Terms()
-    for cost in costs:
-        total = total + cost.forward + (cost.dgrad + cost.wgrad if split else cost.backward)
-    per_device = total.scaled(configuration.num_micro_batches / schedule.num_stages)
+    """Mean over devices of the seconds of each kind; what is left is exposed data-parallel communication and bubble.
+
+    Where a schedule runs a forward beside a backward, what that saves is communication that no longer is exposed.
+    """
+    per_device = _per_device(configuration, schedule, costs)
     seconds = {name.removesuffix("_s"): getattr(per_device, name) for name in SERIAL}
+    exposed = 1.0 - _overlapped_share(per_device, timeline)
+    for link in ("nvlink", "network", "pcie"):
+        seconds[f"exposed_{link}"] *= exposed
     seconds["optimizer"] = sum(cost.optimizer_s for cost in costs) / schedule.num_stages
     seconds["exposed_data_parallel"] = timeline.step_time_s - _without_data_parallel_s(
         configuration, schedule, timeline
     )
     seconds["bubble"] = timeline.step_time_s - sum(seconds.values())
     return seconds
+
+
+def _per_device(configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...]) -> Terms:
+    """Seconds of all micro-batches on a device, the mean over devices, if no forward ran beside a backward."""
+    split = schedule.kind in SPLIT_BACKWARD
+    total = Terms()
+    for cost in costs:
+        total = total + cost.forward + (cost.dgrad + cost.wgrad if split else cost.backward)
+    return total.scaled(configuration.num_micro_batches / schedule.num_stages)
+
+
+def _overlapped_share(per_device: Terms, timeline: StepTimeline) -> float:
+    """Share of the exposed communication that forwards and backwards run together hide under each other."""
+    if timeline.step.schedule.kind is not ScheduleKind.DUALPIPE_V or not per_device.exposed_s:
+        return 0.0
+    busy_s = sum(timeline.slot_busy_s) / len(timeline.slot_busy_s)
+    return min(1.0, max(0.0, per_device.total_s - busy_s) / per_device.exposed_s)
 
 
 SERIAL = tuple(name for name in Terms.__struct_fields__ if not name.startswith("hidden"))
@@ -248,12 +267,16 @@ def _without_data_parallel_s(configuration: TrainingConfiguration, schedule: Sch
     return simulate(schedule, durations, step_overlap(configuration)).step_time_s
 
 
-def _hidden(configuration: TrainingConfiguration, costs: tuple[StageCost, ...]) -> dict[str, float]:
-    scale = configuration.num_micro_batches / configuration.mesh.pp
-    nvlink = sum(cost.forward.hidden_nvlink_s + cost.backward.hidden_nvlink_s for cost in costs)
-    network = sum(cost.forward.hidden_network_s + cost.backward.hidden_network_s for cost in costs)
-    pcie = sum(cost.forward.hidden_pcie_s + cost.backward.hidden_pcie_s for cost in costs)
-    return {"nvlink": nvlink * scale, "network": network * scale, "pcie": pcie * scale}
+def _hidden(
+    configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...], timeline: StepTimeline
+) -> dict[str, float]:
+    """Mean over devices of the seconds of communication that run beside computation, by link."""
+    per_device = _per_device(configuration, schedule, costs)
+    share = _overlapped_share(per_device, timeline)
+    return {
+        link: getattr(per_device, f"hidden_{link}_s") + share * getattr(per_device, f"exposed_{link}_s")
+        for link in ("nvlink", "network", "pcie")
+    }
 
 
 def _basis(configuration: TrainingConfiguration) -> dict[str, float]:

@@ -39,11 +39,7 @@ def alike_stages(problem: PointProblem) -> tuple[tuple[int, ...], ...]:
     stages = problem.num_virtual_stages
     fewest = [problem.fewest_layers(stage) for stage in range(stages)]
     first, last = _rare_ends(problem, _common(problem))
-    free = {
-        stage
-        for stage in range(stages)
-        if sum(fewest[:stage]) < first or sum(fewest[stage + 1 :]) < last
-    }
+    free = {stage for stage in range(stages) if sum(fewest[:stage]) < first or sum(fewest[stage + 1 :]) < last}
     alike = (tuple(stage for stage in chunks if stage not in free) for chunks in problem.placement)
     return tuple(chunks if len(chunks) > 1 else () for chunks in alike)
 

@@ -68,17 +68,17 @@ def layer_minimum(ways: Sequence[PassTimes]) -> LayerMinimum:
 
 
 class Pipe(Value, frozen=True, kw_only=True):
-    """The pipeline of an outer point; `share` layers to a virtual stage where the split is even, else 0.
+    """The pipeline of an outer point.
 
-    With an even split, the first and the last virtual stage together hold what is left of the layers. `ends`: embedding
-    and head, parts of the first and the last virtual stage.
+    `boundaries`: where the split is known, the first layers of the virtual stages and the number of layers. `ends`:
+    embedding and head, parts of the first and the last virtual stage.
     """
 
     kind: ScheduleKind
     num_stages: int
     num_micro_batches: int
     virtual_stages: int
-    share: int
+    boundaries: tuple[int, ...] = ()
     ends: tuple[LayerMinimum, ...] = ()
 
 
@@ -96,7 +96,7 @@ def step_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[fl
     bounds_s = [_through_s(layers, pipe.kind), both_s * pipe.num_micro_batches / pipe.num_stages]
     if pipe.kind is ScheduleKind.ONE_F_ONE_B:
         bounds_s.append(one_f_one_b_factor(pipe.num_stages, pipe.num_micro_batches) * both_s)
-    if pipe.share or pipe.num_stages == 1:
+    if pipe.boundaries:
         bounds_s.append(_even_bound_s(layers, pipe, busy_s))
     elif pipe.virtual_stages == 1:
         bounds_s.append(_staggered_bound_s(layers, pipe, reduces=False))
@@ -131,7 +131,7 @@ def _even_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[f
     backward is one action) still pass those chunks, or with the reduction of its gradients after it. `busy_s`: what
     each device works for one micro-batch, where more is known of it than the sum over its layers.
     """
-    boundaries = even_boundaries(len(layers), pipe)
+    boundaries = pipe.boundaries
     forward = _sums([layer.forward_s for layer in layers], boundaries)
     both = _sums([layer.both_passes_s(pipe.kind) for layer in layers], boundaries)
     split = _sums([layer.split_s for layer in layers], boundaries)
@@ -162,19 +162,14 @@ def _device_s(pipe: Pipe, device: int, chunks: list[tuple[float, float]]) -> flo
     return sum(share * both + (1.0 - share) * split for share, (both, split) in zip(shares, chunks, strict=True))
 
 
-def even_boundaries(num_layers: int, pipe: Pipe) -> list[int]:
-    """First layers of the virtual stages of an even split, and the number of layers."""
-    stages = pipe.num_stages * pipe.virtual_stages
-    if stages == 1:
-        return [0, num_layers]
-    at_ends = num_layers - pipe.share * (stages - 2)
-    first = at_ends // 2
-    return [0, *(first + pipe.share * stage for stage in range(stages - 1)), num_layers]
-
-
-def _sums(values: list[float], boundaries: list[int]) -> list[float]:
+def _sums(values: list[float], boundaries: Sequence[int]) -> list[float]:
     prefix = [0.0, *accumulate(values)]
     return [prefix[end] - prefix[start] for start, end in zip(boundaries, boundaries[1:], strict=False)]
+
+
+def known_boundaries(num_stages: int, boundaries: tuple[int, ...], num_layers: int) -> tuple[int, ...]:
+    """The given split; with one stage there is only one."""
+    return boundaries or ((0, num_layers) if num_stages == 1 else ())
 
 
 def problem_bound_s(problem: PointProblem) -> float:
@@ -185,11 +180,10 @@ def problem_bound_s(problem: PointProblem) -> float:
         num_stages=problem.num_stages,
         num_micro_batches=problem.num_micro_batches,
         virtual_stages=problem.virtual_stages,
-        share=problem.min_layers if problem.virtual_stages > 1 else 0,
+        boundaries=known_boundaries(problem.num_stages, problem.boundaries, len(problem.layer_types)),
         ends=tuple(_minimum((part,)) for part in (problem.first, problem.last) if part is not None),
     )
-    known_split = pipe.share or pipe.num_stages == 1
-    busy_s = busy_within_memory_s(problem, even_boundaries(len(problem.layer_types), pipe)) if known_split else ()
+    busy_s = busy_within_memory_s(problem, pipe.boundaries) if pipe.boundaries else ()
     return step_bound_s([minima[kind] for kind in problem.layer_types], pipe, busy_s)
 
 

@@ -61,7 +61,9 @@ def _blocks(problem: PointProblem, device: int, layers: Layers) -> list[Block] |
         most = max(tied.values(), default=0)
         if most - min(tied.values(), default=0) > 1:
             return None
-        blocks += [(tuple(s for s, count in tied.items() if count >= position), kind) for position in range(1, most + 1)]
+        blocks += [
+            (tuple(s for s, count in tied.items() if count >= position), kind) for position in range(1, most + 1)
+        ]
         blocks += [((stage,), kind) for stage, count in counts.items() if stage not in tied for _ in range(count)]
     return blocks
 

@@ -21,7 +21,8 @@ class PointProblem(Value, frozen=True, kw_only=True):
     `layer_types[i]` is the type of layer i, `choices[type]` the ways to run it. `first` and `last` (embedding, head)
     are parts of the first and the last virtual stage; None if there is none. `hops_s[j]` is the transfer between
     virtual stages j and j+1, either way. `reserved_bytes` is taken on each device before anything else (empty: none).
-    Inner virtual stages hold at least `min_layers` layers, those with an embedding or head `min_end_layers`.
+    Inner virtual stages hold at least `min_layers` layers, those with an embedding or head `min_end_layers`; or, where
+    the split is given, `boundaries` are the first layers of the virtual stages and the number of layers.
     `alike_chunks`: the chunks of a device use the same choices (`planner.alike_chunks` has the rule).
     """
 
@@ -40,6 +41,7 @@ class PointProblem(Value, frozen=True, kw_only=True):
     reserved_bytes: tuple[float, ...] = ()
     min_layers: int = 1
     min_end_layers: int = 0
+    boundaries: tuple[int, ...] = ()
     alike_chunks: bool = True
 
     def __post_init__(self) -> None:
@@ -50,6 +52,7 @@ class PointProblem(Value, frozen=True, kw_only=True):
             raise StrategyError("point", "choices", "a layer type has no choice")
         self._check_length("hops_s", len(self.hops_s), self.num_virtual_stages - 1)
         self._check_length("reserved_bytes", len(self.reserved_bytes), self.num_stages)
+        self._check_length("boundaries", len(self.boundaries), self.num_virtual_stages + 1)
 
     def _check_length(self, field: str, length: int, expected: int) -> None:
         if length not in (0, expected):
@@ -82,6 +85,8 @@ class PointProblem(Value, frozen=True, kw_only=True):
 
     def fewest_layers(self, virtual_stage: int) -> int:
         """The least number of layers of a virtual stage."""
+        if self.boundaries:
+            return self.boundaries[virtual_stage + 1] - self.boundaries[virtual_stage]
         has_end = (virtual_stage == 0 and self.first is not None) or (
             virtual_stage == self.num_virtual_stages - 1 and self.last is not None
         )

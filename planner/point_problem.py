@@ -21,7 +21,7 @@ from meshwright.planner.catalogue import layer_strategies, offloads, recompute_p
 from meshwright.planner.choice import Choice, EndCost, pareto_choices
 from meshwright.planner.point import PointProblem, PointSolution
 from meshwright.planner.shape_bounds import ZERO_GRADIENTS, shape_context
-from meshwright.planner.space import LayerShape, OuterPoint, Problem, even_share, min_layers
+from meshwright.planner.space import LayerShape, OuterPoint, Problem, even_split
 
 KEEPS_MORE_FIRST = tuple(Recompute)
 TRANSIENT_STEPS = 256
@@ -41,7 +41,6 @@ def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
     ends = end_strategy(point.mesh)
     limit_bytes = _limit_bytes(problem)
     trial = _trial_configuration(problem, runtime, point)
-    fewest = min_layers(problem, point.mesh.pp, point.virtual_stages)
     index_of = {layer: index for index, layer in enumerate(kinds)}
     return PointProblem(
         kind=point.schedule,
@@ -56,17 +55,8 @@ def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
         barrier_s=barrier_s(trial),
         overlap=step_overlap(trial),
         memory_limit_bytes=limit_bytes,
-        min_layers=fewest,
-        min_end_layers=_fewest_at_ends(problem, point, fewest),
+        boundaries=even_split(problem, point.mesh.pp, point.virtual_stages) if point.virtual_stages > 1 else (),
     )
-
-
-def _fewest_at_ends(problem: Problem, point: OuterPoint, share: int) -> int:
-    """Layers beside embedding and head: none need be there, but an even split leaves no choice."""
-    stages = point.mesh.pp * point.virtual_stages
-    if point.virtual_stages == 1 or not even_share(problem, point.mesh.pp, point.virtual_stages):
-        return 0
-    return share if problem.model.num_layers == share * stages else share - 1
 
 
 def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> CostContext:

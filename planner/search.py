@@ -26,7 +26,7 @@ from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
 from meshwright.costmodel.step import StepPrediction, predict
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
-from meshwright.planner.bounds import Pipe, problem_bound_s, step_bound_s
+from meshwright.planner.bounds import Pipe, known_boundaries, problem_bound_s, step_bound_s
 from meshwright.planner.cutting_planes import solve_point
 from meshwright.planner.plan import Alternative, SearchRecord
 from meshwright.planner.point import PointProblem, PointSolution, PointStatus
@@ -39,7 +39,7 @@ from meshwright.planner.space import (
     LayerShape,
     OuterPoint,
     Problem,
-    even_share,
+    even_split,
     layer_shapes,
     meshes,
     orders,
@@ -159,7 +159,7 @@ class _Search:
         heapq.heapify(self.heap)
 
     def _points(self, bound: ShapeBound, shape: LayerShape) -> Iterator[tuple[float, OuterPoint]]:
-        model = self.problem.model
+        model, num_layers = self.problem.model, self.problem.model.num_layers
         for plain_mesh, num_micro_batches in meshes(self.problem, shape):
             split_mesh = msgspec.structs.replace(plain_mesh, tp=bound.split[0], sp=bound.split[1])
             for order, sharding in product(orders(self.problem, split_mesh), shardings(self.problem, split_mesh)):
@@ -176,7 +176,7 @@ class _Search:
                         num_stages=mesh.pp,
                         num_micro_batches=num_micro_batches,
                         virtual_stages=virtual_stages,
-                        share=even_share(self.problem, mesh.pp, virtual_stages) if virtual_stages > 1 else 0,
+                        boundaries=known_boundaries(mesh.pp, _split(self.problem, mesh.pp, virtual_stages), num_layers),
                         ends=bound.ends,
                     )
                     yield (
@@ -294,6 +294,10 @@ class _Search:
         others = sorted(chosen.values(), key=lambda entry: entry.solution.step_time_s)[:top]
         reference = self._configuration(best)
         return tuple(describe_alternative(reference, self._configuration(entry)) for entry in others)
+
+
+def _split(problem: Problem, pp: int, virtual_stages: int) -> tuple[int, ...]:
+    return even_split(problem, pp, virtual_stages) if virtual_stages > 1 else ()
 
 
 def _family(point: OuterPoint) -> object:

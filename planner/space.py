@@ -31,7 +31,7 @@ RULES = (
     " columns",
     f"micro-batches are powers of two up to {MAX_MICRO_BATCH} sequences and {MAX_MICRO_BATCH_TOKENS:,} tokens a GPU",
     "schedules with several virtual stages a device split the layers evenly, embedding and head counting as a layer"
-    " each or not at all",
+    " each where the layers alone do not divide; interleaved then only where no other number of virtual stages divides",
     f"at most {MAX_VIRTUAL_STAGES} virtual stages a device",
     "with fewer micro-batches than pipeline stages only 1f1b",
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
@@ -81,21 +81,29 @@ class OuterPoint(Value, frozen=True, kw_only=True):
     num_micro_batches: int
 
 
-def even_share(problem: Problem, pp: int, virtual_stages: int) -> int:
-    """Layers of each virtual stage in an even split, 0 where there is none.
+def even_split(problem: Problem, pp: int, virtual_stages: int) -> tuple[int, ...]:
+    """First layers of the virtual stages in the even split, and the number of layers.
 
-    Embedding and head count as a layer each, or not at all; in the first case the ends hold one layer less.
+    Every stage holds the same number of layers where that divides; else embedding and head count as a layer each, and
+    boundaries are rounded. Empty where a stage between the ends would hold no layer.
+
+    >>> from meshwright.costmodel.presets import load_model
+    >>> from meshwright.hardware_profiles import load_cluster
+    >>> problem = Problem(
+    ...     model=load_model("deepseek-v3"),
+    ...     cluster=load_cluster("h800", num_gpus=2048),
+    ...     workload=Workload(global_batch=1, seq_len=1),
+    ... )
+    >>> even_split(problem, 4, 2)
+    (0, 7, 15, 23, 31, 38, 46, 54, 61)
     """
-    stages = pp * virtual_stages
-    for parts in (problem.model.num_layers, problem.model.num_layers + 2):
-        if parts % stages == 0:
-            return parts // stages
-    return 0
-
-
-def min_layers(problem: Problem, pp: int, virtual_stages: int) -> int:
-    """Fewest layers of an inner virtual stage."""
-    return max(1, even_share(problem, pp, virtual_stages)) if virtual_stages > 1 else 1
+    stages, layers = pp * virtual_stages, problem.model.num_layers
+    if layers % stages == 0:
+        return tuple(range(0, layers + 1, layers // stages))
+    inner = [round(stage * (layers + 2) / stages) - 1 for stage in range(1, stages)]
+    boundaries = (0, *inner, layers)
+    between = zip(boundaries[1:], boundaries[2:-1], strict=False)
+    return boundaries if all(start < end for start, end in between) else ()
 
 
 def divisors(number: int) -> tuple[int, ...]:
@@ -236,14 +244,19 @@ def _virtual_stages(problem: Problem, kind: ScheduleKind, pp: int) -> Iterator[i
             yield 1
         return
     if kind in (ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V):
-        if even_share(problem, pp, 2) or problem.fixes.schedule:
+        if even_split(problem, pp, 2):
             yield 2
     elif kind is ScheduleKind.INTERLEAVED:
-        for virtual_stages in range(2, min(MAX_VIRTUAL_STAGES, problem.model.num_layers // pp + 1) + 1):
-            if even_share(problem, pp, virtual_stages) or problem.fixes.vp:
-                yield virtual_stages
+        yield from _interleaved_stages(problem, pp)
     else:
         yield 1
+
+
+def _interleaved_stages(problem: Problem, pp: int) -> Iterator[int]:
+    possible = [v for v in range(2, MAX_VIRTUAL_STAGES + 1) if even_split(problem, pp, v)]
+    layers = problem.model.num_layers
+    dividing = [v for v in possible if layers % (pp * v) == 0 or (layers + 2) % (pp * v) == 0]
+    yield from possible if problem.fixes.vp else dividing or possible
 
 
 def _legal(kind: ScheduleKind, num_stages: int, num_micro_batches: int, virtual_stages: int) -> bool:

@@ -16,7 +16,7 @@ from meshwright.costmodel.simulate import (
     chunk_durations,
     step_time_s,
 )
-from meshwright.planner.bounds import LayerMinimum, Pipe, even_boundaries, one_f_one_b_factor, step_bound_s
+from meshwright.planner.bounds import LayerMinimum, Pipe, one_f_one_b_factor, step_bound_s
 from meshwright.planner.memory_bounds import overlapped_share
 
 seconds = st.floats(min_value=0.01, max_value=3.0)
@@ -74,15 +74,18 @@ def test_no_even_split_is_faster_than_the_bound(data: st.DataObject) -> None:
     whole = data.draw(st.booleans()) or share == 1
     count = share * num_stages * virtual_stages - (0 if whole else 2)
     layers = data.draw(st.lists(layer, min_size=count, max_size=count))
+    first = share if whole else share - 1
+    stages = num_stages * virtual_stages
+    boundaries = (0, *(first + share * stage for stage in range(stages - 1)), count)
     pipe = Pipe(
         kind=kind,
         num_stages=num_stages,
         num_micro_batches=num_micro_batches,
         virtual_stages=virtual_stages,
-        share=share,
+        boundaries=boundaries,
     )
     bound_s = step_bound_s([_minimum(times) for times in layers], pipe)
-    assert bound_s <= _simulated_s(layers, pipe, even_boundaries(count, pipe)) * (1 + 1e-9)
+    assert bound_s <= _simulated_s(layers, pipe, list(boundaries)) * (1 + 1e-9)
 
 
 @settings(deadline=None, max_examples=200)
@@ -99,7 +102,7 @@ def test_no_free_split_is_faster_than_the_bound(data: st.DataObject) -> None:
         else st.just([])
     )
     boundaries = [0, *sorted(cuts), count]
-    pipe = Pipe(kind=kind, num_stages=num_stages, num_micro_batches=num_micro_batches, virtual_stages=1, share=0)
+    pipe = Pipe(kind=kind, num_stages=num_stages, num_micro_batches=num_micro_batches, virtual_stages=1)
     bound_s = step_bound_s([_minimum(times) for times in layers], pipe)
     assert bound_s <= _simulated_s(layers, pipe, boundaries) * (1 + 1e-9)
 
@@ -112,7 +115,6 @@ def test_the_even_1f1b_split_reaches_its_bound(num_stages: int, num_micro_batche
         num_stages=num_stages,
         num_micro_batches=num_micro_batches,
         virtual_stages=1,
-        share=0,
     )
     expected = one_f_one_b_factor(num_stages, num_micro_batches) * 3.0 * num_stages
     assert _simulated_s(layers, pipe, list(range(num_stages + 1))) == pytest.approx(expected)
