@@ -30,11 +30,13 @@ from meshwright.costmodel.value import Value
 class Sharding(Value, frozen=True, kw_only=True):
     """How model state is spread over data-parallel ranks.
 
+    `offload_optimizer`: master weights and moments live in host memory, where the CPU updates them (ZeRO-Offload).
     `zero`: what is sharded. `shard_degree`: over how many data-parallel replicas (0: all), the rest hold copies (HSDP).
     """
 
     zero: ZeroStage = ZeroStage.OPTIMIZER
     shard_degree: int = 0
+    offload_optimizer: bool = False
 
     def __post_init__(self) -> None:
         if self.shard_degree < 0:
@@ -110,7 +112,7 @@ class StateModel(Value, frozen=True, kw_only=True):
             optimizer_s=self._update_s(count, shards),
             parameter_bytes=memory.parameter_bytes(count, stage, shards),
             gradient_bytes=memory.gradient_bytes(count, stage, shards, fp32=self.runtime.fp32_gradients),
-            optimizer_bytes=memory.optimizer_bytes(count, stage, shards),
+            optimizer_bytes=0.0 if self.sharding.offload_optimizer else memory.optimizer_bytes(count, stage, shards),
         )
 
     def _num_shards(self, group: Group) -> int:
@@ -148,6 +150,13 @@ class StateModel(Value, frozen=True, kw_only=True):
         )
 
     def _update_s(self, count: float, shards: int) -> float:
+        if self.sharding.offload_optimizer:
+            return memory.host_update_s(
+                count / (shards if self.sharding.stage >= 1 else 1),
+                gpus_per_node=min(self.cluster.num_gpus, self.cluster.gpus_per_node),
+                pcie_bytes_per_s=memory.PCIE_FRACTION * self.cluster.gpu.pcie_bytes_per_s,
+                gradient_bytes_each=self.runtime.gradient_reduce_bytes,
+            )
         read, written = memory.optimizer_traffic_bytes(count, self.sharding.stage, shards)
         work = MemoryWork(kernel=MemoryKernel.OPTIMIZER, read_bytes=read, write_bytes=written)
         return operator_timing(work, self.cluster, fused_kernels=self.runtime.fused_kernels).time_s if read else 0.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from meshwright.costmodel.formulas.memory import PCIE_FRACTION
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms
 from meshwright.costmodel.program.program import LayerProgram
@@ -16,8 +17,6 @@ from meshwright.costmodel.program.recompute import plan_backward
 from meshwright.costmodel.strategy import Recompute
 
 OFFLOADED = ("fc1_out", "fc3_out", "shared_fc1_out", "shared_fc3_out")
-PCIE_FRACTION = 0.85
-"""Share of the PCIe data rate that pinned copies reach; an assumption (about 54 of 63 GB/s on PCIe 5 x16)."""
 
 
 def offloaded_bytes(program: LayerProgram, recompute: Recompute) -> float:

@@ -73,6 +73,7 @@ class CountColumns:
         return used.tolist(), summed[used].tolist()
 
     def counts(self, values: Array) -> Array:
-        """n[virtual stage, item] of a solution."""
-        result: Array = values[self._own] + np.where(self._base == NONE, 0.0, values[self._base])
+        """n[virtual stage, item] of a solution; what the solver's tolerance puts below 0 is 0."""
+        own, base = values[self._own], np.where(self._base == NONE, 0.0, values[self._base])
+        result: Array = np.maximum(0.0, own + base)
         return result

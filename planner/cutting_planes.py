@@ -14,6 +14,7 @@ assignment it came from, so none is proposed twice below its simulated time.
 from __future__ import annotations
 
 import time
+from itertools import product
 from typing import TypedDict
 
 import numpy as np
@@ -22,7 +23,7 @@ from meshwright.costmodel.simulate import ScheduleKind, lower_bound_paths
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.alike_chunks import alike_kinds
 from meshwright.planner.device_curve import least_seconds
-from meshwright.planner.incumbents import balanced_split, fitting_mix
+from meshwright.planner.incumbents import balanced_split, fitting_mix, given_layers
 from meshwright.planner.memory_shortfall import leanest
 from meshwright.planner.milp import PointModel
 from meshwright.planner.moments import MomentRows, fits
@@ -200,8 +201,6 @@ class _Solve:
         self._narrow_by_work(low, high)
         self.model.branch_on(low, high)
         node = self._relaxed_rounds(MAX_ROOT_ROUNDS)
-        if node is None and self._target_s == float("inf"):
-            return False
         while node is not None:
             bound_s, values = node
             self._raise_bound(bound_s)
@@ -213,28 +212,32 @@ class _Solve:
             if not narrowed:
                 return True
             node = self._relaxed_rounds(MAX_NODE_ROUNDS)
+        if self._target_s == float("inf"):
+            return False
         self._raise_bound(self._target_s)
         return True
 
     def _narrow_by_work(self, low: Array, high: Array) -> None:
         """Narrows, in place, the layers of a type on each device: its work alone must not exceed the target."""
         problem, kinds = self.problem, sorted(set(self.problem.layer_types))
-        if problem.kind is ScheduleKind.DUALPIPE_V or self._target_s == float("inf"):
-            return
-        ends_s = micro_batch_s(problem, tables(problem).ends)
-        curves = {}
-        for device, stages in enumerate(problem.placement):
-            left_s = self._target_s / problem.num_micro_batches - ends_s[list(stages)].sum()
-            for offset, kind in enumerate(kinds):
-                curve = least_seconds(problem, device, kind)
-                index = device * len(kinds) + offset
-                curves[index] = (device, kind, curve)
-                high[index] = np.flatnonzero(curve <= left_s).max(initial=0)
-        for index, (device, kind, curve) in curves.items():
-            others = sum(high[other] for other, entry in curves.items() if entry[1] == kind) - high[index]
-            low[index] = max(0, problem.layer_types.count(kind) - others)
+        places = list(product(range(problem.num_stages), kinds))
+        if problem.boundaries:
+            low[: len(places)] = high[: len(places)] = [given_layers(problem, *place) for place in places]
+        elif problem.kind is not ScheduleKind.DUALPIPE_V and self._target_s < float("inf"):
+            high[: len(places)] = [self._most_layers(*place) for place in places]
+            for index, (_, kind) in enumerate(places):
+                of_kind = sum(high[other] for other, (_, other_kind) in enumerate(places) if other_kind == kind)
+                low[index] = max(0.0, problem.layer_types.count(kind) - of_kind + high[index])
+        for index, (device, kind) in enumerate(places):
             if low[index] <= high[index] < low[index] + MAX_CURVE_POINTS:
+                curve = least_seconds(problem, device, kind)
                 self.model.add_curve_points(index, device, kind, curve, int(low[index]), int(high[index]))
+
+    def _most_layers(self, device: int, kind: int) -> int:
+        """Layers of a type that a device can run for all micro-batches within the target."""
+        ends_s = micro_batch_s(self.problem, tables(self.problem).ends)[list(self.problem.placement[device])].sum()
+        left_s = self._target_s / self.problem.num_micro_batches - ends_s
+        return int(np.flatnonzero(least_seconds(self.problem, device, kind) <= left_s).max(initial=0))
 
     def _relaxed_rounds(self, max_rounds: int) -> tuple[float, Array] | None:
         """Solves, adding longest paths; (bound, solution), None where nothing is left."""
@@ -287,14 +290,16 @@ class _Solve:
 
     def _split_round(self) -> bool:
         """Solves with whole layers but mixed choices; whether another round may raise the bound."""
+        before_s, known = self.lower_bound_s, len(self.splits)
         values = self._solve_integers(whole_choices=False)
         if values is None:
             return False
-        counts, known = self.model.counts(values), len(self.splits)
+        counts = self.model.counts(values)
         self._try_nearest(counts)
-        broken = self.moments.add_broken(counts)
-        mixed_s = self._simulate(counts)
-        return broken or len(self.splits) > known or mixed_s > self.lower_bound_s * (1.0 + self.relative_gap / 4)
+        self.moments.add_broken(counts)
+        self._simulate(counts)
+        raised = self.lower_bound_s > before_s * (1.0 + max(self.relative_gap / 8, 1e-6))
+        return raised or len(self.splits) > known
 
     def _integer_round(self) -> bool:
         """Solves the whole program; whether to go on."""

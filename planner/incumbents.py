@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,11 +27,21 @@ def balanced_split(problem: PointProblem) -> tuple[int, ...]:
     with fewest (the later one, which holds less). Where types differ,
     boundaries lie where the work before them is nearest to their share of all work.
     """
+    if problem.boundaries:
+        return tuple(end - start for start, end in pairwise(problem.boundaries))
     seconds, types = micro_batch_s(problem, tables(problem).costs), tables(problem).item_types
     fastest = {kind: float(seconds[types == kind].min()) for kind in set(problem.layer_types)}
     if len(fastest) == 1:
         return _fill(problem)
     return _cut(problem, [fastest[kind] for kind in problem.layer_types])
+
+
+def given_layers(problem: PointProblem, device: int, kind: int) -> int:
+    """Layers of a type on a device of a problem whose boundaries are given."""
+    bounds = problem.boundaries
+    return sum(
+        problem.layer_types[bounds[stage] : bounds[stage + 1]].count(kind) for stage in problem.placement[device]
+    )
 
 
 def _fill(problem: PointProblem) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from meshwright.planner.bounds import Pipe, known_boundaries, problem_bound_s, s
 from meshwright.planner.cutting_planes import solve_point
 from meshwright.planner.plan import Alternative, SearchRecord
 from meshwright.planner.point import PointProblem, PointSolution, PointStatus
-from meshwright.planner.point_problem import point_problem, solved_configuration
+from meshwright.planner.point_problem import HOST_FRACTION, point_problem, solved_configuration
 from meshwright.planner.runners_up import describe_alternative
 from meshwright.planner.shape_bounds import ShapeBound, shape_bound
 from meshwright.planner.shortfall import Shortfalls
@@ -51,6 +51,8 @@ DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
 POINT_TIME_LIMIT_S = 1.5
 RUNTIME = "meshwright"
+GROWTH = (2, 4, 8, 16)
+"""Multiples of the GPUs that are tried when nothing fits."""
 
 
 class SearchProgress(Value, frozen=True, kw_only=True):
@@ -134,7 +136,7 @@ class _Search:
         while self.heap and self.heap[0][0] < self._good_enough_s:
             self._advance()
         if not self.solved:
-            raise self.shortfalls.error()
+            raise self.shortfalls.error(self._enough_gpus())
         certificate = self._certificate()
         best = self._best
         configuration = self._configuration(best)
@@ -144,6 +146,25 @@ class _Search:
             certificate=certificate,
             alternatives=self._alternatives(best, top),
         )
+
+    def _enough_gpus(self) -> int | None:
+        """The least of twice, four times, ... the GPUs on which some plan fits; None if none of them does."""
+        cluster = self.problem.cluster
+        for factor in GROWTH:
+            num_gpus = cluster.num_gpus * factor
+            if num_gpus > cluster.gpus_per_node and num_gpus % cluster.gpus_per_node:
+                continue
+            larger = msgspec.structs.replace(self.problem, cluster=cluster.with_gpus(num_gpus))
+            if _Search(larger, self.runtime, gap=1.0, progress=None).finds_a_plan():
+                return num_gpus
+        return None
+
+    def finds_a_plan(self) -> bool:
+        """Whether anything fits: ends at the first plan found."""
+        self._open_points()
+        while self.heap and not self.solved:
+            self._advance()
+        return bool(self.solved)
 
     # The frontier.
 
@@ -192,11 +213,19 @@ class _Search:
                     )
 
     def _state_fits(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
-        needed = bound.static_bytes(mesh, sharding.stage, fp32_gradients=self.runtime.fp32_gradients)
+        needed = bound.static_bytes(mesh, sharding, fp32_gradients=self.runtime.fp32_gradients)
+        if sharding.offload_optimizer and not self._host_holds(bound, mesh, sharding):
+            return False
         if needed <= self.limit_bytes:
             return True
         self.shortfalls.note_state(mesh, sharding, needed)
         return False
+
+    def _host_holds(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
+        """Whether a node's memory holds the optimizer state of its GPUs."""
+        cluster = self.problem.cluster
+        on_node = min(cluster.num_gpus, cluster.gpus_per_node) * bound.optimizer_bytes(mesh, sharding.stage)
+        return on_node <= HOST_FRACTION * cluster.host_memory_bytes
 
     # Closing a point.
 

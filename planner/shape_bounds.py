@@ -11,7 +11,7 @@ from meshwright.costmodel.formulas.memory import gradient_bytes, optimizer_bytes
 from meshwright.costmodel.layer_cost import LayerCost
 from meshwright.costmodel.model import LayerSpec, ModelSpec
 from meshwright.costmodel.runtime import RuntimeSpec
-from meshwright.costmodel.stage_cost import CostContext
+from meshwright.costmodel.stage_cost import CostContext, end_strategy
 from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute
 from meshwright.costmodel.value import Value
 from meshwright.planner.bounds import LayerMinimum, PassTimes, layer_minimum
@@ -51,18 +51,21 @@ class ShapeBound(Value, frozen=True, kw_only=True):
             )
         return tuple(minima[layer] for layer in model.layers)
 
-    def static_bytes(self, mesh: Mesh, zero_stage: int, *, fp32_gradients: bool) -> float:
-        """Model state that some device of a pipeline of `mesh.pp` stages must hold: the mean over its devices."""
+    def optimizer_bytes(self, mesh: Mesh, zero_stage: int) -> float:
+        """Optimizer state of a GPU, the mean over the stages, wherever it lives."""
         held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
-        return (
-            sum(
-                parameter_bytes(count, zero_stage, shards)
-                + gradient_bytes(count, zero_stage, shards, fp32=fp32_gradients)
-                + optimizer_bytes(count, zero_stage, shards)
-                for count, shards in held
-            )
-            / mesh.pp
+        return sum(optimizer_bytes(count, zero_stage, shards) for count, shards in held) / mesh.pp
+
+    def static_bytes(self, mesh: Mesh, sharding: Sharding, *, fp32_gradients: bool) -> float:
+        """Model state that some device of a pipeline of `mesh.pp` stages must hold: the mean over its devices."""
+        zero_stage = sharding.stage
+        on_gpu = 0.0 if sharding.offload_optimizer else self.optimizer_bytes(mesh, zero_stage)
+        held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
+        others = sum(
+            parameter_bytes(count, zero_stage, shards) + gradient_bytes(count, zero_stage, shards, fp32=fp32_gradients)
+            for count, shards in held
         )
+        return on_gpu + others / mesh.pp
 
 
 def shape_context(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> CostContext:
@@ -92,7 +95,7 @@ def shape_bound(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> Sh
     minima = {layer: layer_minimum([_pass_times(cost) for cost in ways.values()]) for layer, ways in costs.items()}
     return ShapeBound(
         layers=tuple(minima[layer] for layer in problem.model.layers),
-        ends=_ends(context, fastest),
+        ends=_ends(context, shape, fastest),
         split=(fastest.tp, fastest.sp),
         ways=tuple((layer, tuple(ways.items())) for layer, ways in costs.items()),
         dense_parameters=sum(
@@ -104,8 +107,11 @@ def shape_bound(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> Sh
     )
 
 
-def _ends(context: CostContext, strategy: LayerStrategy) -> tuple[LayerMinimum, LayerMinimum]:
-    split = LayerStrategy(tp=strategy.tp, sp=strategy.sp, cp=strategy.cp, ffn_tp=strategy.tp)
+def _ends(context: CostContext, shape: LayerShape, fastest: LayerStrategy) -> tuple[LayerMinimum, LayerMinimum]:
+    """Embedding and head as every mesh of the shape has them; prediction modules share its experts."""
+    experts = shape.ep * shape.etp
+    mesh = Mesh(tp=fastest.tp, sp=fastest.sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)
+    split = end_strategy(mesh)
     embedding, head = context.embedding(split), context.head(split)
     return layer_minimum([_pass_times(embedding.compute)]), layer_minimum([_pass_times(head.compute)])
 

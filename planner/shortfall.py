@@ -6,6 +6,7 @@ from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import InfeasibleError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.units import format_bytes
+from meshwright.planner.fixes import Fixes
 from meshwright.planner.point import MemoryShortfall, TooFewLayers
 from meshwright.planner.space import OuterPoint, Problem
 
@@ -37,16 +38,16 @@ class Shortfalls:
         if self._least is None or needed_bytes < self._least[0]:
             self._least = (needed_bytes, text)
 
-    def error(self) -> InfeasibleError:
-        """The message for the user."""
+    def error(self, enough_gpus: int | None) -> InfeasibleError:
+        """The message for the user. `enough_gpus`: a number of GPUs on which a plan was found, if any."""
         if self._least is None:
             return InfeasibleError(self._nothing_legal())
         needed_bytes, text = self._least
         over_bytes = needed_bytes - self.limit_bytes
         return InfeasibleError(
             f"no plan fits: the best attempt needs {format_bytes(needed_bytes)} a GPU for {text},"
-            f" {format_bytes(over_bytes)} over the limit of {format_bytes(self.limit_bytes)}."
-            f" {self._way_out(needed_bytes)}"
+            f" {format_bytes(over_bytes)} over the limit of {format_bytes(self.limit_bytes)};"
+            f" {self._way_out(enough_gpus)}"
         )
 
     def _nothing_legal(self) -> str:
@@ -54,18 +55,15 @@ class Shortfalls:
         return (
             f"no legal combination of degrees for {cluster.num_gpus} GPUs and a global batch of"
             f" {workload.global_batch} sequences: tp x sp x cp x pp x dp must equal the GPUs, dp x micro-batch must"
-            " divide the global batch. Change the batch or the number of GPUs, or free a pinned choice"
+            " divide the global batch; change the batch or the number of GPUs, or free a pinned choice"
         )
 
-    def _way_out(self, needed_bytes: float) -> str:
-        cluster = self.problem.cluster
-        node = cluster.gpus_per_node
-        wanted = int(cluster.num_gpus * needed_bytes / self.limit_bytes) + 1
-        num_gpus = -(-wanted // node) * node
-        return (
-            f"About {num_gpus} GPUs of this kind would hold it; so would GPUs with"
-            f" {format_bytes(needed_bytes - self.limit_bytes)} more memory, or freeing pinned choices"
-        )
+    def _way_out(self, enough_gpus: int | None) -> str:
+        pinned = self.problem.fixes != Fixes()
+        free = "; freeing pinned choices may do, too" if pinned else ""
+        if enough_gpus is not None:
+            return f"a plan was found for {enough_gpus} GPUs of this kind{free}"
+        return f"GPUs with more memory, shorter sequences or a smaller model are needed{free}"
 
 
 def _mesh_text(mesh: Mesh) -> str:

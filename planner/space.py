@@ -35,7 +35,8 @@ RULES = (
     f"at most {MAX_VIRTUAL_STAGES} virtual stages a device",
     "with fewer micro-batches than pipeline stages only 1f1b",
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
-    "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3",
+    "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs or,"
+    " within half of the host memory, updated by the CPUs",
     "offload of the FFN's widest tensors beside keeping or SAR, within half of the host memory",
     "transient memory is rounded up to 1/256 of the memory limit",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
@@ -214,9 +215,13 @@ def orders(problem: Problem, mesh: Mesh) -> tuple[AxisOrder, ...]:
 def shardings(problem: Problem, mesh: Mesh) -> tuple[Sharding, ...]:
     """ZeRO stages of the space. With a pipeline, ZeRO-2 and 3 repeat their collectives for every micro-batch."""
     if problem.fixes.zero:
-        return (Sharding(zero=problem.fixes.zero),)
+        return tuple(Sharding(zero=problem.fixes.zero, offload_optimizer=offload) for offload in (False, True))
     stages = (ZeroStage.OPTIMIZER, ZeroStage.GRADIENTS, ZeroStage.PARAMETERS)
-    return tuple(Sharding(zero=stage) for stage in (stages if mesh.pp == 1 else stages[:1]))
+    return tuple(
+        Sharding(zero=stage, offload_optimizer=offload)
+        for stage in (stages if mesh.pp == 1 else stages[:1])
+        for offload in (False, True)
+    )
 
 
 def pipelines(problem: Problem, mesh: Mesh, num_micro_batches: int) -> Iterator[tuple[ScheduleKind, int]]:

@@ -28,9 +28,7 @@ class Weights(Value, frozen=True, kw_only=True):
     expert: float = 0.0
 
     def __add__(self, other: Weights) -> Weights:
-        return Weights(
-            dense=self.dense + other.dense, ffn=self.ffn + other.ffn, expert=self.expert + other.expert
-        )
+        return Weights(dense=self.dense + other.dense, ffn=self.ffn + other.ffn, expert=self.expert + other.expert)
 
     @property
     def non_expert(self) -> float:

@@ -31,6 +31,8 @@ def mesh_section(plan: Plan) -> Section:
     if mesh.dp > 1 or plan.sharding.zero is not ZeroStage.NONE:
         degree = f", in groups of {plan.sharding.shard_degree}" if plan.sharding.shard_degree else ""
         lines.append(ZERO_WORDS[plan.sharding.zero] + degree)
+    if plan.sharding.offload_optimizer:
+        lines.append("optimizer state lives in host memory and is updated by the CPUs (ZeRO-Offload)")
     return Section(title="Mesh", lines=tuple(lines))
 
 
