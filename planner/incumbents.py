@@ -10,12 +10,7 @@ import numpy as np
 from meshwright.planner.device_curve import least_seconds
 from meshwright.planner.label_setting import Layers, fastest_mix
 from meshwright.planner.point import PointProblem
-from meshwright.planner.stage_totals import (
-    Counts,
-    micro_batch_s,
-    peak_memory_bytes,
-    tables,
-)
+from meshwright.planner.stage_totals import Counts, micro_batch_s, peak_memory_bytes, tables
 
 MAX_MARGINS = 10
 
@@ -24,8 +19,8 @@ def balanced_split(problem: PointProblem) -> tuple[int, ...]:
     """Layers per virtual stage such that devices have about equal work.
 
     Layers of one type go one by one to the device that is fastest with one more, given its memory, there to the chunk
-    with fewest (the later one, which holds less). Where types differ,
-    boundaries lie where the work before them is nearest to their share of all work.
+    with fewest (the later one, which holds less). Where types differ, boundaries lie where the work before them is
+    nearest to their share of all work.
     """
     if problem.boundaries:
         return tuple(end - start for start, end in pairwise(problem.boundaries))

@@ -51,6 +51,7 @@ DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
 POINT_TIME_LIMIT_S = 1.5
 RUNTIME = "meshwright"
+MAX_EXPLAINED = 6
 GROWTH = (2, 4, 8, 16)
 """Multiples of the GPUs that are tried when nothing fits."""
 
@@ -136,6 +137,7 @@ class _Search:
         while self.heap and self.heap[0][0] < self._good_enough_s:
             self._advance()
         if not self.solved:
+            self._explain()
             raise self.shortfalls.error(self._enough_gpus())
         certificate = self._certificate()
         best = self._best
@@ -146,6 +148,11 @@ class _Search:
             certificate=certificate,
             alternatives=self._alternatives(best, top),
         )
+
+    def _explain(self) -> None:
+        """Solve some of the points whose memory bound proved them infeasible, to learn by how much they are."""
+        for _ in range(min(len(self.heap), MAX_EXPLAINED)):
+            self._advance()
 
     def _enough_gpus(self) -> int | None:
         """The least of twice, four times, ... the GPUs on which some plan fits; None if none of them does."""

@@ -18,31 +18,32 @@ class Shortfalls:
         self.problem = problem
         self.limit_bytes = limit_bytes
         self.num_noted = 0
-        self._least: tuple[float, str] | None = None
+        self._least: dict[bool, tuple[float, str]] = {}
 
     def note_state(self, mesh: Mesh, sharding: Sharding, needed_bytes: float) -> None:
         """A candidate whose model state alone does not fit."""
         what = f"model state alone (parameters, gradients, optimizer; ZeRO-{sharding.stage})"
-        self._note(needed_bytes, f"{what} on {_mesh_text(mesh)}")
+        self._note(needed_bytes, f"{what} on {_mesh_text(mesh)}", whole=False)
 
     def note(self, point: OuterPoint, reason: MemoryShortfall | TooFewLayers | None) -> None:
         """A candidate that the inner solver proved infeasible."""
         if isinstance(reason, MemoryShortfall):
             text = f"pipeline stage {reason.device} of {_mesh_text(point.mesh)}, ZeRO-{point.sharding.stage}"
-            self._note(reason.needed_bytes, text)
+            self._note(reason.needed_bytes, text, whole=True)
         else:
             self.num_noted += 1
 
-    def _note(self, needed_bytes: float, text: str) -> None:
+    def _note(self, needed_bytes: float, text: str, *, whole: bool) -> None:
+        """`whole`: model state and activations were counted, not model state alone; such attempts came nearer."""
         self.num_noted += 1
-        if self._least is None or needed_bytes < self._least[0]:
-            self._least = (needed_bytes, text)
+        if whole not in self._least or needed_bytes < self._least[whole][0]:
+            self._least[whole] = (needed_bytes, text)
 
     def error(self, enough_gpus: int | None) -> InfeasibleError:
         """The message for the user. `enough_gpus`: a number of GPUs on which a plan was found, if any."""
-        if self._least is None:
+        if not self._least:
             return InfeasibleError(self._nothing_legal())
-        needed_bytes, text = self._least
+        needed_bytes, text = self._least[max(self._least)]
         over_bytes = needed_bytes - self.limit_bytes
         return InfeasibleError(
             f"no plan fits: the best attempt needs {format_bytes(needed_bytes)} a GPU for {text},"
