@@ -27,7 +27,7 @@ CASES = (
     ("llama-3.1-8b", "h100", 1, 16, 8192),
     ("llama-2-7b", "a100", 8, 64, 2048),
 )
-"""Model, cluster, GPUs, global batch, sequence length. The last is the case on which other planners' searches are timed."""
+"""Model, cluster, GPUs, global batch, sequence length. Other planners' searches are timed on the last."""
 
 
 def main() -> None:

@@ -48,7 +48,8 @@ class Terms(Value, frozen=True, kw_only=True):
     @property
     def total_s(self) -> float:
         """Length of the pass."""
-        return sum(getattr(self, name) for name in SERIAL_TERMS)
+        total_s: float = sum(getattr(self, name) for name in SERIAL_TERMS)
+        return total_s
 
     @property
     def exposed_s(self) -> float:

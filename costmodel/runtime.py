@@ -69,7 +69,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
             _require(name, getattr(self, name) in (1, 2, 4), getattr(self, name), "1, 2 or 4")
 
 
-def _require(field: str, holds: bool, value: float, expected: str) -> None:  # noqa: FBT001
+def _require(field: str, holds: bool, value: float, expected: str) -> None:
     if not holds:
         raise InputError("runtime", field, f"{value} is not {expected}")
 

@@ -165,7 +165,7 @@ def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
     ends = end_strategy(configuration.mesh)
     last = len(configuration.stages) - 1
     costs = []
-    for index, strategies in enumerate(configuration.stages):
+    for index in range(len(configuration.stages)):
         parts = [
             (context.layer(layer, strategy), count)
             for (layer, strategy), count in configuration.layers_of(index).items()
@@ -191,7 +191,8 @@ def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
         return total
 
     def state(name: str) -> float:
-        return sum(getattr(part.state, name) * count for part, count in parts)
+        total: float = sum(getattr(part.state, name) * count for part, count in parts)
+        return total
 
     return StageCost(
         forward=terms("forward"),

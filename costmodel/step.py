@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def hop_times_s(configuration: TrainingConfiguration) -> list[float]:
     placed = placement(configuration.pipeline.schedule, configuration.mesh.pp, configuration.pipeline.virtual_stages)
     devices = [device for _, device in sorted((stage, d) for d, chunks in enumerate(placed) for stage in chunks)]
     hops = []
-    for one, other in zip(devices, devices[1:], strict=False):
+    for one, other in pairwise(devices):
         if one == other:
             hops.append(0.0)
             continue

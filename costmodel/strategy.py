@@ -134,8 +134,8 @@ class LayerStrategy(Value, frozen=True, kw_only=True):
 
     `ffn_tp` splits a dense FFN (and shared experts) over that many of those ranks. Routed experts use `dispatch` over
     ep x etp ranks. With tp > 1, `sequence_parallel` splits the residual stream over tp too (Megatron). `communication` is
-    the format in which tensor- and expert-parallel activations and their gradients travel. `offload`: the FFN's widest
-    kept tensors wait in host memory.
+    the format in which tensor- and expert-parallel activations and their gradients travel. `offload`: the widest kept
+    tensors of the FFN wait in host memory.
     """
 
     tp: int = 1

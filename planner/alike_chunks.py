@@ -1,11 +1,12 @@
 """What chunks of one device have in common: the rule that keeps interleaved pipelines even, and searchable.
 
 A device with several chunks runs them in turn, so chunks of unequal length make its neighbours wait. The rule: on each
-device all chunks use the same choices, layer by layer; some chunks may have one layer of a type more, all of one choice.
-In counts n[chunk, item]: for each layer type, the sum over its items of (most - fewest of any chunk) is at most 1.
+device all chunks use the same choices, layer by layer; some chunks may have one layer of a type more, all of one
+choice. In counts n[chunk, item]: for each layer type, the sum over its items of (most - fewest of any chunk) is at
+most 1.
 
-Free of it are virtual stages that leading or trailing layers of rare types (such as a few dense layers before a stack of
-experts) can reach. Where rare types lie elsewhere the rule does not apply at all.
+Free of it are virtual stages that leading or trailing layers of rare types (such as a few dense layers before a stack
+of experts) can reach. Where rare types lie elsewhere the rule does not apply at all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from meshwright.planner.stage_totals import Counts, tables
 
 @lru_cache(maxsize=256)
 def alike_kinds(problem: PointProblem) -> frozenset[int]:
-    """The layer types under the rule: those with a layer for each virtual stage but two; none with one chunk a device."""
+    """The layer types under the rule: with a layer for each virtual stage but two; none with one chunk a device."""
     if problem.virtual_stages == 1 or not problem.alike_chunks:
         return frozenset()
     common = _common(problem)

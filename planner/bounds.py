@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import msgspec
 
@@ -23,7 +23,7 @@ from meshwright.planner.point import PointProblem
 
 
 class PassTimes(Value, frozen=True, kw_only=True):
-    """Seconds of one way to run a layer: forward, backward as one action or apart, and what of them is communication."""
+    """Seconds of one way to run a layer: forward, backward in one or apart, and what of them is communication."""
 
     forward_s: float
     backward_s: float
@@ -85,7 +85,7 @@ class Pipe(Value, frozen=True, kw_only=True):
 def step_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[float] = ()) -> float:
     """No plan with these layers, in this order, and this pipeline is faster.
 
-    One micro-batch takes its forward and input gradient through all layers; the busiest device works at least the mean,
+    A micro-batch takes its forward and input gradient through all layers; the busiest device works at least the mean,
     m S / P; 1F1B takes `one_f_one_b_factor` times S; and each device has paths of its own, which are known where the
     split is even, and bounded by `staggered_factor` where it is free. The optimizer comes after all of it. `busy_s`: see
     `_even_bound_s`.
@@ -164,7 +164,7 @@ def _device_s(pipe: Pipe, device: int, chunks: list[tuple[float, float]]) -> flo
 
 def _sums(values: list[float], boundaries: Sequence[int]) -> list[float]:
     prefix = [0.0, *accumulate(values)]
-    return [prefix[end] - prefix[start] for start, end in zip(boundaries, boundaries[1:], strict=False)]
+    return [prefix[end] - prefix[start] for start, end in pairwise(boundaries)]
 
 
 def known_boundaries(num_stages: int, boundaries: tuple[int, ...], num_layers: int) -> tuple[int, ...]:

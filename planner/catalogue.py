@@ -54,7 +54,7 @@ def recompute_policies(fixes: Fixes) -> tuple[Recompute, ...]:
 
 
 def offloads(policy: Recompute, fixes: Fixes) -> tuple[bool, ...]:
-    """Whether the FFN's widest tensors may wait in host memory: beside keeping everything else, or SAR, unless pinned."""
+    """Whether the FFN's widest tensors may wait in host memory: beside keeping the rest, or SAR, unless pinned."""
     offered = policy in (Recompute.NONE, Recompute.SELECTIVE) and fixes.recompute is None
     return (False, True) if offered else (False,)
 

@@ -70,7 +70,7 @@ def costs(part: Choice | EndCost) -> tuple[float, ...]:
 
 
 def pareto_choices(choices: tuple[Choice, ...], kind: ScheduleKind) -> tuple[Choice, ...]:
-    """The choices that no other equals or beats in every number that counts under the schedule; of equal ones the first.
+    """The choices that no other equals or beats in all that counts under the schedule; of equal ones the first.
 
     >>> fast = Choice(key="fast", forward_s=1, backward_s=2, dgrad_s=1, wgrad_s=1, kept_bytes=5)
     >>> lean = Choice(key="lean", forward_s=1, backward_s=3, dgrad_s=2, wgrad_s=1, kept_bytes=1)

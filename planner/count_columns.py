@@ -1,4 +1,4 @@
-"""The columns behind the counts n[virtual stage, item]: one each, or for chunks that are alike a common base and a rest."""
+"""The columns behind the counts n[virtual stage, item]: one each, or for alike chunks a common base and a rest."""
 
 from __future__ import annotations
 

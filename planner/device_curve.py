@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def hull_chords(curve: Array) -> Iterator[tuple[float, float]]:
         while len(hull) > 1 and _turns_down(hull[-2], hull[-1], point):
             hull.pop()
         hull.append(point)
-    for (k, low), (next_k, high) in zip(hull, hull[1:], strict=False):
+    for (k, low), (next_k, high) in pairwise(hull):
         slope = (high - low) / (next_k - k)
         yield slope, low - slope * k
 

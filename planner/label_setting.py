@@ -1,4 +1,4 @@
-"""The fastest choices for given layers of one device within its memory, by label setting: (seconds, bytes) per label."""
+"""The fastest choices for given layers of one device within its memory, by setting labels (seconds, bytes)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fastest_mix(problem: PointProblem, device: int, layers: Layers, margin_bytes
 
 
 def _blocks(problem: PointProblem, device: int, layers: Layers) -> list[Block] | None:
-    """Layers that must use one choice together, position by position in chunks that are alike; None if they can't be."""
+    """Layers that must use one choice together, position by position in alike chunks; None if they can't be."""
     alike = set(alike_stages(problem)[device])
     blocks: list[Block] = []
     for kind in sorted({kind for _, kind, _ in layers}):
@@ -98,7 +98,7 @@ def _mix_within(
 
 
 def _undominated(seconds: Array, used: Array, budget: float) -> Indices:
-    """Labels within the budget that no other equals or beats in both, fastest first; of too many, one a bucket of bytes."""
+    """Labels within the budget that no other equals or beats, fastest first; of too many, one a bucket of bytes."""
     order = np.lexsort((used, seconds))
     order = order[used[order] <= budget]
     if not len(order):

@@ -1,7 +1,7 @@
 """How fast a device with a known number of layers can be when its memory counts: a fractional knapsack.
 
-Every layer has choices of time and bytes; dropping tensors costs time. Letting layers mix choices in any proportion, the
-best mix starts with the fastest choices and exchanges where a byte costs least, until it fits: a lower bound.
+Every layer has choices of time and bytes; dropping tensors costs time. Letting layers mix choices in any proportion,
+the best mix starts with the fastest choices and exchanges where a byte costs least, until it fits: a lower bound.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from meshwright.costmodel.simulate import ScheduleKind, build_schedule, in_flight
 from meshwright.costmodel.step import SPLIT_BACKWARD
@@ -117,7 +118,7 @@ def _mix_s(layers: Sequence[tuple[int, Hull]], room: float) -> float:
     exchanges = sorted(
         (_slope(one, other), number * (one[0] - other[0]))
         for number, hull in layers
-        for one, other in zip(hull, hull[1:], strict=False)
+        for one, other in pairwise(hull)
     )
     for slope, size in exchanges:
         if over <= 0:

@@ -120,7 +120,7 @@ class PointModel:
         return columns
 
     def _require_stage(self, columns: list[int], sign: float, stage: int, name: str, times: float) -> None:
-        """sign x (sum of columns) + times x (the stage's total of a cost) >= 0."""
+        """Requires sign x (sum of columns) + times x (the stage's total of a cost) >= 0."""
         per_layer, end = self.table.column(name) * self.per_second, self.table.end(name)[stage] * self.per_second
         indices, values = self._counts.stage_row(stage, times * per_layer)
         self._highs.add_row(-times * end, [*indices, *columns], np.array([*values, *[sign] * len(columns)]))
@@ -200,7 +200,7 @@ class PointModel:
             self._highs.add_row(-float(most), columns, np.array(values))
 
     def add_curve_points(self, index: int, device: int, kind: int, least_s: Array, low: int, high: int) -> None:
-        """Makes the curve exact for low .. high layers, the range of column `branching[index]`: a binary for each number."""
+        """Makes the curve exact for low .. high layers, the range of column `branching[index]`: a binary each."""
         numbers = [k for k in range(low, high + 1) if np.isfinite(least_s[k])]
         chosen = [self._highs.add_column(0.0, 1.0, integer=True) for _ in numbers]
         total = int(self.branching[index])
@@ -214,7 +214,7 @@ class PointModel:
         self._highs.add_row(0.0, [*columns, *chosen], np.array([*values, *at_points]))
 
     def sharpen_shares(self, path: CutCoefficients, counts: Counts, tolerance_s: float) -> None:
-        """Makes the shares of first and last layers exact at these counts, if the path misses more than the tolerance."""
+        """Makes the shares of first and last layers exact at these counts, if the path is off by more than that."""
         self._shares.sharpen(path, counts, tolerance_s)
 
     # Solving.

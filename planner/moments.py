@@ -7,7 +7,7 @@ import numpy as np
 from meshwright.costmodel.simulate import in_flight
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.milp import PointModel
-from meshwright.planner.stage_totals import kept_bytes, peak_memory_bytes
+from meshwright.planner.stage_totals import Counts, kept_bytes, peak_memory_bytes
 
 MEMORY_TOLERANCE = 1e-9
 """Share of the limit by which a peak may exceed it: the solver's precision."""
@@ -22,11 +22,12 @@ class MomentRows:
         for device, moments in enumerate(in_flight(self._problem.schedule)):
             self._add(device, max(moments, key=sum))
 
-    def add_broken(self, counts: Array, over_bytes: float = 0.0) -> bool:
-        """Adds the worst moment of every device that exceeds the limit by more than `over_bytes`; whether any is new."""
+    def add_broken(self, counts: Array | Counts, over_bytes: float = 0.0) -> bool:
+        """Adds the worst moment of each device that exceeds the limit by more than `over_bytes`; whether any is new."""
         limit = self._problem.memory_limit_bytes * (1.0 + MEMORY_TOLERANCE) + over_bytes
         devices = np.flatnonzero(peak_memory_bytes(self._problem, counts) > limit).tolist()
-        return any([self._add(device, self._worst(device, counts)) for device in devices])
+        added = [self._add(device, self._worst(device, counts)) for device in devices]
+        return any(added)
 
     def _add(self, device: int, held: tuple[int, ...]) -> bool:
         if (device, held) in self._known:
@@ -35,11 +36,11 @@ class MomentRows:
         self._model.add_moment(device, held)
         return True
 
-    def _worst(self, device: int, counts: Array) -> tuple[int, ...]:
+    def _worst(self, device: int, counts: Array | Counts) -> tuple[int, ...]:
         moments = in_flight(self._problem.schedule)[device]
         return moments[int((np.array(moments) @ kept_bytes(self._problem, counts, device)).argmax())]
 
 
-def fits(model_limit_bytes: float, peaks: Array) -> bool:
+def fits(memory_limit_bytes: float, peaks: Array) -> bool:
     """Whether no device exceeds the limit."""
-    return bool(peaks.max() <= model_limit_bytes * (1.0 + MEMORY_TOLERANCE))
+    return bool(peaks.max() <= memory_limit_bytes * (1.0 + MEMORY_TOLERANCE))

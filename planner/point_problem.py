@@ -110,8 +110,10 @@ def _undominated(
 def _fits_host(
     problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec, strategy: LayerStrategy
 ) -> bool:
-    """Whether a node's memory holds what its GPUs offload if every layer does, with all micro-batches that a stage of any
-    schedule holds: at most twice as many as stages."""
+    """Whether a node's memory holds what its GPUs offload if every layer does.
+
+    A stage of any schedule holds at most twice as many micro-batches as there are stages.
+    """
     if not strategy.offload:
         return True
     in_flight = min(point.num_micro_batches, 2 * point.mesh.pp)

@@ -88,7 +88,7 @@ class SolveStatus(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SolveResult:
-    """`bound` is HiGHS's dual bound (the objective of a solved linear program); `values` is empty without a solution."""
+    """`bound`: HiGHS's dual bound (the objective of a solved linear program); `values`: empty without a solution."""
 
     status: SolveStatus
     objective: float

@@ -7,6 +7,7 @@ spread over stages is the inner solver's.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import StrategyError
@@ -35,8 +36,8 @@ RULES = (
     f"at most {MAX_VIRTUAL_STAGES} virtual stages a device",
     "with fewer micro-batches than pipeline stages only 1f1b",
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
-    "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs or,"
-    " within half of the host memory, updated by the CPUs",
+    "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs"
+    " or, within half of the host memory, updated by the CPUs",
     "offload of the FFN's widest tensors beside keeping or SAR, within half of the host memory",
     "transient memory is rounded up to 1/256 of the memory limit",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
@@ -103,8 +104,7 @@ def even_split(problem: Problem, pp: int, virtual_stages: int) -> tuple[int, ...
         return tuple(range(0, layers + 1, layers // stages))
     inner = [round(stage * (layers + 2) / stages) - 1 for stage in range(1, stages)]
     boundaries = (0, *inner, layers)
-    between = zip(boundaries[1:], boundaries[2:-1], strict=False)
-    return boundaries if all(start < end for start, end in between) else ()
+    return boundaries if all(start < end for start, end in pairwise(inner)) else ()
 
 
 def divisors(number: int) -> tuple[int, ...]:

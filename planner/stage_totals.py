@@ -116,7 +116,8 @@ def _saving_s(forward_s: Array, backward_s: Array, totals: Array) -> Array:
     hidden = np.minimum(forward_exposed, np.maximum(0.0, backward_s - backward_exposed)) + np.minimum(
         backward_exposed, np.maximum(0.0, forward_s - forward_exposed)
     )
-    return np.minimum(hidden, forward_s)
+    saving_s: Array = np.minimum(hidden, forward_s)
+    return saving_s
 
 
 def step_time_s(problem: PointProblem, counts: Array | Counts) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import comb
+from math import comb, sqrt
 from statistics import NormalDist
 
 
@@ -64,4 +64,4 @@ def expected_imbalance(deviation: float, num_experts: int, num_ranks: int) -> fl
     if num_ranks == 1:
         return 1.0
     most = NormalDist().inv_cdf((num_ranks - 0.375) / (num_ranks + 0.25))
-    return 1.0 + deviation * most / (num_experts / num_ranks) ** 0.5
+    return 1.0 + deviation * most / sqrt(num_experts / num_ranks)

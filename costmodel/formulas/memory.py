@@ -69,7 +69,7 @@ def optimizer_traffic_bytes(num_parameters: float, zero_stage: int, num_shards: 
 def host_update_s(
     num_parameters: float, *, gpus_per_node: int, pcie_bytes_per_s: float, gradient_bytes_each: float
 ) -> float:
-    """Seconds of an Adam update in host memory: gradients down, update by the CPU, BF16 parameters up, one after another.
+    """Seconds of an Adam update in host memory: gradients down, update by the CPU, BF16 parameters up, in turn.
 
         N (g + 2) / PCIe  +  N G / R
 

@@ -73,7 +73,7 @@ class ProgramBuilder:
         axis: Axis | None = None,
         phase: Pass = Pass.DGRAD,
     ) -> None:
-        """Append a backward operator, dgrad unless said otherwise; a collective that travels in FP8 between its casts."""
+        """Append a backward operator, dgrad unless said otherwise; a collective in FP8 goes between its casts."""
         for step in self._steps(name, work, reads, writes, axis):
             self._backward.append(self._operator(step.name, phase, step.work, step.reads, step.writes, step.axis))
 

@@ -34,7 +34,7 @@ def test_what_cannot_fit_says_which_limit_binds(
 ) -> None:
     cluster = tmp_path / "small.yaml"
     cluster.write_text(
-        "name: small\ngpu: h100\ngpus_per_node: 8\nmemory: 2 GB\nnetwork: 400 Gbit/s\nnetwork_latency: 3 us\n"
+        "name: small\ngpu: h100\ngpus_per_node: 8\nmemory: 1.7 GB\nnetwork: 400 Gbit/s\nnetwork_latency: 3 us\n"
         "nvlink_latency: 0.5 us\nhost_memory: 1 TB\n"
     )
     output = tmp_path / "plan.json"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,7 +58,7 @@ def _simulated_s(layers: list[LayerTimes], pipe: Pipe, boundaries: list[int]) ->
 
 
 def _pairs(boundaries: list[int]) -> list[tuple[int, int]]:
-    return list(zip(boundaries, boundaries[1:], strict=False))
+    return list(pairwise(boundaries))
 
 
 @settings(deadline=None, max_examples=150)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations_with_replacement, product
+from itertools import accumulate, combinations_with_replacement, product
 
 import msgspec
 import numpy as np
@@ -62,7 +62,7 @@ def assignments(problem: PointProblem, split: tuple[int, ...]) -> Iterator[Count
 def space(problem: PointProblem) -> list[Counts]:
     """Every assignment, whether it fits or not."""
     every = (counts for split in splits(problem) for counts in assignments(problem, split))
-    found = []
+    found: list[Counts] = []
     for counts in every:
         if len(found) > MAX_ASSIGNMENTS:
             assume(False)
@@ -152,6 +152,9 @@ def problems(draw: st.DrawFn) -> PointProblem:
         memory_limit_bytes=1e15,
         alike_chunks=draw(boolean),
     )
+    if draw(boolean):
+        split = draw(st.sampled_from(list(splits(problem))))
+        problem = msgspec.structs.replace(problem, boundaries=(0, *accumulate(split)))
     return msgspec.structs.replace(problem, memory_limit_bytes=draw(limits(problem)))
 
 
@@ -159,6 +162,7 @@ def problems(draw: st.DrawFn) -> PointProblem:
 def limits(draw: st.DrawFn, problem: PointProblem) -> float:
     """A limit that some assignments keep and others break, most of the time."""
     peaks = sorted({float(peak_memory_bytes(problem, counts).max()) for counts in space(problem)})
+    assume(peaks)
     return 1.0 + draw(st.sampled_from(peaks)) * draw(st.sampled_from((1.0, 1.0, 1.0, 0.9)))
 
 
