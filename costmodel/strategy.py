@@ -133,7 +133,7 @@ class LayerStrategy(Value, frozen=True, kw_only=True):
     """What one layer does. Attention: tp x sp x cp ranks share a micro-batch, tokens split evenly between layers.
 
     `ffn_tp` splits a dense FFN (and shared experts) over that many of those ranks. Routed experts use `dispatch` over
-    ep x etp ranks. With tp > 1, `sequence_parallel` splits the residual stream over tp too (Megatron). `communication` is
+    ep x etp ranks. With tp > 1, `sequence_parallel` splits the residual stream over tp too (Megatron). `communication`:
     the format in which tensor- and expert-parallel activations and their gradients travel. `offload`: the widest kept
     tensors of the FFN wait in host memory.
     """

@@ -6,7 +6,8 @@ choice. In counts n[chunk, item]: for each layer type, the sum over its items of
 most 1.
 
 Free of it are virtual stages that leading or trailing layers of rare types (such as a few dense layers before a stack
-of experts) can reach. Where rare types lie elsewhere the rule does not apply at all.
+of experts) can reach. Where rare types lie elsewhere the rule does not apply at all. Where boundaries are given, chunks
+that are shorter by more than one layer of a type are free of it, too.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ def alike_stages(problem: PointProblem) -> tuple[tuple[int, ...], ...]:
     """For each device its virtual stages under the rule, where there are at least two."""
     if not alike_kinds(problem):
         return ((),) * problem.num_stages
+    if problem.boundaries:
+        return tuple(_alike_as_given(problem, chunks) for chunks in problem.placement)
     stages = problem.num_virtual_stages
     fewest = [problem.fewest_layers(stage) for stage in range(stages)]
     first, last = _rare_ends(problem, _common(problem))
@@ -53,6 +56,16 @@ def chunks_agree(problem: PointProblem, counts: Counts) -> bool:
         if any(spread[types == kind].sum() > 1 for kind in alike_kinds(problem)):
             return False
     return True
+
+
+def _alike_as_given(problem: PointProblem, chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a device's virtual stages with given boundaries, those with common types alone and not too few of any."""
+    bounds, common = problem.boundaries, _common(problem)
+    layers = {stage: Counter(problem.layer_types[bounds[stage] : bounds[stage + 1]]) for stage in chunks}
+    plain = [stage for stage in chunks if set(layers[stage]) <= common]
+    most = {kind: max((layers[stage][kind] for stage in plain), default=0) for kind in common}
+    alike = tuple(stage for stage in plain if all(layers[stage][kind] >= most[kind] - 1 for kind in common))
+    return alike if len(alike) > 1 else ()
 
 
 def _common(problem: PointProblem) -> frozenset[int]:

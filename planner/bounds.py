@@ -87,8 +87,8 @@ def step_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[fl
 
     A micro-batch takes its forward and input gradient through all layers; the busiest device works at least the mean,
     m S / P; 1F1B takes `one_f_one_b_factor` times S; and each device has paths of its own, which are known where the
-    split is even, and bounded by `staggered_factor` where it is free. The optimizer comes after all of it. `busy_s`: see
-    `_even_bound_s`.
+    split is even, and bounded by `staggered_factor` where it is free. The optimizer comes after all of it.
+    `busy_s`: see `_even_bound_s`.
 
     Source: derived; `tests/property/test_bounds.py` checks it against the simulation.
     """

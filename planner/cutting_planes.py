@@ -98,9 +98,10 @@ class _Solve:
         can_fit = self._relax()
         if not can_fit or (self.best is None and not self._is_done):
             counts, shortfall = leanest(self.problem, self._left_s)
-            if shortfall is not None:
+            proven = not can_fit or shortfall is None or shortfall.lower_bound_bytes > 0.0
+            if proven and (shortfall is not None or (counts is None and self._left_s > 0)):
                 return self._infeasible(shortfall)
-            if counts is not None:
+            if counts is not None and shortfall is None:
                 self._simulate(counts)
         while not self._is_done and self._split_round():
             pass
@@ -127,7 +128,7 @@ class _Solve:
         """Nothing below the target is faster than this."""
         self.lower_bound_s = max(self.lower_bound_s, min(bound_s, self._target_s))
 
-    def _infeasible(self, reason: MemoryShortfall) -> PointSolution:
+    def _infeasible(self, reason: MemoryShortfall | None) -> PointSolution:
         return PointSolution(
             status=PointStatus.INFEASIBLE, reason=reason, solver=solver_text(), space=space_text(self.problem)
         )
@@ -180,10 +181,11 @@ class _Solve:
         self.model.add_path(path)
         self.num_cuts += 1
         if counts.dtype == np.int64:
-            self.model.sharpen_shares(path, counts, simulated_s * self.relative_gap / 4)
-            peaks = peak_memory_bytes(self.problem, counts)
+            whole: Counts = counts.astype(np.int64, copy=False)
+            self.model.sharpen_shares(path, whole, simulated_s * self.relative_gap / 4)
+            peaks = peak_memory_bytes(self.problem, whole)
             if simulated_s < self.best_s and fits(self.problem.memory_limit_bytes, peaks):
-                self.best, self.best_s = counts, simulated_s
+                self.best, self.best_s = whole, simulated_s
         return simulated_s
 
     def _try_nearest(self, mixed: Array) -> None:
@@ -322,7 +324,7 @@ class _Solve:
         return result.values if len(result.values) else None
 
 
-class _Described(TypedDict):
+class _Described(TypedDict, total=False):
     layers_per_virtual_stage: tuple[int, ...]
     assignment: tuple[tuple[ChoiceCount, ...], ...]
     peak_memory_bytes: tuple[float, ...]

@@ -72,7 +72,8 @@ def _typical_held(problem: PointProblem, device: int) -> Array:
     """Micro-batches held of each chunk: the mean of all moments that can be the worst, as many as the fullest holds."""
     moments = np.array(in_flight(problem.schedule)[device], dtype=np.float64)
     mean: Array = moments.mean(axis=0)
-    return mean * (moments.sum(axis=1).max() / max(1.0, mean.sum()))
+    fullest = float(moments.sum(axis=1).max())
+    return mean * (fullest / max(1.0, float(mean.sum())))
 
 
 def _mix_within(
@@ -99,12 +100,12 @@ def _mix_within(
 
 def _undominated(seconds: Array, used: Array, budget: float) -> Indices:
     """Labels within the budget that no other equals or beats, fastest first; of too many, one a bucket of bytes."""
-    order = np.lexsort((used, seconds))
+    order: Indices = np.lexsort((used, seconds))
     order = order[used[order] <= budget]
     if not len(order):
         return order
     least = np.minimum.accumulate(used[order])
-    kept = order[np.concatenate([[True], used[order][1:] < least[:-1] * (1.0 - 1e-12)])]
+    kept: Indices = order[np.concatenate([[True], used[order][1:] < least[:-1] * (1.0 - 1e-12)])]
     if len(kept) <= MAX_LABELS:
         return kept
     buckets = np.floor(used[kept] / budget * MAX_LABELS)

@@ -116,9 +116,7 @@ def _mix_s(layers: Sequence[tuple[int, Hull]], room: float) -> float:
     total_s = sum(number * hull[0][1] for number, hull in layers)
     over = sum(number * hull[0][0] for number, hull in layers) - room
     exchanges = sorted(
-        (_slope(one, other), number * (one[0] - other[0]))
-        for number, hull in layers
-        for one, other in pairwise(hull)
+        (_slope(one, other), number * (one[0] - other[0])) for number, hull in layers for one, other in pairwise(hull)
     )
     for slope, size in exchanges:
         if over <= 0:

@@ -159,7 +159,7 @@ class PointModel:
         row = {self.step: 1.0}
         for name, columns in self._totals.items():
             row.update(zip(columns.tolist(), (-paid.pop(name)).tolist(), strict=True))
-        once_s = sum(np.outer(times, table.column(name)) for name, times in paid.items())
+        once_s = np.sum([np.outer(times, table.column(name)) for name, times in paid.items()], axis=0)
         row.update(zip(*self._counts.row(-once_s * self.per_second), strict=True))
         row.update({self._shares.column(stage, name): -times for stage, name, times in self._shares.paid(path)})
         row.update(self._saved(path))

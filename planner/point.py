@@ -151,7 +151,8 @@ class PointSolution(Value, frozen=True, kw_only=True):
     """What was found and what was proven. Times are infinite and tuples empty where there is no solution.
 
     `layers_per_virtual_stage` and `assignment` are in model order. `lower_bound_s`: no assignment of the problem's
-    space is faster (`space` says what the space is). `num_cuts`: longest paths found by simulation and added.
+    space is faster (`space` says what the space is). `num_cuts`: longest paths found by simulation and added. An
+    infeasible problem has a `reason`, unless no split at all keeps the rule for alike chunks.
     """
 
     status: PointStatus

@@ -134,10 +134,6 @@ class HighsModel:
         for index in indices.tolist():
             self._highs.changeColIntegrality(index, kind)
 
-    def suggest(self, indices: npt.NDArray[np.int64], values: Array) -> None:
-        """A partial solution to start from."""
-        self._highs.setSolution(len(indices), indices.astype(np.int32), np.asarray(values, dtype=np.float64))
-
     def solve(self, *, integers: bool, relative_gap: float = 0.0, time_limit_s: float = float("inf")) -> SolveResult:
         """Solves the program, or its relaxation without integrality."""
         highs = self._highs

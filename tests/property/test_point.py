@@ -129,9 +129,7 @@ def problems(draw: st.DrawFn) -> PointProblem:
     kind, num_stages, virtual_stages, micro_batches = draw(st.sampled_from(SCHEDULES))
     stages = num_stages * virtual_stages
     layers = draw(st.integers(stages, 5 if stages < 4 else 6))
-    types = draw(
-        st.sampled_from(((0,) * layers, (0,) + (1,) * (layers - 1), tuple(i % 2 for i in range(layers))))
-    )
+    types = draw(st.sampled_from(((0,) * layers, (0,) + (1,) * (layers - 1), tuple(i % 2 for i in range(layers)))))
     most = 3 if len(set(types)) == 1 else 2
     catalogue = tuple(
         pareto_choices(tuple(draw(st.lists(choices(), min_size=1, max_size=most))), kind) for _ in range(max(types) + 1)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pulp
+import pytest
+
+from meshwright.planner.pulp_solver import HighsModel, Program, SolveStatus, solver_text
+
+
+def knapsack() -> Program:
+    """Most value of 3x + 4y + 5z in 2x + 3y + 4z <= 8, as a minimum, with a continuous w that costs."""
+    program = Program("knapsack")
+    x, y, z = (program.variable(name, 1, integer=True) for name in "xyz")
+    w = program.variable("w")
+    program.minimise(program.sum([(x, -3.0), (y, -4.0), (z, -5.0), (w, 1.0)]))
+    program.require(program.sum([(x, 2.0), (y, 3.0), (z, 4.0), (w, -1.0)]) <= 8)
+    return program
+
+
+def test_highs_solves_what_pulp_describes() -> None:
+    program = knapsack()
+    model = HighsModel(program)
+    relaxed, whole = model.solve(integers=False), model.solve(integers=True)
+    assert relaxed.objective == pytest.approx(-11.0)
+    assert whole.status is SolveStatus.OPTIMAL
+    assert whole.objective == whole.bound == pytest.approx(-11.0)
+    program.problem.solve(pulp.HiGHS(msg=False))
+    assert pulp.value(program.problem.objective) == pytest.approx(whole.objective)
+
+
+def test_rows_columns_and_bounds_are_added_between_solves() -> None:
+    model = HighsModel(knapsack())
+    model.set_bounds(3, 0.0, 0.0)
+    assert model.solve(integers=True).objective == pytest.approx(-9.0)
+    extra = model.add_column(0.0, 2.0, integer=True)
+    model.add_row(1.5, [extra, 2], np.array([1.0, 1.0]))
+    result = model.solve(integers=True)
+    assert result.objective == pytest.approx(-8.0 if result.values[2] < 0.5 else -9.0)
+    assert result.values[extra] + result.values[2] >= 1.5
+    model.set_all_bounds(np.array([0, 1, 2]), np.zeros(3), np.zeros(3))
+    assert model.solve(integers=True).objective == pytest.approx(0.0)
+    model.add_row(1.0, [0], np.array([1.0]))
+    assert model.solve(integers=True).status is SolveStatus.INFEASIBLE
+
+
+def test_out_of_time_is_not_optimal() -> None:
+    rng = np.random.default_rng(0)
+    program = Program("hard")
+    chosen = [program.variable(f"x{i}", 1, integer=True) for i in range(60)]
+    program.minimise(program.sum((v, -float(c)) for v, c in zip(chosen, rng.integers(50, 99, 60), strict=True)))
+    for _ in range(12):
+        weights = rng.integers(50, 99, 60)
+        program.require(
+            program.sum((v, float(c)) for v, c in zip(chosen, weights, strict=True)) <= float(weights.sum() // 2)
+        )
+    result = HighsModel(program).solve(integers=True, time_limit_s=0.05)
+    assert result.status in (SolveStatus.FEASIBLE, SolveStatus.UNKNOWN)
+    assert result.bound <= result.objective
+
+
+def test_solving_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert HighsModel(knapsack()).solve(integers=True).status is SolveStatus.OPTIMAL
+    assert solver_text().startswith("HiGHS 1.")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
