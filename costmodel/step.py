@@ -34,7 +34,9 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.stage_cost import StageCost, cost_context, stage_costs
 from meshwright.costmodel.value import Value
 
-SPLIT_BACKWARD = (ScheduleKind.ZB_H1, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
+SPLIT_BACKWARD = frozenset({ScheduleKind.ZB_H1, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V})
+"""Schedules whose backward is two actions."""
+
 BARRIER_BYTES = 4.0
 
 

@@ -7,10 +7,8 @@ from collections.abc import Hashable
 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.costmodel.value import Value
-
-SPLIT_BACKWARD = frozenset({ScheduleKind.ZB_H1, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V})
-"""Schedules whose backward is two actions."""
 
 
 class Choice(Value, frozen=True, kw_only=True):

@@ -15,20 +15,17 @@ from __future__ import annotations
 
 import time
 from itertools import product
-from typing import TypedDict
 
 import numpy as np
 
 from meshwright.costmodel.simulate import ScheduleKind, lower_bound_paths
 from meshwright.costmodel.simulate.durations import Array
-from meshwright.planner.alike_chunks import alike_kinds
 from meshwright.planner.device_curve import least_seconds
 from meshwright.planner.incumbents import balanced_split, fitting_mix, given_layers
 from meshwright.planner.memory_shortfall import leanest
 from meshwright.planner.milp import PointModel
 from meshwright.planner.moments import MomentRows, fits
 from meshwright.planner.point import (
-    ChoiceCount,
     MemoryShortfall,
     PointProblem,
     PointSolution,
@@ -36,6 +33,7 @@ from meshwright.planner.point import (
     TooFewLayers,
     needed_layers,
 )
+from meshwright.planner.point_text import described, space_text
 from meshwright.planner.pulp_solver import SolveStatus, solver_text
 from meshwright.planner.stage_totals import Counts, longest_path, micro_batch_s, peak_memory_bytes, step_time_s, tables
 
@@ -67,17 +65,6 @@ def solve_point(
         return PointSolution(status=PointStatus.INFEASIBLE, reason=reason, space=space_text(problem))
     cutoff_s = float("inf") if cutoff_s is None else cutoff_s
     return _Solve(problem, cutoff_s, max(relative_gap, PRECISION), time_limit_s).run()
-
-
-def space_text(problem: PointProblem) -> str:
-    """What the lower bound of a solve ranges over."""
-    kinds = sorted(set(problem.layer_types))
-    choices = " + ".join(str(len(problem.choices[kind])) for kind in kinds)
-    text = (
-        f"every split of {len(problem.layer_types)} layers over {problem.num_virtual_stages} virtual stages of at least"
-        f" {problem.min_layers}, every mix of {choices} choices by layer type on each"
-    )
-    return f"{text}, chunks of a device alike up to one layer" if alike_kinds(problem) else text
 
 
 class _Solve:
@@ -145,7 +132,7 @@ class _Solve:
             num_cuts=self.num_cuts,
             solver=solver_text(),
             space=space_text(self.problem),
-            **({} if self.best is None else _described(self.problem, self.best)),
+            **({} if self.best is None else described(self.problem, self.best)),
         )
 
     # The program and the simulation.
@@ -322,29 +309,3 @@ class _Solve:
         bound_s = limit_s if result.status is SolveStatus.INFEASIBLE else result.bound / self.model.per_second
         self.lower_bound_s = max(self.lower_bound_s, min(bound_s, limit_s))
         return result.values if len(result.values) else None
-
-
-class _Described(TypedDict, total=False):
-    layers_per_virtual_stage: tuple[int, ...]
-    assignment: tuple[tuple[ChoiceCount, ...], ...]
-    peak_memory_bytes: tuple[float, ...]
-
-
-def _described(problem: PointProblem, counts: Counts) -> _Described:
-    return {
-        "layers_per_virtual_stage": tuple(counts.sum(axis=1).tolist()),
-        "assignment": _assignment(problem, counts),
-        "peak_memory_bytes": tuple(peak_memory_bytes(problem, counts).tolist()),
-    }
-
-
-def _assignment(problem: PointProblem, counts: Counts) -> tuple[tuple[ChoiceCount, ...], ...]:
-    items = tables(problem).items
-    return tuple(
-        tuple(
-            ChoiceCount(layer_type=kind, choice=choice, count=int(count))
-            for (kind, choice), count in zip(items, row, strict=True)
-            if count
-        )
-        for row in counts
-    )

@@ -20,7 +20,7 @@ from meshwright.costmodel.simulate import in_flight
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.alike_chunks import alike_kinds, alike_stages
 from meshwright.planner.point import PointProblem
-from meshwright.planner.stage_totals import free_bytes, micro_batch_s, tables
+from meshwright.planner.stage_totals import MEMORY_TOLERANCE, free_bytes, micro_batch_s, tables
 
 GRID = 2048
 MAX_TRANSIENT_GROUPS = 4
@@ -35,8 +35,9 @@ def least_seconds(problem: PointProblem, device: int, kind: int) -> Array:
     base = table.end_transient[list(problem.placement[device])].max()
     best = np.full(problem.layer_types.count(kind) + 1, np.inf)
     best[0] = 0.0
+    slack = MEMORY_TOLERANCE * problem.memory_limit_bytes
     for charged, allowed in _transient_groups(np.maximum(transient, base)):
-        budget = free_bytes(problem, device, _fullest(problem, device)) - charged
+        budget = free_bytes(problem, device, _fullest(problem, device)) - charged + slack
         if budget > 0:
             most = min(len(best) - 1, _most_layers(problem, device))
             curve = _curve(problem, device, mine[allowed], budget, most)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from meshwright.costmodel.simulate import CutCoefficients, Term
-from meshwright.planner.choice import SPLIT_BACKWARD
+from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.planner.count_columns import CountColumns
 from meshwright.planner.point import PointProblem, needed_layers
 from meshwright.planner.pulp_solver import HighsModel

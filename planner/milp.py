@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from meshwright.costmodel.simulate import CutCoefficients, ScheduleKind, Term
 from meshwright.costmodel.simulate.durations import Array
-from meshwright.planner.choice import SPLIT_BACKWARD
+from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.planner.count_columns import CountColumns
 from meshwright.planner.device_curve import hull_chords
 from meshwright.planner.layer_shares import LayerShares

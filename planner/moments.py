@@ -7,10 +7,7 @@ import numpy as np
 from meshwright.costmodel.simulate import in_flight
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.milp import PointModel
-from meshwright.planner.stage_totals import Counts, kept_bytes, peak_memory_bytes
-
-MEMORY_TOLERANCE = 1e-9
-"""Share of the limit by which a peak may exceed it: the solver's precision."""
+from meshwright.planner.stage_totals import MEMORY_TOLERANCE, Counts, kept_bytes, peak_memory_bytes
 
 
 class MomentRows:

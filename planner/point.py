@@ -11,8 +11,9 @@ from functools import lru_cache
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.simulate import OVERLAP_ALL, OverlapPolicy, Schedule, ScheduleKind, TermLayout, build_schedule
 from meshwright.costmodel.simulate.schedules import placement
+from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.costmodel.value import Value
-from meshwright.planner.choice import SPLIT_BACKWARD, Choice, EndCost
+from meshwright.planner.choice import Choice, EndCost
 
 
 class PointProblem(Value, frozen=True, kw_only=True):

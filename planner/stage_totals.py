@@ -15,11 +15,15 @@ import numpy.typing as npt
 from meshwright.costmodel.simulate import CutCoefficients, Durations, chunk_durations, critical_path, in_flight
 from meshwright.costmodel.simulate import step_time_s as simulated_step_time_s
 from meshwright.costmodel.simulate.durations import Array
-from meshwright.planner.choice import COST_FIELDS, SPLIT_BACKWARD, costs
+from meshwright.costmodel.step import SPLIT_BACKWARD
+from meshwright.planner.choice import COST_FIELDS, costs
 from meshwright.planner.point import PointProblem
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 """[virtual stage, item]: layers; an item is one choice of one layer type."""
+
+MEMORY_TOLERANCE = 1e-9
+"""Share of the memory limit by which a peak may exceed it: the solver's precision."""
 
 COLUMN = {name: index for index, name in enumerate(COST_FIELDS)}
 

@@ -34,7 +34,7 @@ ATTENTION = AttentionSpec(num_heads=8, num_kv_heads=4, head_dim=128, value_head_
 DENSE = LayerSpec(attention=ATTENTION, ffn=DenseFfnSpec(intermediate=4096))
 MOE = LayerSpec(attention=ATTENTION, ffn=MoeFfnSpec(num_experts=8, top_k=2, intermediate=2048))
 STACKS = {
-    "dense": (DENSE,) * 5,
+    "dense": (DENSE,) * 4,
     "moe": (MOE,) * 4,
     "leading-dense": (DENSE, MOE, MOE, MOE),
     "alternating": (DENSE, MOE) * 2,
@@ -134,7 +134,7 @@ def _work_s(inner: PointProblem, counts: Counts) -> float:
 def _optimum_by_enumeration_s(problem: Problem) -> float:
     """The least simulated step of everything that fits."""
     best_s = float("inf")
-    for inner in _inner_problems(problem):
+    for inner in sorted(_inner_problems(problem), key=lambda inner: inner.num_virtual_stages):
         for split in _splits(inner):
             for counts in _assignments(inner, split, best_s):
                 fits = peak_memory_bytes(inner, counts).max() <= inner.memory_limit_bytes
@@ -169,10 +169,10 @@ def _best_s(problem: Problem) -> float:
 
 
 ENUMERATED = [
-    ("dense", 8, 0.75e9, ("tp=1", "sp=1", "mbs=1", "zero=1")),
-    ("moe", 4, 0.9e9, ("tp=1", "sp=1", "mbs=1", "dispatch=alltoall", "zero=1")),
+    ("dense", 8, 0.62e9, ("tp=1", "sp=1", "mbs=1", "zero=1")),
+    ("moe", 4, 0.8e9, ("tp=1", "sp=1", "mbs=1", "ep=4", "dispatch=alltoall")),
     ("leading-dense", 8, 0.8e9, ("tp=1", "sp=1", "mbs=2", "ep=4", "dispatch=allgather")),
-    ("alternating", 4, 0.8e9, ("tp=1", "sp=1", "mbs=1", "ep=2", "zero=1")),
+    ("alternating", 4, 0.7e9, ("tp=1", "sp=1", "mbs=1", "ep=2", "zero=1")),
     ("moe", 8, 0.5e9, ("attention=ulysses", "sp=2", "pp=2", "ep=4", "mbs=1")),
 ]
 
@@ -189,8 +189,8 @@ def test_the_search_finds_what_trying_everything_finds(
 
 
 SOLVED = [
-    ("dense", 8, 0.75e9, ("mbs=2",)),
-    ("moe", 4, 0.8e9, ("mbs=1",)),
+    ("dense", 8, 0.62e9, ("mbs=2", "zero=1")),
+    ("moe", 4, 0.8e9, ("mbs=2", "zero=1")),
     ("leading-dense", 4, 0.9e9, ("mbs=2", "ep=4")),
     ("alternating", 8, 0.7e9, ("mbs=2", "ep=8")),
 ]
