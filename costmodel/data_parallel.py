@@ -11,6 +11,7 @@ from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.formulas import memory
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms
+from meshwright.costmodel.offload import network_share_of_pcie
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.overlap import OverlapLevel
 from meshwright.costmodel.program.operators import (
@@ -201,6 +202,9 @@ class StateModel(Value, frozen=True, kw_only=True):
             compute_slowdown, window_per_s = interference.slowdowns(nvlink=resource is Resource.NVLINK)
             lent_per_s = window_per_s / compute_slowdown
             hidden_s = min(time_s, room_s / lent_per_s)
+            if resource is Resource.NETWORK and terms.hidden_pcie_s:
+                free_s = max(0.0, terms.total_s - terms.hidden_pcie_s)
+                hidden_s = min(hidden_s, free_s / network_share_of_pcie(self.cluster))
             room_s -= hidden_s * lent_per_s
             slowdown_s = hidden_s * (window_per_s - lent_per_s)
             changes[f"hidden_{link}_s"] = getattr(terms, f"hidden_{link}_s") + hidden_s

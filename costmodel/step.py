@@ -56,7 +56,11 @@ class StageMemory(Value, frozen=True, kw_only=True):
 
 
 class StepPrediction(Value, frozen=True, kw_only=True):
-    """What a step is predicted to take. `breakdown_s` is the mean over the ranks of a replica and sums to the step."""
+    """What a step is predicted to take.
+
+    `mfu` is of the peak of the workload's precision; `breakdown_s` is the mean over the ranks of a replica and sums to
+    the step.
+    """
 
     step_time_s: float
     tokens_per_s: float
@@ -89,7 +93,7 @@ def predict(configuration: TrainingConfiguration) -> StepPrediction:
     per_token = flops_per_token(configuration.model, configuration.workload.seq_len)
     tokens_per_s = configuration.workload.tokens / timeline.step_time_s
     per_gpu = tokens_per_s / configuration.cluster.num_gpus
-    peak = configuration.cluster.gpu.bf16_flops_per_s
+    peak = configuration.cluster.gpu.peak_flops_per_s(configuration.workload.precision)
     return StepPrediction(
         step_time_s=timeline.step_time_s,
         tokens_per_s=tokens_per_s,

@@ -27,8 +27,9 @@ KEEPS_MORE_FIRST = tuple(Recompute)
 TRANSIENT_STEPS = 256
 """Transient memory counts in steps of the memory limit over this: nearly equal choices become comparable."""
 
-HOST_FRACTION = 0.5
-"""Share of a node's memory that offloaded activations may take; the rest is for data loading and checkpoints."""
+HOST_ACTIVATION_FRACTION = 0.25
+HOST_OPTIMIZER_FRACTION = 0.5
+"""Shares of a node's memory that offload may take; the rest is for data loading and checkpoints."""
 
 
 def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> PointProblem | None:
@@ -116,10 +117,15 @@ def _fits_host(
     """
     if not strategy.offload:
         return True
-    in_flight = min(point.num_micro_batches, 2 * point.mesh.pp)
-    layers = -(-problem.model.num_layers // point.mesh.pp)
-    needed = problem.cluster.gpus_per_node * in_flight * layers * context.offloaded_bytes(layer, strategy)
-    return needed <= HOST_FRACTION * problem.cluster.host_memory_bytes
+    cluster = problem.cluster
+    in_flight = point.num_micro_batches
+    if point.schedule is not ScheduleKind.GPIPE:
+        in_flight = min(in_flight, 2 * point.mesh.pp)
+    layers = -(-problem.model.num_layers // point.mesh.pp) + 1
+    needed = (
+        min(cluster.gpus_per_node, cluster.num_gpus) * in_flight * layers * context.offloaded_bytes(layer, strategy)
+    )
+    return needed <= HOST_ACTIVATION_FRACTION * cluster.host_memory_bytes
 
 
 def _limit_bytes(problem: Problem) -> float:

@@ -21,6 +21,8 @@ def space_text(problem: PointProblem) -> str:
 
 
 class Described(TypedDict, total=False):
+    """Fields of a solution that describe its assignment; all of them or none."""
+
     layers_per_virtual_stage: tuple[int, ...]
     assignment: tuple[tuple[ChoiceCount, ...], ...]
     peak_memory_bytes: tuple[float, ...]

@@ -15,41 +15,34 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count, product
+from itertools import count
 
 import msgspec
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.costmodel.data_parallel import Sharding, StateModel
+from meshwright.costmodel.errors import ClusterError
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
 from meshwright.costmodel.step import StepPrediction, predict
-from meshwright.costmodel.strategy import Mesh
+from meshwright.costmodel.units import format_bytes
 from meshwright.costmodel.value import Value
-from meshwright.planner.bounds import Pipe, known_boundaries, problem_bound_s, step_bound_s
+from meshwright.planner.bounds import problem_bound_s
 from meshwright.planner.cutting_planes import solve_point
+from meshwright.planner.frontier import Frontier
 from meshwright.planner.plan import Alternative, SearchRecord
 from meshwright.planner.point import PointProblem, PointSolution, PointStatus
-from meshwright.planner.point_problem import HOST_FRACTION, point_problem, solved_configuration
+from meshwright.planner.point_problem import point_problem, solved_configuration
 from meshwright.planner.runners_up import describe_alternative
-from meshwright.planner.shape_bounds import ShapeBound, shape_bound
 from meshwright.planner.shortfall import Shortfalls
 from meshwright.planner.space import (
     RULES,
-    LayerShape,
     OuterPoint,
     Problem,
-    even_split,
-    layer_shapes,
-    meshes,
-    orders,
-    pipelines,
-    shardings,
 )
 
 DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
-POINT_TIME_LIMIT_S = 1.5
+POINT_TIME_LIMIT_S = 1.0
 RUNTIME = "meshwright"
 MAX_EXPLAINED = 6
 GROWTH = (2, 4, 8, 16)
@@ -88,15 +81,17 @@ def search(
     *,
     top: int = 5,
     gap: float = DEFAULT_GAP,
+    runtime: RuntimeSpec | None = None,
     progress: Callable[[SearchProgress], None] | None = None,
 ) -> SearchResult:
     """Find the fastest plan that fits.
 
-    `top` is the number of runners-up; `gap` the relative distance to the lower bound at which the search may end.
+    `top` is the number of runners-up; `gap` the relative distance to the lower bound at which the search may end;
+    `runtime` what executes the plan (Meshwright's own executor unless given).
     Raises `InfeasibleError` with the limit that binds and what would make it fit.
     """
     with _without_garbage_collection():
-        return _Search(problem, load_runtime(RUNTIME), gap, progress).run(top)
+        return _Search(problem, runtime or load_runtime(RUNTIME), gap, progress).run(top)
 
 
 @contextmanager
@@ -124,6 +119,9 @@ class _Search:
         self.problem, self.runtime, self.gap = problem, runtime, gap
         self.progress = progress
         self.limit_bytes = memory_limit_bytes(problem.cluster.gpu.usable_memory_bytes)
+        if self.limit_bytes <= 0:
+            usable = format_bytes(problem.cluster.gpu.usable_memory_bytes)
+            raise ClusterError(problem.cluster.name, "memory", f"{usable} a GPU leave nothing beside what is set aside")
         self.shortfalls = Shortfalls(problem, self.limit_bytes)
         self.heap: list[tuple[float, int, OuterPoint, PointProblem | None]] = []
         self.solved: list[Solved] = []
@@ -139,14 +137,14 @@ class _Search:
         if not self.solved:
             self._explain()
             raise self.shortfalls.error(self._enough_gpus())
-        certificate = self._certificate()
+        families = self._families(top + 1)
         best = self._best
         configuration = self._configuration(best)
         return SearchResult(
             configuration=configuration,
             prediction=predict(configuration),
-            certificate=certificate,
-            alternatives=self._alternatives(best, top),
+            certificate=self._certificate(),
+            alternatives=self._alternatives(best, families, top),
         )
 
     def _explain(self) -> None:
@@ -177,62 +175,12 @@ class _Search:
 
     def _open_points(self) -> None:
         order = count()
-        for shape in layer_shapes(self.problem):
-            bound = shape_bound(self.problem, self.runtime, shape)
-            if bound is None:
-                continue
-            for bound_s, point in self._points(bound, shape):
-                self.heap.append((bound_s, next(order), point, None))
+        frontier = Frontier(self.problem, self.runtime, self.limit_bytes, self.shortfalls)
+        for bound_s, point in frontier.points():
+            self.heap.append((bound_s, next(order), point, None))
+        self.rejected = frontier.num_rejected
         self.candidates = len(self.heap) + self.rejected
         heapq.heapify(self.heap)
-
-    def _points(self, bound: ShapeBound, shape: LayerShape) -> Iterator[tuple[float, OuterPoint]]:
-        model, num_layers = self.problem.model, self.problem.model.num_layers
-        for plain_mesh, num_micro_batches in meshes(self.problem, shape):
-            split_mesh = msgspec.structs.replace(plain_mesh, tp=bound.split[0], sp=bound.split[1])
-            for order, sharding in product(orders(self.problem, split_mesh), shardings(self.problem, split_mesh)):
-                mesh = msgspec.structs.replace(split_mesh, order=order)
-                pipes = list(pipelines(self.problem, mesh, num_micro_batches))
-                if not self._state_fits(bound, mesh, sharding):
-                    self.rejected += len(pipes)
-                    continue
-                state = StateModel(cluster=self.problem.cluster, mesh=mesh, sharding=sharding, runtime=self.runtime)
-                layers = bound.with_state(model, state)
-                for kind, virtual_stages in pipes:
-                    pipe = Pipe(
-                        kind=kind,
-                        num_stages=mesh.pp,
-                        num_micro_batches=num_micro_batches,
-                        virtual_stages=virtual_stages,
-                        boundaries=known_boundaries(mesh.pp, _split(self.problem, mesh.pp, virtual_stages), num_layers),
-                        ends=bound.ends,
-                    )
-                    yield (
-                        step_bound_s(layers, pipe),
-                        OuterPoint(
-                            shape=shape,
-                            mesh=mesh,
-                            schedule=kind,
-                            virtual_stages=virtual_stages,
-                            sharding=sharding,
-                            num_micro_batches=num_micro_batches,
-                        ),
-                    )
-
-    def _state_fits(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
-        needed = bound.static_bytes(mesh, sharding, fp32_gradients=self.runtime.fp32_gradients)
-        if sharding.offload_optimizer and not self._host_holds(bound, mesh, sharding):
-            return False
-        if needed <= self.limit_bytes:
-            return True
-        self.shortfalls.note_state(mesh, sharding, needed)
-        return False
-
-    def _host_holds(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
-        """Whether a node's memory holds the optimizer state of its GPUs."""
-        cluster = self.problem.cluster
-        on_node = min(cluster.num_gpus, cluster.gpus_per_node) * bound.optimizer_bytes(mesh, sharding.stage)
-        return on_node <= HOST_FRACTION * cluster.host_memory_bytes
 
     # Closing a point.
 
@@ -264,7 +212,9 @@ class _Search:
         heapq.heappush(self.heap, (max(bound_s, problem_bound_s(inner)), order, point, inner))
 
     def _solve(self, bound_s: float, point: OuterPoint, inner: PointProblem, cutoff_s: float | None) -> Solved | None:
-        solution = solve_point(inner, cutoff_s=cutoff_s, relative_gap=INNER_GAP, time_limit_s=POINT_TIME_LIMIT_S)
+        # The first plan is a measure for the others, and seldom the best.
+        gap = INNER_GAP if self.solved else max(INNER_GAP, self.gap)
+        solution = solve_point(inner, cutoff_s=cutoff_s, relative_gap=gap, time_limit_s=POINT_TIME_LIMIT_S)
         if solution.status is PointStatus.INFEASIBLE:
             self.rejected += 1
             self.shortfalls.note(point, solution.reason)
@@ -310,30 +260,39 @@ class _Search:
     def _configuration(self, entry: Solved) -> TrainingConfiguration:
         return solved_configuration(self.problem, self.runtime, entry.point, entry.inner, entry.solution)
 
-    def _alternatives(self, best: Solved, top: int) -> tuple[Alternative, ...]:
-        """The best plans of other meshes or schedules, each solved to its own optimum."""
-        chosen: dict[object, Solved] = {}
-        ranked = sorted(self.solved, key=lambda entry: entry.solution.step_time_s)
-        for entry in ranked:
-            chosen.setdefault(_family(entry.point), entry)
-        while self.heap and len(chosen) <= top:
+    def _families(self, number: int) -> list[Solved]:
+        """The best plan of each family, fastest first; solves more points until there are `number` families.
+
+        A point solved here may turn out the best of all: the search ended within its gap, not at the optimum.
+        """
+        chosen = {_family(entry.point) for entry in self.solved}
+        while self.heap and len(chosen) < number:
             bound_s, order, point, inner = heapq.heappop(self.heap)
-            if _family(point) in chosen:
+            if _family(point) in chosen or inner is None:
+                self._reopen(bound_s, order, point, inner, known=_family(point) in chosen)
                 continue
-            if inner is None:
-                self._sharpen(bound_s, order, point)
-                continue
-            solved = self._solve(bound_s, point, inner, cutoff_s=None)
-            if solved is not None:
-                chosen[_family(point)] = solved
-        chosen.pop(_family(best.point))
-        others = sorted(chosen.values(), key=lambda entry: entry.solution.step_time_s)[:top]
+            if self._solve(bound_s, point, inner, cutoff_s=None) is not None:
+                chosen.add(_family(point))
+        fastest: dict[object, Solved] = {}
+        for entry in sorted(self.solved, key=lambda entry: entry.solution.step_time_s):
+            fastest.setdefault(_family(entry.point), entry)
+        return list(fastest.values())
+
+    def _reopen(
+        self, bound_s: float, order: int, point: OuterPoint, inner: PointProblem | None, *, known: bool
+    ) -> None:
+        """A point of a family that has its plan is done with, at its bound; another gets its sharper bound first."""
+        if known:
+            self.closed_bound_s = min(self.closed_bound_s, bound_s)
+            self.pruned += 1
+        elif inner is None:
+            self._sharpen(bound_s, order, point)
+
+    def _alternatives(self, best: Solved, families: list[Solved], top: int) -> tuple[Alternative, ...]:
+        """The runners-up beside the best plan."""
         reference = self._configuration(best)
+        others = [entry for entry in families if _family(entry.point) != _family(best.point)][:top]
         return tuple(describe_alternative(reference, self._configuration(entry)) for entry in others)
-
-
-def _split(problem: Problem, pp: int, virtual_stages: int) -> tuple[int, ...]:
-    return even_split(problem, pp, virtual_stages) if virtual_stages > 1 else ()
 
 
 def _family(point: OuterPoint) -> object:

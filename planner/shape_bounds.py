@@ -93,27 +93,27 @@ def shape_bound(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> Sh
     fastest = min(first, key=lambda strategy: first[strategy].forward.total_s + first[strategy].backward.total_s)
     numbers = Counter(problem.model.layers)
     minima = {layer: layer_minimum([_pass_times(cost) for cost in ways.values()]) for layer, ways in costs.items()}
+    embedding, head = _end_costs(context, shape, fastest)
+    ends = embedding.weights.non_expert + head.weights.non_expert
     return ShapeBound(
         layers=tuple(minima[layer] for layer in problem.model.layers),
-        ends=_ends(context, shape, fastest),
+        ends=(layer_minimum([_pass_times(embedding)]), layer_minimum([_pass_times(head)])),
         split=(fastest.tp, fastest.sp),
         ways=tuple((layer, tuple(ways.items())) for layer, ways in costs.items()),
-        dense_parameters=sum(
-            numbers[layer] * min(cost.weights.non_expert for cost in ways.values()) for layer, ways in costs.items()
-        ),
+        dense_parameters=ends
+        + sum(numbers[layer] * min(cost.weights.non_expert for cost in ways.values()) for layer, ways in costs.items()),
         expert_parameters=sum(
             numbers[layer] * min(cost.weights.expert for cost in ways.values()) for layer, ways in costs.items()
         ),
     )
 
 
-def _ends(context: CostContext, shape: LayerShape, fastest: LayerStrategy) -> tuple[LayerMinimum, LayerMinimum]:
+def _end_costs(context: CostContext, shape: LayerShape, fastest: LayerStrategy) -> tuple[LayerCost, LayerCost]:
     """Embedding and head as every mesh of the shape has them; prediction modules share its experts."""
     experts = shape.ep * shape.etp
     mesh = Mesh(tp=fastest.tp, sp=fastest.sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)
     split = end_strategy(mesh)
-    embedding, head = context.embedding(split), context.head(split)
-    return layer_minimum([_pass_times(embedding.compute)]), layer_minimum([_pass_times(head.compute)])
+    return context.embedding(split).compute, context.head(split).compute
 
 
 def _costs(
@@ -124,12 +124,17 @@ def _costs(
 
 
 def _pass_times(cost: LayerCost) -> PassTimes:
+    """What a layer takes that recomputes nothing.
+
+    Recomputation costs more than it can hide, but may send again what an overlapped pass then hides, and shift what
+    hides where: so all exposed communication and all slow-down count as what DualPipe may save.
+    """
     return PassTimes(
         forward_s=cost.forward.total_s,
         backward_s=cost.backward.total_s,
         dgrad_s=cost.dgrad.total_s,
         wgrad_s=cost.wgrad.total_s,
-        exposed_s=cost.forward.exposed_s + cost.backward.exposed_s,
+        exposed_s=sum(terms.exposed_s + terms.slowdown_s for terms in (cost.forward, cost.backward, cost.dgrad)),
     )
 
 

@@ -26,7 +26,9 @@ MIN_EXPERT_SLICE = 1_024
 MAX_VIRTUAL_STAGES = 12
 
 RULES = (
-    "tp x sp stays inside a node",
+    "tp x sp stays inside a node; all of it tp or all of it sp (a mix only where pinned)",
+    "dense and shared FFN weights split over tp or over tp x sp",
+    "activations in FP8 on the wire only where training is in FP8",
     f"cp leaves a rank at least {MIN_CONTEXT_SHARD_TOKENS:,} tokens of a sequence",
     f"experts are sliced (etp) over at most tp x sp ranks, with ep x etp inside a node, not below {MIN_EXPERT_SLICE:,}"
     " columns",
@@ -38,7 +40,7 @@ RULES = (
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
     "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs"
     " or, within half of the host memory, updated by the CPUs",
-    "offload of the FFN's widest tensors beside keeping or SAR, within half of the host memory",
+    "offload of the FFN's widest tensors beside keeping or SAR, within a quarter of the host memory",
     "transient memory is rounded up to 1/256 of the memory limit",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from meshwright.planner.describe.section import Section
 from meshwright.planner.plan import Plan, PredictionRecord
 
+_RUNTIME_WORDS = {"meshwright": ", as designed; its overlap is not measured yet (--runtime evaluates another)"}
+
 
 def headline_section(plan: Plan, remark: str = "") -> Section:
     """Model, cluster, workload, and the figures that people compare; a remark behind them."""
@@ -15,6 +17,7 @@ def headline_section(plan: Plan, remark: str = "") -> Section:
         ("cluster", f"{cluster.num_gpus:,} GPUs, {cluster.name}, {cluster.gpus_per_node} a node"),
         ("workload", ", ".join((batch, workload.precision.value.upper(), *_imbalance(plan)))),
         *speed_rows(plan.prediction),
+        ("runtime", plan.runtime.name + _RUNTIME_WORDS.get(plan.runtime.name, "")),
     )
     width = max(len(label) for label, _ in rows)
     title = f"{plan.model.name} on {cluster.num_gpus:,} x {cluster.profile}"

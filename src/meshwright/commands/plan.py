@@ -12,6 +12,7 @@ from meshwright.commands.sections import print_sections
 if TYPE_CHECKING:
     from meshwright.costmodel.hardware import ClusterSpec
     from meshwright.costmodel.program.operators import Precision
+    from meshwright.costmodel.runtime import RuntimeSpec
     from meshwright.planner.search import SearchProgress, SearchResult
     from meshwright.planner.space import Problem
 
@@ -32,6 +33,9 @@ def command(
     expert_imbalance: Annotated[
         float, typer.Option(metavar="X", help="Load of the busiest expert rank over the mean.")
     ] = 1.0,
+    runtime: Annotated[
+        str, typer.Option(metavar="NAME", help="What executes the plan: meshwright, megascale-moe, megatron, ...")
+    ] = "meshwright",
     top: Annotated[int, typer.Option(metavar="K", min=0, help="How many runners-up to report.")] = 5,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the plan (JSON) there.")
@@ -43,6 +47,7 @@ def command(
     Says how the model is split over the GPUs, what each stage holds in memory, where the time of a step goes, which
     plans came next and what was proven.
     """
+    from meshwright.costmodel.runtime import load_runtime
     from meshwright.planner.describe import describe_plan
     from meshwright.planner.plan_conversion import build_plan
     from meshwright.planner.serialise import check_writable, plan_json, write_plan
@@ -50,7 +55,7 @@ def command(
     problem = _problem(model, cluster, gpus, global_batch, seq_len, precision, expert_imbalance, tuple(fix or ()))
     if output is not None:
         check_writable(output)
-    result = _search(problem, top)
+    result = _search(problem, load_runtime(runtime), top)
     plan = build_plan(result.configuration, result.prediction, result.certificate, result.alternatives)
     if output is not None:
         write_plan(plan, output)
@@ -118,7 +123,7 @@ def _cluster(name_or_path: str, gpus: int | None) -> ClusterSpec:
         raise ClusterError("--gpus", "", error.problem) from error
 
 
-def _search(problem: Problem, top: int) -> SearchResult:
+def _search(problem: Problem, runtime: RuntimeSpec, top: int) -> SearchResult:
     """Search; on a terminal, with a line on stderr that tells how far it has come."""
     from rich.console import Console
 
@@ -126,9 +131,11 @@ def _search(problem: Problem, top: int) -> SearchResult:
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        return search(problem, top=top)
+        return search(problem, top=top, runtime=runtime)
     with console.status("opening the space") as status:
-        return search(problem, top=top, progress=lambda progress: status.update(progress_text(progress)))
+        return search(
+            problem, top=top, runtime=runtime, progress=lambda progress: status.update(progress_text(progress))
+        )
 
 
 def progress_text(progress: SearchProgress) -> str:

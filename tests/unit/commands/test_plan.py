@@ -9,6 +9,7 @@ from meshwright.cli import main
 from meshwright.commands.plan import progress_text
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InfeasibleError
+from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.step import predict
 from meshwright.planner import search as search_module
 from meshwright.planner.plan import Plan
@@ -33,7 +34,8 @@ def problems(
     """Puts the tiny plan in the place of a search; gives the problems that were asked for."""
     asked: list[Problem] = []
 
-    def found(problem: Problem, *, top: int) -> SearchResult:
+    def found(problem: Problem, *, top: int, runtime: RuntimeSpec) -> SearchResult:
+        assert runtime.name == "meshwright"
         asked.append(problem)
         return SearchResult(
             configuration=tiny_configuration,

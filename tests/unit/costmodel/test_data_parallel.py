@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import pytest
+
+from meshwright.costmodel.data_parallel import Sharding, StateCost, StateModel, copies_group
+from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.layer_cost import LayerCost, Terms
+from meshwright.costmodel.operator_time import operator_timing
+from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
+from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
+from meshwright.costmodel.program.program import Weights
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, ZeroStage
+from meshwright.hardware_profiles import load_cluster
+
+PP, DP = AxisOrder.PP_OUTERMOST, AxisOrder.DP_OUTERMOST
+RUNTIME = RuntimeSpec(name="plain", source="test")
+WEIGHTS = Weights(dense=1000.0, ffn=2000.0, expert=8000.0)
+STRATEGY = LayerStrategy(tp=2, ffn_tp=2, ep=4)
+MESH = Mesh(pp=2, dp=4, tp=2, ep=4)
+
+
+@pytest.fixture
+def cluster() -> ClusterSpec:
+    return load_cluster("h100", num_gpus=16)
+
+
+def _state(cluster: ClusterSpec, sharding: Sharding, mesh: Mesh = MESH, runtime: RuntimeSpec = RUNTIME) -> StateModel:
+    return StateModel(cluster=cluster, mesh=mesh, sharding=sharding, runtime=runtime)
+
+
+# Where copies lie.
+
+
+def _ranks_of_stage(mesh: Mesh, stage: int) -> list[int]:
+    """Global ranks of a pipeline stage, in the order of the experts' view."""
+    return [
+        d * mesh.data_stride + stage * mesh.pipeline_stride + inner
+        for d in range(mesh.dp)
+        for inner in range(mesh.replica_gpus)
+    ]
+
+
+def _placed(mesh: Mesh, split: int, gpus_per_node: int) -> set[tuple[int, int]]:
+    """(size, ranks per node) of every group of copies, by writing down all ranks."""
+    found = set()
+    for stage in range(mesh.pp):
+        ranks = _ranks_of_stage(mesh, stage)
+        for first in range(split):
+            group = ranks[first::split]
+            found |= {(len(group), most) for most in Counter(rank // gpus_per_node for rank in group).values()}
+    return found
+
+
+@pytest.mark.parametrize("gpus_per_node", [4, 8])
+@pytest.mark.parametrize("order", [PP, DP])
+@pytest.mark.parametrize("tp", [1, 2, 4, 8])
+@pytest.mark.parametrize("pp", [1, 2, 4])
+@pytest.mark.parametrize("dp", [1, 2, 8])
+def test_copies_lie_where_the_ranks_say(pp: int, dp: int, tp: int, order: AxisOrder, gpus_per_node: int) -> None:
+    mesh = Mesh(pp=pp, dp=dp, tp=tp, order=order)
+    most = mesh.stage_gpus if order is PP else mesh.replica_gpus
+    for split in (1, 2, 4, 8, 16, 32, 64):
+        if split <= most:
+            group = copies_group(mesh, split, gpus_per_node)
+            assert {(group.size, group.ranks_per_node)} == _placed(mesh, split, gpus_per_node)
+
+
+def test_experts_folded_over_data_parallel_ranks_have_fewer_copies() -> None:
+    mesh = Mesh(pp=2, dp=8, tp=2, ep=8)
+    assert copies_group(mesh, 2, 8) == Group(size=8, ranks_per_node=4)
+    assert copies_group(mesh, 8, 8) == Group(size=2, ranks_per_node=1)
+    assert mesh.edp == 2
+
+
+@pytest.mark.parametrize(("pp", "dp", "tp", "gpus_per_node"), [(3, 5, 1, 8), (5, 6, 2, 8), (3, 4, 3, 12), (2, 7, 1, 6)])
+@pytest.mark.parametrize("order", [PP, DP])
+def test_awkward_numbers_never_make_a_group_more_local_than_it_is(
+    pp: int, dp: int, tp: int, gpus_per_node: int, order: AxisOrder
+) -> None:
+    mesh = Mesh(pp=pp, dp=dp, tp=tp, order=order)
+    group = copies_group(mesh, tp, gpus_per_node)
+    assert group.size == dp
+    assert group.size % group.ranks_per_node == 0
+    assert group.ranks_per_node <= max(most for _, most in _placed(mesh, tp, gpus_per_node))
+
+
+# Bytes.
+
+
+@pytest.mark.parametrize(
+    ("zero", "parameters", "gradients", "optimizer"),
+    [
+        # Copies: dense and ffn over 8 / 2 = 4 ranks, experts over 8 / 4 = 2.
+        (ZeroStage.NONE, 2 * 11000, 4 * 11000, 12 * 11000),
+        (ZeroStage.OPTIMIZER, 2 * 11000, 4 * 11000, 12 * (250 + 500 + 4000)),
+        (ZeroStage.GRADIENTS, 2 * 11000, 4 * (250 + 500 + 4000), 12 * (250 + 500 + 4000)),
+        (ZeroStage.PARAMETERS, 2 * (250 + 500 + 4000), 4 * (250 + 500 + 4000), 12 * (250 + 500 + 4000)),
+    ],
+)
+def test_bytes_under_zero(
+    cluster: ClusterSpec, zero: ZeroStage, parameters: float, gradients: float, optimizer: float
+) -> None:
+    cost = _state(cluster, Sharding(zero=zero)).cost(WEIGHTS, STRATEGY)
+    assert (cost.parameter_bytes, cost.gradient_bytes, cost.optimizer_bytes) == (parameters, gradients, optimizer)
+    assert cost.static_bytes == parameters + gradients + optimizer
+
+
+def test_gradients_in_bf16_take_half(cluster: ClusterSpec) -> None:
+    runtime = msgspec.structs.replace(RUNTIME, fp32_gradients=False)
+    cost = _state(cluster, Sharding(), runtime=runtime).cost(WEIGHTS, STRATEGY)
+    assert cost.gradient_bytes == 2 * 11000
+
+
+def test_shards_within_a_few_replicas(cluster: ClusterSpec) -> None:
+    cost = _state(cluster, Sharding(shard_degree=2)).cost(WEIGHTS, STRATEGY)
+    assert cost.optimizer_bytes == 12 * (500 + 1000 + 4000)
+
+
+def test_an_offloaded_optimizer_takes_no_memory_but_time(cluster: ClusterSpec) -> None:
+    here = _state(cluster, Sharding()).cost(WEIGHTS, STRATEGY)
+    there = _state(cluster, Sharding(offload_optimizer=True)).cost(WEIGHTS, STRATEGY)
+    assert there.optimizer_bytes == 0.0
+    assert there.parameter_bytes == here.parameter_bytes
+    assert there.optimizer_s == pytest.approx(4750 * 8 / 3.9e9 + 4750 * 6 / (0.85 * cluster.gpu.pcie_bytes_per_s))
+
+
+# Seconds.
+
+
+def _seconds(cluster: ClusterSpec, kind: Collective, num_bytes: float, group: Group) -> float:
+    return operator_timing(CollectiveWork(collective=kind, num_bytes=num_bytes, group=group), cluster).time_s
+
+
+DENSE_ALONE, GROUP = Weights(dense=1e8), Group(size=4, ranks_per_node=4)
+
+
+def _dense_cost(cluster: ClusterSpec, sharding: Sharding) -> StateCost:
+    return _state(cluster, sharding).cost(DENSE_ALONE, STRATEGY)
+
+
+def test_zero_0_reduces_everything_to_everyone(cluster: ClusterSpec) -> None:
+    cost = _dense_cost(cluster, Sharding(zero=ZeroStage.NONE))
+    assert cost.grad_reduce_s == _seconds(cluster, Collective.ALL_REDUCE, 4e8, GROUP)
+    assert cost.param_gather_s == 0.0
+
+
+def test_zero_1_scatters_gradients_and_gathers_parameters(cluster: ClusterSpec) -> None:
+    cost = _dense_cost(cluster, Sharding())
+    assert cost.grad_reduce_s == _seconds(cluster, Collective.REDUCE_SCATTER, 4e8, GROUP)
+    assert cost.param_gather_s == _seconds(cluster, Collective.ALL_GATHER, 2e8, GROUP)
+
+
+def test_hybrid_sharding_also_sums_over_the_replicas_of_a_shard(cluster: ClusterSpec) -> None:
+    pair = Group(size=2, ranks_per_node=2)
+    cost = _dense_cost(cluster, Sharding(shard_degree=2))
+    scatter_s = _seconds(cluster, Collective.REDUCE_SCATTER, 4e8, pair)
+    assert cost.grad_reduce_s == pytest.approx(scatter_s + _seconds(cluster, Collective.ALL_REDUCE, 2e8, pair))
+    assert cost.param_gather_s == _seconds(cluster, Collective.ALL_GATHER, 2e8, pair)
+
+
+def test_the_update_is_of_the_shard(cluster: ClusterSpec) -> None:
+    whole, shard = (
+        _dense_cost(cluster, Sharding(zero=zero)).optimizer_s for zero in (ZeroStage.NONE, ZeroStage.OPTIMIZER)
+    )
+    assert whole == pytest.approx(4 * shard, rel=0.05)
+
+
+def test_one_gpu_communicates_nothing() -> None:
+    alone = load_cluster("h100", num_gpus=1)
+    runtime = msgspec.structs.replace(RUNTIME, step_host_s_per_layer=0.1)
+    cost = _state(alone, Sharding(), Mesh(), runtime).cost(DENSE_ALONE, LayerStrategy())
+    assert cost.param_gather_s == cost.grad_reduce_s == 0.0
+    assert cost.optimizer_s < 0.1
+
+
+# What ZeRO-2 and 3 add to a micro-batch.
+
+
+def _layer(seconds: float, weights: Weights = DENSE_ALONE) -> LayerCost:
+    terms = Terms(gemm_s=seconds)
+    return LayerCost(
+        forward=terms, backward=terms, dgrad=terms, wgrad=terms, weights=weights, kept_bytes=1.0, transient_bytes=5.0
+    )
+
+
+def test_zero_1_leaves_micro_batches_alone(cluster: ClusterSpec) -> None:
+    assert _state(cluster, Sharding()).with_sharded_parameters(_layer(1.0), STRATEGY) == _layer(1.0)
+
+
+def test_zero_2_scatters_gradients_beside_each_backward(cluster: ClusterSpec) -> None:
+    state = _state(cluster, Sharding(zero=ZeroStage.GRADIENTS))
+    cost = state.with_sharded_parameters(_layer(1.0), STRATEGY)
+    scatter_s = _seconds(cluster, Collective.REDUCE_SCATTER, 4e8, GROUP)
+    assert cost.forward == _layer(1.0).forward
+    for terms in (cost.backward, cost.wgrad):
+        assert terms.hidden_nvlink_s == pytest.approx(scatter_s)
+        assert terms.exposed_s == 0.0
+    assert cost.transient_bytes == 5.0
+    assert state.cost(DENSE_ALONE, STRATEGY).grad_reduce_s == 0.0
+
+
+def test_zero_3_gathers_for_both_passes_and_holds_two_layers(cluster: ClusterSpec) -> None:
+    state = _state(cluster, Sharding(zero=ZeroStage.PARAMETERS))
+    cost = state.with_sharded_parameters(_layer(1.0), STRATEGY)
+    gather_s = _seconds(cluster, Collective.ALL_GATHER, 2e8, GROUP)
+    scatter_s = _seconds(cluster, Collective.REDUCE_SCATTER, 4e8, GROUP)
+    assert cost.forward.hidden_nvlink_s == cost.dgrad.hidden_nvlink_s == pytest.approx(gather_s)
+    assert cost.backward.hidden_nvlink_s == pytest.approx(gather_s + scatter_s)
+    assert cost.transient_bytes == 5.0 + 2 * 2e8
+    assert state.cost(DENSE_ALONE, STRATEGY).param_gather_s == 0.0
+
+
+def test_what_exceeds_the_pass_is_exposed(cluster: ClusterSpec) -> None:
+    state = _state(cluster, Sharding(zero=ZeroStage.GRADIENTS))
+    scatter_s = _seconds(cluster, Collective.REDUCE_SCATTER, 4e8, GROUP)
+    short = state.with_sharded_parameters(_layer(scatter_s / 2), STRATEGY).backward
+    compute_slowdown, window = cluster.profile.interference.slowdowns(nvlink=True)
+    assert short.hidden_nvlink_s == pytest.approx(scatter_s / 2 * compute_slowdown / window)
+    assert short.hidden_nvlink_s + short.exposed_nvlink_s == pytest.approx(scatter_s)
+    assert short.slowdown_s == pytest.approx(scatter_s / 2 * (compute_slowdown - 1.0))
+
+
+def test_without_overlap_all_of_it_is_exposed(cluster: ClusterSpec) -> None:
+    runtime = msgspec.structs.replace(RUNTIME, overlap=LayerOverlap(data=OverlapLevel.NONE))
+    state = _state(cluster, Sharding(zero=ZeroStage.GRADIENTS), runtime=runtime)
+    cost = state.with_sharded_parameters(_layer(1.0), STRATEGY)
+    assert cost.backward.exposed_nvlink_s == pytest.approx(_seconds(cluster, Collective.REDUCE_SCATTER, 4e8, GROUP))
+    assert cost.backward.slowdown_s == 0.0
+
+
+def test_a_negative_degree_is_refused() -> None:
+    with pytest.raises(StrategyError, match="shard_degree"):
+        Sharding(shard_degree=-1)

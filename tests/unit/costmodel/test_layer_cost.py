@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from meshwright.costmodel.hardware import Basis, ClusterSpec
+from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost, pass_terms, timing
+from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
+from meshwright.costmodel.operator_time import host_time_s
+from meshwright.costmodel.overlap import LayerOverlap
+from meshwright.costmodel.program.layer import build_layer
+from meshwright.costmodel.program.operators import AttentionWork, GemmWork, Operator, Pass
+from meshwright.costmodel.program.program import LayerProgram
+from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.strategy import LayerStrategy, Recompute
+from meshwright.hardware_profiles import load_cluster
+
+ATTENTION = AttentionSpec(num_heads=16, num_kv_heads=8, head_dim=128, value_head_dim=128)
+DENSE = LayerSpec(attention=ATTENTION, ffn=DenseFfnSpec(intermediate=8192))
+MOE = LayerSpec(attention=ATTENTION, ffn=MoeFfnSpec(num_experts=8, top_k=2, intermediate=4096))
+RUNTIME = RuntimeSpec(name="plain", source="test")
+
+
+@pytest.fixture
+def cluster() -> ClusterSpec:
+    return load_cluster("h100", num_gpus=8)
+
+
+def _program(layer: LayerSpec, strategy: LayerStrategy, seq_len: int = 8192) -> LayerProgram:
+    return build_layer(
+        layer, ProgramSetting(hidden=2048, micro_batch=1, seq_len=seq_len, strategy=strategy, gpus_per_node=8)
+    )
+
+
+def _product(name: str, size: int) -> Operator:
+    work = GemmWork(m=size, n=size, k=size)
+    return Operator(name=name, module="m", phase=Pass.FORWARD, work=work, reads=("a",), writes=(name,))
+
+
+def test_terms_add_up_apart_from_the_hidden_ones() -> None:
+    terms = Terms(gemm_s=1.0, exposed_nvlink_s=2.0, exposed_pcie_s=0.5, host_s=0.25, hidden_nvlink_s=8.0)
+    assert terms.total_s == 3.75
+    assert terms.exposed_s == 2.5
+    assert (terms + terms.scaled(2.0)).total_s == pytest.approx(3 * 3.75)
+    assert (terms + terms.scaled(2.0)).hidden_nvlink_s == pytest.approx(24.0)
+
+
+def test_a_pass_is_the_sum_of_its_operators(cluster: ClusterSpec) -> None:
+    operators = (_product("x", 4096), _product("y", 8192))
+    terms = pass_terms(operators, cluster, RUNTIME)
+    assert terms.gemm_s == pytest.approx(sum(timing(op.work, cluster, RUNTIME).time_s for op in operators))
+    assert terms.total_s == terms.gemm_s
+
+
+def test_small_operators_wait_for_the_host(cluster: ClusterSpec) -> None:
+    operators = tuple(_product(f"x{index}", 64) for index in range(10))
+    alone_s = 10 * timing(operators[0].work, cluster, RUNTIME).time_s
+    issue_s = 10 * host_time_s(operators[0].work, cluster.profile, cuda_graphs=False)
+    assert issue_s > alone_s
+    assert pass_terms(operators, cluster, RUNTIME).total_s == pytest.approx(issue_s)
+
+
+def test_a_slow_host_issues_more_operators_for_a_kernel(cluster: ClusterSpec) -> None:
+    operators = tuple(_product(f"x{index}", 64) for index in range(10))
+    slow = msgspec.structs.replace(RUNTIME, host_operators_per_kernel=3.0)
+    fast_s, slow_s = (pass_terms(operators, cluster, runtime).total_s for runtime in (RUNTIME, slow))
+    assert slow_s == pytest.approx(3.0 * fast_s)
+    graphs = msgspec.structs.replace(slow, cuda_graphs=True)
+    assert pass_terms(operators, cluster, graphs).total_s < fast_s
+
+
+def test_only_forwards_through_experts_wait_for_routing(cluster: ClusterSpec) -> None:
+    waiting = msgspec.structs.replace(RUNTIME, routing_wait_s=0.5)
+    dense, moe = (
+        layer_cost(_program(layer, LayerStrategy()), Recompute.NONE, cluster, waiting) for layer in (DENSE, MOE)
+    )
+    assert dense.forward.host_s == pytest.approx(0.0)
+    assert moe.forward.host_s == pytest.approx(0.5)
+    assert moe.backward.host_s == pytest.approx(0.0)
+    again = layer_cost(_program(MOE, LayerStrategy()), Recompute.FULL, cluster, waiting)
+    assert again.backward.host_s == pytest.approx(0.5)
+
+
+def _operators_s(cost: Terms) -> float:
+    return cost.gemm_s + cost.grouped_gemm_s + cost.attention_s + cost.memory_bound_s + cost.recompute_s
+
+
+def _cost(strategy: LayerStrategy, policy: Recompute, cluster: ClusterSpec, layer: LayerSpec = MOE) -> LayerCost:
+    return layer_cost(_program(layer, strategy), policy, cluster, RUNTIME)
+
+
+@pytest.mark.parametrize("policy", list(Recompute))
+def test_the_two_halves_of_a_backward_are_the_same_work(policy: Recompute, cluster: ClusterSpec) -> None:
+    cost = _cost(LayerStrategy(sp=8, ep=8), policy, cluster)
+    assert _operators_s(cost.dgrad) + _operators_s(cost.wgrad) == pytest.approx(_operators_s(cost.backward))
+    assert cost.wgrad.recompute_s == 0.0
+    assert cost.dgrad.total_s + cost.wgrad.total_s >= cost.backward.total_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("layer", [DENSE, MOE])
+@pytest.mark.parametrize("policy", list(Recompute))
+def test_recomputing_trades_time_for_memory(policy: Recompute, layer: LayerSpec, cluster: ClusterSpec) -> None:
+    keeps = _cost(LayerStrategy(), Recompute.NONE, cluster, layer)
+    drops = _cost(LayerStrategy(), policy, cluster, layer)
+    assert drops.forward == keeps.forward
+    assert drops.kept_bytes <= keeps.kept_bytes
+    assert drops.backward.total_s >= keeps.backward.total_s
+    assert drops.weights == keeps.weights
+
+
+def test_full_recomputation_keeps_the_input_alone(cluster: ClusterSpec) -> None:
+    cost = _cost(LayerStrategy(), Recompute.FULL, cluster, DENSE)
+    assert cost.kept_bytes == 2 * 8192 * 2048
+    again_s, residual_s = cost.backward.recompute_s, cost.forward.total_s - cost.backward.recompute_s
+    assert 0.9 * cost.forward.total_s < again_s < cost.forward.total_s
+    assert residual_s > 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "link"), [(LayerStrategy(tp=8, ffn_tp=8), "nvlink"), (LayerStrategy(tp=16, ffn_tp=16), "network")]
+)
+def test_communication_counts_on_the_link_it_uses(strategy: LayerStrategy, link: str, cluster: ClusterSpec) -> None:
+    other = {"nvlink": "network", "network": "nvlink"}[link]
+    forward = layer_cost(_program(DENSE, strategy), Recompute.NONE, cluster.with_gpus(16), RUNTIME).forward
+    assert getattr(forward, f"exposed_{link}_s") > 0
+    assert getattr(forward, f"exposed_{other}_s") == getattr(forward, f"hidden_{other}_s") == 0
+
+
+def test_overlap_moves_time_from_exposed_to_hidden(cluster: ClusterSpec) -> None:
+    strategy = LayerStrategy(tp=8, ffn_tp=8)
+    fused = msgspec.structs.replace(RUNTIME, overlap=msgspec.convert({"tensor": "fused"}, LayerOverlap))
+    plain = layer_cost(_program(DENSE, strategy), Recompute.NONE, cluster, RUNTIME).forward
+    hidden = layer_cost(_program(DENSE, strategy), Recompute.NONE, cluster, fused).forward
+    assert hidden.hidden_nvlink_s + hidden.exposed_nvlink_s == pytest.approx(plain.exposed_nvlink_s)
+    assert hidden.hidden_nvlink_s > 0
+    assert hidden.total_s < plain.total_s
+
+
+def test_a_frameworks_own_attention_takes_a_multiple(cluster: ClusterSpec) -> None:
+    slow = msgspec.structs.replace(RUNTIME, attention_time_factor=2.0)
+    work = next(op.work for op in _program(DENSE, LayerStrategy()).forward if isinstance(op.work, AttentionWork))
+    assert timing(work, cluster, slow).time_s == pytest.approx(2.0 * timing(work, cluster, RUNTIME).time_s)
+    assert timing(work, cluster, slow).basis is Basis.EXTRAPOLATED
+
+
+def test_the_basis_accounts_for_all_operators(cluster: ClusterSpec) -> None:
+    program = _program(MOE, LayerStrategy(sp=8, ep=8))
+    cost = layer_cost(program, Recompute.FULL, cluster, RUNTIME)
+    seconds = basis_seconds(program, Recompute.FULL, cluster, RUNTIME)
+    total_s = sum(
+        _operators_s(terms) + terms.exposed_s + terms.hidden_nvlink_s + terms.hidden_network_s
+        for terms in (cost.forward, cost.backward)
+    )
+    assert sum(seconds.values()) == pytest.approx(total_s)

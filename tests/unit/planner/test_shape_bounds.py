@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import msgspec
+import pytest
+
+from meshwright.costmodel.data_parallel import Sharding, StateModel
+from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, ModelSpec, MoeFfnSpec
+from meshwright.costmodel.runtime import load_runtime
+from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.strategy import ZeroStage
+from meshwright.costmodel.workload import Workload
+from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.choice import Choice, EndCost
+from meshwright.planner.fixes import parse_fixes
+from meshwright.planner.point import PointProblem
+from meshwright.planner.point_problem import point_problem
+from meshwright.planner.shape_bounds import ShapeBound, shape_bound
+from meshwright.planner.space import OuterPoint, Problem, layer_shapes, meshes
+
+RUNTIME = load_runtime("meshwright")
+ATTENTION = AttentionSpec(num_heads=16, num_kv_heads=4, head_dim=128, value_head_dim=128)
+DENSE = LayerSpec(attention=ATTENTION, ffn=DenseFfnSpec(intermediate=8192))
+MOE = LayerSpec(
+    attention=ATTENTION, ffn=MoeFfnSpec(num_experts=64, top_k=4, intermediate=1024, shared_intermediate=2048)
+)
+TOLERANCE = 1 + 1e-9
+
+
+def _problem(*fixes: str, mtp_depth: int = 0) -> Problem:
+    return Problem(
+        model=ModelSpec(name="made-up", hidden=2048, vocab=32000, layers=(DENSE, MOE, MOE, MOE), mtp_depth=mtp_depth),
+        cluster=load_cluster("h100", num_gpus=16),
+        workload=Workload(global_batch=64, seq_len=4096),
+        fixes=parse_fixes(fixes),
+    )
+
+
+def _cases(
+    problem: Problem, kind: ScheduleKind, zero: ZeroStage
+) -> Iterator[tuple[ShapeBound, OuterPoint, PointProblem]]:
+    """Every shape with its bound, its first mesh and all choices of its layers."""
+    for shape in layer_shapes(problem):
+        bound = shape_bound(problem, RUNTIME, shape)
+        if bound is None:
+            continue
+        for plain, num_micro_batches in list(meshes(problem, shape))[:1]:
+            mesh = msgspec.structs.replace(plain, tp=bound.split[0], sp=bound.split[1])
+            point = OuterPoint(
+                shape=shape,
+                mesh=mesh,
+                schedule=kind,
+                virtual_stages=1,
+                sharding=Sharding(zero=zero),
+                num_micro_batches=num_micro_batches,
+            )
+            inner = point_problem(problem, RUNTIME, point)
+            assert inner is not None
+            yield bound, point, inner
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero", "fixes"),
+    [
+        (ScheduleKind.ONE_F_ONE_B, ZeroStage.OPTIMIZER, ("mbs=1",)),
+        (ScheduleKind.ZB_H1, ZeroStage.OPTIMIZER, ("mbs=1", "ep=8")),
+        (ScheduleKind.ONE_F_ONE_B, ZeroStage.PARAMETERS, ("mbs=1", "ep=8")),
+        (ScheduleKind.ONE_F_ONE_B, ZeroStage.OPTIMIZER, ("mbs=1", "recompute=full", "ep=8")),
+    ],
+)
+def test_no_choice_of_a_shape_is_faster_than_its_bound(
+    kind: ScheduleKind, zero: ZeroStage, fixes: tuple[str, ...]
+) -> None:
+    problem = _problem(*fixes)
+    cases = list(_cases(problem, kind, zero))
+    assert len(cases) >= 4
+    for bound, point, inner in cases:
+        state = StateModel(cluster=problem.cluster, mesh=point.mesh, sharding=point.sharding, runtime=RUNTIME)
+        layers = bound.with_state(problem.model, state)
+        for minimum, kind_index in zip(layers, inner.layer_types, strict=True):
+            for choice in inner.choices[kind_index]:
+                _check(minimum, choice)
+
+
+def _check(minimum: object, way: Choice | EndCost) -> None:
+    found = {
+        "forward_s": way.forward_s,
+        "through_s": way.forward_s + way.dgrad_s,
+        "joined_s": way.forward_s + way.backward_s,
+        "split_s": way.forward_s + way.dgrad_s + way.wgrad_s,
+        "overlapped_s": way.forward_s
+        + way.dgrad_s
+        + way.wgrad_s
+        - min(way.forward_s, way.forward_exposed_s + way.backward_exposed_s),
+        "gather_s": way.param_gather_s,
+        "reduce_s": way.grad_reduce_s,
+        "optimizer_s": way.optimizer_s,
+    }
+    for name, seconds in found.items():
+        assert getattr(minimum, name) <= seconds * TOLERANCE + 1e-15, name
+
+
+@pytest.mark.parametrize("mtp_depth", [0, 1])
+def test_the_ends_of_a_shape_are_those_of_its_meshes(mtp_depth: int) -> None:
+    """Prediction modules share the experts of the layers: alone with all of them they would be far slower."""
+    for bound, _, inner in _cases(
+        _problem("mbs=1", mtp_depth=mtp_depth), ScheduleKind.ONE_F_ONE_B, ZeroStage.OPTIMIZER
+    ):
+        for minimum, end in zip(bound.ends, (inner.first, inner.last), strict=True):
+            assert end is not None
+            _check(msgspec.structs.replace(minimum, gather_s=0.0, reduce_s=0.0, optimizer_s=0.0), end)
+            assert minimum.joined_s == pytest.approx(end.forward_s + end.backward_s)
+
+
+@pytest.mark.parametrize(("zero", "offload"), list(product(ZeroStage, (False, True))))
+def test_no_split_holds_less_state_than_the_bound(zero: ZeroStage, offload: bool) -> None:
+    problem = _problem("mbs=1", "ep=8")
+    for bound, point, inner in _cases(problem, ScheduleKind.ONE_F_ONE_B, zero):
+        sharding = msgspec.structs.replace(point.sharding, offload_optimizer=offload)
+        moved = point_problem(problem, RUNTIME, msgspec.structs.replace(point, sharding=sharding))
+        assert moved is not None
+        leanest = [min(choice.static_bytes for choice in choices) for choices in moved.choices]
+        mean_bytes = (sum(leanest[kind] for kind in inner.layer_types) + _ends_bytes(moved)) / point.mesh.pp
+        assert 0 < bound.static_bytes(point.mesh, sharding, fp32_gradients=True) <= mean_bytes * TOLERANCE
+
+
+def _ends_bytes(inner: PointProblem) -> float:
+    return sum(end.static_bytes for end in (inner.first, inner.last) if end is not None)
+
+
+def test_the_bound_of_state_is_reached_without_tensor_parallelism() -> None:
+    problem = _problem("mbs=1", "ep=8", "tp=1", "sp=1")
+    for bound, point, inner in _cases(problem, ScheduleKind.ONE_F_ONE_B, ZeroStage.OPTIMIZER):
+        leanest = [min(choice.static_bytes for choice in choices) for choices in inner.choices]
+        expected = (sum(leanest[kind] for kind in inner.layer_types) + _ends_bytes(inner)) / point.mesh.pp
+        assert bound.static_bytes(point.mesh, point.sharding, fp32_gradients=True) == pytest.approx(expected)
+
+
+def test_a_shape_without_a_legal_strategy_has_no_bound() -> None:
+    layer = msgspec.structs.replace(DENSE, attention=msgspec.structs.replace(ATTENTION, num_kv_heads=16, num_heads=48))
+    problem = _problem()
+    model = msgspec.structs.replace(problem.model, layers=(layer,))
+    cluster = msgspec.structs.replace(problem.cluster, gpus_per_node=24, num_gpus=24)
+    odd = msgspec.structs.replace(
+        problem, model=model, cluster=cluster, workload=Workload(global_batch=24, seq_len=4608)
+    )
+    bounds = {shape.group: shape_bound(odd, RUNTIME, shape) for shape in layer_shapes(odd)}
+    assert bounds[24] is None, "16 key-value heads over 24 ranks"
+    assert bounds[8] is not None
