@@ -15,6 +15,7 @@ from meshwright.planner.point_problem import HOST_OPTIMIZER_FRACTION
 from meshwright.planner.shape_bounds import ShapeBound, shape_bound
 from meshwright.planner.shortfall import Shortfalls
 from meshwright.planner.space import (
+    LARGE_STATE_FRACTION,
     LayerShape,
     OuterPoint,
     Problem,
@@ -48,6 +49,8 @@ class Frontier:
             split_mesh = msgspec.structs.replace(plain_mesh, tp=bound.split[0], sp=bound.split[1])
             for order, sharding in product(orders(self.problem, split_mesh), shardings(self.problem, split_mesh)):
                 mesh = msgspec.structs.replace(split_mesh, order=order)
+                if sharding.offload_optimizer and not self._state_is_large(bound, mesh, sharding):
+                    continue
                 pipes = list(pipelines(self.problem, mesh, num_micro_batches))
                 if not self._state_fits(bound, mesh, sharding):
                     self.num_rejected += len(pipes)
@@ -83,6 +86,12 @@ class Frontier:
             return True
         self.shortfalls.note_state(mesh, sharding, needed)
         return False
+
+    def _state_is_large(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
+        """Whether model state with its optimizer on the GPU would take enough of it for offload to be looked at."""
+        on_gpu = msgspec.structs.replace(sharding, offload_optimizer=False)
+        needed = bound.static_bytes(mesh, on_gpu, fp32_gradients=self.runtime.fp32_gradients)
+        return needed > LARGE_STATE_FRACTION * self.limit_bytes
 
     def _host_holds(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
         """Whether a node's memory holds the optimizer state of its GPUs."""

@@ -24,6 +24,7 @@ MAX_MICRO_BATCH_TOKENS = 8_192
 MIN_CONTEXT_SHARD_TOKENS = 8_192
 MIN_EXPERT_SLICE = 1_024
 MAX_VIRTUAL_STAGES = 12
+LARGE_STATE_FRACTION = 0.5
 
 RULES = (
     "tp x sp stays inside a node; all of it tp or all of it sp (a mix only where pinned)",
@@ -39,7 +40,7 @@ RULES = (
     "with fewer micro-batches than pipeline stages only 1f1b",
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
     "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs"
-    " or, within half of the host memory, updated by the CPUs",
+    " or, where model state would take more than half of their memory, in half of the host memory, updated by the CPUs",
     "offload of the FFN's widest tensors beside keeping or SAR, within a quarter of the host memory",
     "transient memory is rounded up to 1/256 of the memory limit",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",

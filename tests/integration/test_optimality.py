@@ -38,6 +38,7 @@ STACKS = {
     "moe": (MOE,) * 4,
     "leading-dense": (DENSE, MOE, MOE, MOE),
     "alternating": (DENSE, MOE) * 2,
+    "prediction-module": (MOE,) * 3,
 }
 
 
@@ -50,8 +51,9 @@ def _cluster(gpus_per_node: int, limit_bytes: float) -> ClusterSpec:
 
 
 def _problem(stack: str, gpus_per_node: int, limit_bytes: float, *fixes: str) -> Problem:
+    depth = 1 if stack == "prediction-module" else 0
     return Problem(
-        model=ModelSpec(name=stack, hidden=1024, vocab=4096, layers=STACKS[stack]),
+        model=ModelSpec(name=stack, hidden=1024, vocab=4096, layers=STACKS[stack], mtp_depth=depth),
         cluster=_cluster(gpus_per_node, limit_bytes),
         workload=Workload(global_batch=16, seq_len=2048),
         fixes=parse_fixes(fixes),
@@ -193,6 +195,7 @@ SOLVED = [
     ("moe", 4, 0.8e9, ("mbs=2", "zero=1")),
     ("leading-dense", 4, 0.9e9, ("mbs=2", "ep=4")),
     ("alternating", 8, 0.7e9, ("mbs=2", "ep=8")),
+    ("prediction-module", 4, 0.8e9, ("mbs=1", "ep=4", "zero=1")),
 ]
 
 

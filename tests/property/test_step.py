@@ -56,6 +56,7 @@ def configurations(draw: st.DrawFn, pipes: tuple[tuple[ScheduleKind, int, int], 
             ep=ep if layer.is_moe else 1,
             dispatch=draw(st.sampled_from(Dispatch)),
             recompute=draw(st.sampled_from(Recompute)),
+            offload=draw(st.booleans()),
         )
         for layer in layers
     )

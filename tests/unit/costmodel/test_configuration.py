@@ -40,7 +40,7 @@ def test_the_batch_is_a_multiple_of_what_a_round_takes(tiny_configuration: Train
 @pytest.mark.parametrize("field", ["virtual_stages", "micro_batch"])
 def test_a_pipeline_counts_from_1(field: str) -> None:
     with pytest.raises(StrategyError, match=field):
-        replace(Pipeline(), **{field: 0})  # type: ignore[arg-type]
+        replace(Pipeline(), **{field: 0})
 
 
 def test_layers_of_a_stage_are_counted_by_kind_and_strategy(tiny_configuration: TrainingConfiguration) -> None:

@@ -15,7 +15,7 @@ def test_tokens_of_a_step() -> None:
 @pytest.mark.parametrize("value", [0, -8])
 def test_sizes_are_positive(field: str, value: int) -> None:
     with pytest.raises(StrategyError, match=f"workload: {field}: {value} is not a positive whole number"):
-        msgspec.structs.replace(Workload(global_batch=8, seq_len=8), **{field: value})  # type: ignore[arg-type]
+        msgspec.structs.replace(Workload(global_batch=8, seq_len=8), **{field: value})
 
 
 @pytest.mark.parametrize("imbalance", [0.9, float("nan"), float("inf")])
