@@ -43,6 +43,7 @@ from meshwright.planner.space import (
 DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
 POINT_TIME_LIMIT_S = 1.0
+TIGHTEN_TIME_LIMIT_S = 8.0
 RUNTIME = "meshwright"
 MAX_EXPLAINED = 6
 GROWTH = (2, 4, 8, 16)
@@ -125,7 +126,7 @@ class _Search:
         self.shortfalls = Shortfalls(problem, self.limit_bytes)
         self.heap: list[tuple[float, int, OuterPoint, PointProblem | None]] = []
         self.solved: list[Solved] = []
-        self.closed_bound_s = float("inf")
+        self.closed: dict[OuterPoint, float] = {}
         self.candidates = self.rejected = self.pruned = 0
         self.started = time.perf_counter()
 
@@ -138,6 +139,7 @@ class _Search:
             self._explain()
             raise self.shortfalls.error(self._enough_gpus())
         families = self._families(top + 1)
+        self._tighten()
         best = self._best
         configuration = self._configuration(best)
         return SearchResult(
@@ -146,6 +148,17 @@ class _Search:
             certificate=self._certificate(),
             alternatives=self._alternatives(best, families, top),
         )
+
+    def _tighten(self) -> None:
+        """Solve the best point again, with more time, where its own bound is what leaves the gap open."""
+        best = self._best
+        bound_s = self.closed[best.point]
+        if bound_s >= best.solution.step_time_s * (1.0 - max(self.gap, 1.01 * INNER_GAP)):
+            return
+        again = self._solve(bound_s, best.point, best.inner, cutoff_s=None, time_limit_s=TIGHTEN_TIME_LIMIT_S)
+        if again is not None:
+            slower = max(best, again, key=lambda entry: entry.solution.step_time_s)
+            self.solved = [entry for entry in self.solved if entry is not slower]
 
     def _explain(self) -> None:
         """Solve some of the points whose memory bound proved them infeasible, to learn by how much they are."""
@@ -211,15 +224,27 @@ class _Search:
             return
         heapq.heappush(self.heap, (max(bound_s, problem_bound_s(inner)), order, point, inner))
 
-    def _solve(self, bound_s: float, point: OuterPoint, inner: PointProblem, cutoff_s: float | None) -> Solved | None:
+    @property
+    def _closed_bound_s(self) -> float:
+        """No plan of a closed point is faster."""
+        return min(self.closed.values(), default=float("inf"))
+
+    def _solve(
+        self,
+        bound_s: float,
+        point: OuterPoint,
+        inner: PointProblem,
+        cutoff_s: float | None,
+        time_limit_s: float = POINT_TIME_LIMIT_S,
+    ) -> Solved | None:
         # The first plan is a measure for the others, and seldom the best.
         gap = INNER_GAP if self.solved else max(INNER_GAP, self.gap)
-        solution = solve_point(inner, cutoff_s=cutoff_s, relative_gap=gap, time_limit_s=POINT_TIME_LIMIT_S)
+        solution = solve_point(inner, cutoff_s=cutoff_s, relative_gap=gap, time_limit_s=time_limit_s)
         if solution.status is PointStatus.INFEASIBLE:
             self.rejected += 1
             self.shortfalls.note(point, solution.reason)
             return None
-        self.closed_bound_s = min(self.closed_bound_s, max(bound_s, solution.lower_bound_s))
+        self.closed[point] = max(bound_s, solution.lower_bound_s, self.closed.get(point, 0.0))
         if not solution.assignment:
             self.pruned += 1
             return None
@@ -235,7 +260,7 @@ class _Search:
                     remaining=len(self.heap),
                     solved=len(self.solved),
                     best_s=self._best.solution.step_time_s if self.solved else None,
-                    lower_bound_s=min(self.closed_bound_s, self.heap[0][0] if self.heap else float("inf")),
+                    lower_bound_s=min(self._closed_bound_s, self.heap[0][0] if self.heap else float("inf")),
                 )
             )
 
@@ -244,7 +269,7 @@ class _Search:
     def _certificate(self) -> SearchRecord:
         open_bound_s = self.heap[0][0] if self.heap else float("inf")
         best_s = self._best.solution.step_time_s
-        lower_bound_s = min(best_s, self.closed_bound_s, open_bound_s)
+        lower_bound_s = min(best_s, self._closed_bound_s, open_bound_s)
         return SearchRecord(
             candidates=self.candidates,
             rejected=self.rejected,
@@ -283,7 +308,7 @@ class _Search:
     ) -> None:
         """A point of a family that has its plan is done with, at its bound; another gets its sharper bound first."""
         if known:
-            self.closed_bound_s = min(self.closed_bound_s, bound_s)
+            self.closed[point] = bound_s
             self.pruned += 1
         elif inner is None:
             self._sharpen(bound_s, order, point)
