@@ -15,7 +15,8 @@ from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy
 from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes
 from meshwright.planner.space import LayerShape
 
-RECOMPUTE_ORDER = tuple(Recompute)
+RECOMPUTE_ORDER = tuple(policy for policy in Recompute if policy is not Recompute.EVERY_SECOND_GEMM)
+"""Policies of the space; torchtitan's per-operator rule (every second product) only where pinned."""
 
 
 @lru_cache(maxsize=4096)

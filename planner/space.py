@@ -42,6 +42,7 @@ RULES = (
     "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs"
     " or, where model state would take more than half of their memory, in half of the host memory, updated by the CPUs",
     "offload of the FFN's widest tensors beside keeping or SAR, within a quarter of the host memory",
+    "recomputation by named sets of tensors (every-second-gemm only where pinned)",
     "transient memory is rounded up to 1/256 of the memory limit",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
 )
