@@ -6,6 +6,7 @@ from math import log2
 
 from meshwright.costmodel.formulas.collectives import (
     all_to_all_network_s,
+    message_s,
     ring_latency_s,
     ring_network_s,
     scaled_link_s,
@@ -27,14 +28,21 @@ def collective_timing(work: CollectiveWork, cluster: ClusterSpec, tables: Prepar
     if group.num_nodes == 1:
         return _inside_node(work.collective, num_bytes, group.size, cluster, tables)
     basis = Basis.INTERPOLATED if group.num_nodes <= CALIBRATED_NODES else Basis.EXTRAPOLATED
+    return Timing(time_s=min(algorithm_times_s(work, cluster, tables).values()), basis=basis)
+
+
+def algorithm_times_s(work: CollectiveWork, cluster: ClusterSpec, tables: PreparedProfile) -> dict[str, float]:
+    """Seconds of a collective between nodes by each algorithm and protocol that it could use; the fastest is taken."""
     match work.collective:
         case Collective.SEND_RECV:
-            time_s = _message(num_bytes, cluster)
+            return {"message": _message(work.num_bytes, cluster)}
         case Collective.ALL_TO_ALL:
-            time_s = _all_to_all(num_bytes, group, cluster, tables)
-        case _:
-            time_s = min(_ring_or_tree(work, cluster, protocol) for protocol in cluster.profile.network.protocols)
-    return Timing(time_s=time_s, basis=basis)
+            return {"pairwise": _all_to_all(work.num_bytes, work.group, cluster, tables)}
+    protocols = cluster.profile.network.protocols
+    times_s = {f"ring {protocol.name}": _ring(work, cluster, protocol) for protocol in protocols}
+    if work.collective is Collective.ALL_REDUCE:
+        times_s |= {f"tree {protocol.name}": _tree(work, cluster, protocol) for protocol in protocols}
+    return times_s
 
 
 def network_bytes_per_s(cluster: ClusterSpec) -> float:
@@ -74,7 +82,7 @@ def _on_link(collective: Collective, num_bytes: float, size: int, model: LinkMod
 def _message(num_bytes: float, cluster: ClusterSpec) -> float:
     network = cluster.profile.network
     rate = network.message_fraction * network_bytes_per_s(cluster)
-    return network.message_base_s + cluster.network_latency_s + num_bytes / rate
+    return message_s(num_bytes, network.message_base_s, cluster.network_latency_s, rate)
 
 
 def _all_to_all(num_bytes: float, group: Group, cluster: ClusterSpec, tables: PreparedProfile) -> float:
@@ -88,11 +96,6 @@ def _all_to_all(num_bytes: float, group: Group, cluster: ClusterSpec, tables: Pr
         inside = _inside_node(Collective.ALL_TO_ALL, local_bytes, group.ranks_per_node, cluster, tables).time_s
     starts = (group.size - group.ranks_per_node) * network.peer_message_s
     return network.message_base_s + cluster.network_latency_s + starts + max(between, inside)
-
-
-def _ring_or_tree(work: CollectiveWork, cluster: ClusterSpec, protocol: Protocol) -> float:
-    ring = _ring(work, cluster, protocol)
-    return min(ring, _tree(work, cluster, protocol)) if work.collective is Collective.ALL_REDUCE else ring
 
 
 def _ring(work: CollectiveWork, cluster: ClusterSpec, protocol: Protocol) -> float:

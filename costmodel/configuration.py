@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from meshwright.costmodel.circumstances import Circumstances
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.expert_load import check_expert_load
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.order.order_book import OrderBook
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
@@ -29,7 +32,11 @@ class Pipeline(Value, frozen=True, kw_only=True):
 
 
 class TrainingConfiguration(Value, frozen=True, kw_only=True):
-    """Everything that decides a step. `stages[j]` has the strategy of each layer of virtual stage j, in model order."""
+    """Everything that decides a step. `stages[j]` has the strategy of each layer of virtual stage j, in model order.
+
+    `orders` fixes the order of operators inside a layer; what it leaves out is ordered by list scheduling.
+    `circumstances` are no choice: what a cluster does beside its data sheet.
+    """
 
     model: ModelSpec
     cluster: ClusterSpec
@@ -39,10 +46,14 @@ class TrainingConfiguration(Value, frozen=True, kw_only=True):
     sharding: Sharding
     pipeline: Pipeline
     stages: tuple[tuple[LayerStrategy, ...], ...]
+    orders: OrderBook = OrderBook()
+    circumstances: Circumstances = Circumstances()
 
     def __post_init__(self) -> None:
         self._check_gpus()
         self._check_stages()
+        self.circumstances.check_stages(self.mesh.pp, len(self.stages))
+        check_expert_load(self.model, self.workload.known_load)
         per_step = self.mesh.dp * self.pipeline.micro_batch
         if self.workload.global_batch % per_step:
             raise StrategyError(

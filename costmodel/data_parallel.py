@@ -11,9 +11,9 @@ from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.formulas import memory
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms
-from meshwright.costmodel.offload import network_share_of_pcie
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.overlap import OverlapLevel
+from meshwright.costmodel.pcie import network_share_of_pcie
 from meshwright.costmodel.program.operators import (
     Collective,
     CollectiveWork,

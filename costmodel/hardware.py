@@ -153,6 +153,12 @@ class Interference(Value, frozen=True, kw_only=True):
             return self.compute_slowdown, self.communication_slowdown
         return self.network_compute_slowdown, self.network_communication_slowdown
 
+    @property
+    def network_sms(self) -> int:
+        """SMs that a collective between nodes takes, if its cost to compute is the SMs that it takes, as NVLink's."""
+        lost = 1.0 - 1.0 / self.compute_slowdown
+        return round(self.collective_sms * (1.0 - 1.0 / self.network_compute_slowdown) / lost) if lost else 0
+
 
 class HardwareProfile(Value, frozen=True, kw_only=True):
     """One GPU type: its data sheet and measured tables, each figure with its source."""

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
+
 from meshwright.costmodel.hardware import Basis, ClusterSpec, Timing
+from meshwright.costmodel.layer_passes import LayerPasses, pass_operators
 from meshwright.costmodel.operator_time import host_time_s, operator_timing
-from meshwright.costmodel.overlap import hide_communication
+from meshwright.costmodel.order.launch_order import LayerOrder, PassKind, PassOrder
+from meshwright.costmodel.order.ordered_pass import OrderedPass, ordered_pass
+from meshwright.costmodel.order.pass_problem import PassProblem, pass_problem
+from meshwright.costmodel.order_memory import order_memory
+from meshwright.costmodel.pcie import network_share_of_pcie
 from meshwright.costmodel.program.operators import (
     AttentionWork,
     CollectiveWork,
+    CopyWork,
     GemmWork,
     GroupedGemmWork,
     Operator,
@@ -48,8 +56,16 @@ class Terms(Value, frozen=True, kw_only=True):
     @property
     def total_s(self) -> float:
         """Length of the pass."""
-        total_s: float = sum(getattr(self, name) for name in SERIAL_TERMS)
-        return total_s
+        return (
+            self.gemm_s
+            + self.grouped_gemm_s
+            + self.attention_s
+            + self.memory_bound_s
+            + self.recompute_s
+            + self.exposed_s
+            + self.slowdown_s
+            + self.host_s
+        )
 
     @property
     def exposed_s(self) -> float:
@@ -65,66 +81,164 @@ class Terms(Value, frozen=True, kw_only=True):
 
 
 SERIAL_TERMS = tuple(name for name in Terms.__struct_fields__ if not name.startswith("hidden"))
+"""The terms that add up to the pass."""
 
 
 class LayerCost(Value, frozen=True, kw_only=True):
     """One layer, one micro-batch, one rank.
 
+    `passes` are those that its schedule runs; the terms of the others are zero, but `wgrad`, which is always there.
     `backward` is dgrad, wgrad and recomputation in one action; `dgrad` (with recomputation) and `wgrad` are the same
-    work in two actions, where communication cannot hide under the other half.
+    work in two actions, where communication cannot hide under the other half. `overlap_saving_s`: what a forward and a
+    backward that run at the same time save together.
     """
 
+    passes: LayerPasses
     forward: Terms
     backward: Terms
     dgrad: Terms
     wgrad: Terms
+    overlap_saving_s: float
     weights: Weights
     kept_bytes: float
     transient_bytes: float
 
 
 @lru_cache(maxsize=65536)
-def layer_cost(program: LayerProgram, recompute: Recompute, cluster: ClusterSpec, runtime: RuntimeSpec) -> LayerCost:
-    """Cost of a program with a recompute policy on a cluster under a runtime."""
-    plan = plan_backward(program, recompute)
-    backward = (*plan.recomputed, *program.backward)
-    dgrad = tuple(op for op in backward if op.phase is not Pass.WGRAD)
-    wgrad = tuple(op for op in backward if op.phase is Pass.WGRAD)
+def layer_cost(
+    program: LayerProgram,
+    recompute: Recompute,
+    cluster: ClusterSpec,
+    runtime: RuntimeSpec,
+    passes: LayerPasses = LayerPasses.JOINED,
+    order: LayerOrder | None = None,
+) -> LayerCost:
+    """Cost of a program with a recompute policy on a cluster under a runtime, in an order given or found."""
+    ordered = ordered_passes(program, recompute, cluster, runtime, passes, order)
+    terms = {kind: _pass_terms(one, cluster, runtime) for kind, one in ordered.items()}
+    forward, backward = terms[PassKind.FORWARD], terms.get(PassKind.BACKWARD, Terms())
+    dgrad, wgrad = terms.get(PassKind.DGRAD, Terms()), terms[PassKind.WGRAD]
+    apart_s = forward.total_s + (backward.total_s or dgrad.total_s + wgrad.total_s)
+    saving_s = max(0.0, apart_s - terms[PassKind.JOINT].total_s) if PassKind.JOINT in terms else 0.0
+    saving_s = min(saving_s, forward.total_s)
+    if passes is LayerPasses.JOINED and saving_s:
+        forward, backward = _relieved(forward, backward, saving_s)
+        saving_s = 0.0
     return LayerCost(
-        forward=pass_terms(program.forward, cluster, runtime),
-        backward=pass_terms(backward, cluster, runtime),
-        dgrad=pass_terms(dgrad, cluster, runtime),
-        wgrad=pass_terms(wgrad, cluster, runtime),
+        passes=passes,
+        forward=forward,
+        backward=backward,
+        dgrad=dgrad,
+        wgrad=wgrad,
+        overlap_saving_s=saving_s,
         weights=program.weights,
-        kept_bytes=plan.kept_bytes,
-        transient_bytes=plan.transient_bytes,
+        kept_bytes=plan_backward(program, recompute).kept_bytes,
+        transient_bytes=max(
+            order_memory(program, recompute, kind).bytes_of(one.indices()) for kind, one in ordered.items()
+        ),
     )
 
 
+def ordered_passes(
+    program: LayerProgram,
+    recompute: Recompute,
+    cluster: ClusterSpec,
+    runtime: RuntimeSpec,
+    passes: LayerPasses,
+    order: LayerOrder | None = None,
+) -> dict[PassKind, OrderedPass]:
+    """The passes of a layer, each in its order."""
+    return {
+        kind: _ordered(program, recompute, kind, cluster, runtime, order.of(kind) if order is not None else None)
+        for kind in _kinds(runtime, passes)
+    }
+
+
+def reserved_bytes(program: LayerProgram, recompute: Recompute, runtime: RuntimeSpec, passes: LayerPasses) -> float:
+    """Passing memory that is set aside for a layer before its operators are ordered: no order takes more."""
+    return max(order_memory(program, recompute, kind).reserved_bytes for kind in _kinds(runtime, passes))
+
+
+def _kinds(runtime: RuntimeSpec, passes: LayerPasses) -> tuple[PassKind, ...]:
+    """The passes that are ordered; what others hide of a joined backward shows when both passes run side by side."""
+    beside = passes is LayerPasses.JOINED and runtime.overlap.reaches_other_micro_batches
+    return (*passes.kinds, PassKind.JOINT) if beside else passes.kinds
+
+
+@lru_cache(maxsize=65536)
+def _ordered(
+    program: LayerProgram,
+    recompute: Recompute,
+    kind: PassKind,
+    cluster: ClusterSpec,
+    runtime: RuntimeSpec,
+    order: PassOrder | None,
+) -> OrderedPass:
+    operators = pass_operators(program, recompute, kind)
+    return ordered_pass(problem_of(operators, cluster, runtime), order, order_memory(program, recompute, kind).fits)
+
+
+@lru_cache(maxsize=65536)
+def problem_of(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: RuntimeSpec) -> PassProblem:
+    """The ordering problem of a pass: its operators with their times."""
+    time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
+    _share_pcie(operators, time_s, cluster)
+    return pass_problem(operators, time_s, runtime.overlap, cluster.profile.interference)
+
+
+def _share_pcie(operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec) -> None:
+    """Copies to and from the host wait while the network adapter uses their PCIe link."""
+    copies = [op.name for op in operators if op.resource is Resource.COPY_ENGINE]
+    if copies:
+        network_s = sum(time_s[op.name] for op in operators if op.resource is Resource.NETWORK)
+        for name in copies:
+            time_s[name] += network_share_of_pcie(cluster) * network_s / len(copies)
+
+
+def _relieved(forward: Terms, backward: Terms, saving_s: float) -> tuple[Terms, Terms]:
+    """Both passes less what they hide of each other's communication, in proportion to what each exposes."""
+    exposed_s = forward.exposed_s + backward.exposed_s
+    share = min(1.0, saving_s / exposed_s) if exposed_s else 0.0
+    return _hide_more(forward, share), _hide_more(backward, share)
+
+
+def _hide_more(terms: Terms, share: float) -> Terms:
+    changes = {}
+    for link in ("nvlink", "network"):
+        exposed_s, hidden_s = getattr(terms, f"exposed_{link}_s"), getattr(terms, f"hidden_{link}_s")
+        changes[f"exposed_{link}_s"] = (1.0 - share) * exposed_s
+        changes[f"hidden_{link}_s"] = hidden_s + share * exposed_s
+    return msgspec.structs.replace(terms, **changes)
+
+
 def pass_terms(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: RuntimeSpec) -> Terms:
-    """Seconds of one pass: operators one after another on the compute stream, communication hidden by the rule."""
+    """Seconds of one pass by kind, in the best order that list scheduling finds."""
+    return _pass_terms(ordered_pass(problem_of(operators, cluster, runtime)), cluster, runtime)
+
+
+def _pass_terms(ordered: OrderedPass, cluster: ClusterSpec, runtime: RuntimeSpec) -> Terms:
+    operators = ordered.problem.operators
     seconds = dict.fromkeys(Terms.__struct_fields__, 0.0)
-    time_s: dict[str, float] = {}
-    links: dict[str, str] = {}
-    issue_s = busy_s = 0.0
     for op in operators:
-        alone = _alone(op.work, cluster, runtime)
-        time_s[op.name] = alone.time_s
-        issue_s += alone.host_s
-        if op.axis is None:
+        if op.resource is Resource.COMPUTE:
+            alone = _alone(op.work, cluster, runtime)
             seconds["recompute_s" if op.recomputes else alone.kind] += alone.time_s
-            busy_s += alone.time_s
-        else:
-            links[op.name] = alone.kind
-    if links:
-        hiding = hide_communication(operators, time_s, runtime.overlap, cluster.profile.interference)
-        seconds["slowdown_s"] = hiding.slowdown_s
-        for word, pairs in (("exposed", hiding.exposed_s), ("hidden", hiding.hidden_s)):
-            for name, part_s in pairs:
-                seconds[f"{word}_{links[name]}"] += part_s
-        busy_s += hiding.slowdown_s + sum(part_s for _, part_s in hiding.exposed_s)
-    seconds["host_s"] = max(0.0, issue_s - busy_s) + _routing_wait_s(operators, runtime)
+    use = ordered.use()
+    for resource, link in _LINKS:
+        seconds[f"exposed_{link}_s"] = use.exposed_s[resource]
+        seconds[f"hidden_{link}_s"] = use.hidden_s[resource]
+    seconds["slowdown_s"] = use.slowdown_s
+    seconds["host_s"] = host_terms_s(operators, ordered.total_s, cluster, runtime)
     return Terms(**seconds)
+
+
+_LINKS = ((Resource.NVLINK, "nvlink"), (Resource.NETWORK, "network"), (Resource.COPY_ENGINE, "pcie"))
+
+
+def host_terms_s(operators: tuple[Operator, ...], busy_s: float, cluster: ClusterSpec, runtime: RuntimeSpec) -> float:
+    """Seconds a pass waits for the host: to launch what keeps the GPU busy for `busy_s`, and to read the routing."""
+    issue_s = sum(_alone(op.work, cluster, runtime).host_s for op in operators)
+    return max(0.0, issue_s - busy_s) + _routing_wait_s(operators, runtime)
 
 
 def _routing_wait_s(operators: tuple[Operator, ...], runtime: RuntimeSpec) -> float:
@@ -158,6 +272,8 @@ def _kind(work: Work) -> str:
             return "grouped_gemm_s"
         case AttentionWork():
             return "attention_s"
+        case CopyWork():
+            return "pcie_s"
         case CollectiveWork():
             return "nvlink_s" if work.group.resource is Resource.NVLINK else "network_s"
         case _:

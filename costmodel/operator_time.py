@@ -30,12 +30,14 @@ from meshwright.costmodel.formulas.matmul import (
     roofline_s,
     sustained_s,
 )
+from meshwright.costmodel.formulas.memory import host_copy_s
 from meshwright.costmodel.formulas.memory_bound import memory_bound_s
 from meshwright.costmodel.hardware import Basis, ClusterSpec, HardwareProfile, Timing
 from meshwright.costmodel.prepared import GemmModel, PreparedProfile, prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,
     CollectiveWork,
+    CopyWork,
     GemmWork,
     GroupedGemmWork,
     MemoryWork,
@@ -72,6 +74,9 @@ def operator_timing(
             return _attention(work, cluster.profile, tables, AttentionBackend(attention_backend))
         case GroupedGemmWork():
             return _grouped_gemm(work, cluster.profile, tables)
+        case CopyWork():
+            time_s = host_copy_s(work.num_bytes, cluster.gpu.pcie_bytes_per_s)
+            return Timing(time_s=time_s, basis=Basis.EXTRAPOLATED)
 
 
 def num_kernels(work: Work) -> int:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
+
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import StateCost, StateModel
+from meshwright.costmodel.expert_load import EVEN, BusiestRank, busiest_rank
 from meshwright.costmodel.formulas.experts import expected_imbalance
 from meshwright.costmodel.hardware import Basis, ClusterSpec
-from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost
+from meshwright.costmodel.layer_bound import layer_bound
+from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost, ordered_passes, reserved_bytes
+from meshwright.costmodel.layer_passes import LayerPasses, passes_of
 from meshwright.costmodel.model import LayerSpec, ModelSpec, MoeFfnSpec
-from meshwright.costmodel.offload import offloaded_bytes, with_offload
+from meshwright.costmodel.offload import offloaded_bytes, with_copies, without_offloaded
+from meshwright.costmodel.order.launch_order import PassKind
+from meshwright.costmodel.order.order_book import ModelEnd, OrderBook
+from meshwright.costmodel.order.ordered_pass import OrderedPass, serial_timeline
+from meshwright.costmodel.order.timeline import LayerTimelines
 from meshwright.costmodel.program.ends import build_embedding, build_head
 from meshwright.costmodel.program.layer import build_layer
+from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import RuntimeSpec
-from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute, place_group
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 
@@ -28,7 +38,12 @@ class PartCost(Value, frozen=True, kw_only=True):
 
 
 class CostContext(Value, frozen=True, kw_only=True):
-    """What all parts of a model are costed under, apart from their strategies."""
+    """What all parts of a model are costed under, apart from their strategies.
+
+    `passes`: what the schedule runs. Operators run in the order of the book, or as list scheduling orders them;
+    in the `best_case` a pass takes what no order betters. `reserves`: passing memory is what any order may take, which
+    a search sets aside because the operators of what it finds are ordered again, not what these orders take.
+    """
 
     model: ModelSpec
     cluster: ClusterSpec
@@ -36,11 +51,22 @@ class CostContext(Value, frozen=True, kw_only=True):
     runtime: RuntimeSpec
     state: StateModel
     micro_batch: int
+    passes: LayerPasses = LayerPasses.JOINED
+    orders: OrderBook = OrderBook()
+    best_case: bool = False
+    reserves: bool = False
 
     def _imbalance(self, layer: LayerSpec, strategy: LayerStrategy) -> float:
         if not isinstance(layer.ffn, MoeFfnSpec):
             return 1.0
         return expected_imbalance(self.runtime.expert_load_deviation, layer.ffn.num_experts, strategy.ep)
+
+    def _busiest(self, layer: LayerSpec, strategy: LayerStrategy) -> BusiestRank:
+        if self.workload.routes_evenly or not isinstance(layer.ffn, MoeFfnSpec):
+            return EVEN
+        load, capacity = self.workload.known_load, self.workload.capacity
+        group = place_group(strategy.ep, strategy.etp, self.cluster.gpus_per_node)
+        return busiest_rank(layer.ffn, load, capacity, group.size, group.num_nodes)
 
     def setting(self, layer: LayerSpec, strategy: LayerStrategy) -> ProgramSetting:
         """The surroundings of a layer's program with this strategy."""
@@ -52,26 +78,65 @@ class CostContext(Value, frozen=True, kw_only=True):
             gpus_per_node=self.cluster.gpus_per_node,
             precision=self.workload.precision,
             expert_imbalance=max(self.workload.expert_imbalance, self._imbalance(layer, strategy)),
+            busiest=self._busiest(layer, strategy),
             fp32_gradients=self.runtime.fp32_gradients,
             gate_before_fc2=self.runtime.gate_before_fc2,
         )
 
-    def compute(self, layer: LayerSpec, strategy: LayerStrategy) -> LayerCost:
-        """Cost of one layer's micro-batch, apart from its state."""
-        program = build_layer(layer, self.setting(layer, strategy))
-        cost = layer_cost(program, strategy.recompute, self.cluster, self.runtime)
-        if strategy.offload:
-            return with_offload(cost, offloaded_bytes(program, strategy.recompute), self.cluster)
+    def compute(self, part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerCost:
+        """Cost of one micro-batch in a layer or an end of the model, apart from its state."""
+        program, recompute = self.program(part, strategy), recompute_of(part, strategy)
+        if self.best_case:
+            cost = layer_bound(program, recompute, self.cluster, self.runtime, self.passes)
+        else:
+            order = self.orders.find(part, strategy)
+            cost = layer_cost(program, recompute, self.cluster, self.runtime, self.passes, order)
+        if self.reserves:
+            reserve = reserved_bytes(program, recompute, self.runtime, self.passes)
+            cost = msgspec.structs.replace(cost, transient_bytes=reserve)
+        if strategy.offload and isinstance(part, LayerSpec):
+            return without_offloaded(cost, offloaded_bytes(program, recompute))
         return cost
+
+    def ordered(self, layer: LayerSpec | ModelEnd, strategy: LayerStrategy) -> dict[PassKind, OrderedPass]:
+        """The passes of a layer or an end of the model, in the order of the book or as list scheduling finds it."""
+        program, order = self.program(layer, strategy), self.orders.find(layer, strategy)
+        recompute = recompute_of(layer, strategy)
+        return ordered_passes(program, recompute, self.cluster, self.runtime, self.passes, order)
+
+    def timelines(self, layer: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerTimelines:
+        """What runs when in each pass of a layer."""
+        passes = self.ordered(layer, strategy)
+        return LayerTimelines(**{kind.value: ordered.timeline() for kind, ordered in passes.items()})
+
+    def program_order_timelines(self, layer: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerTimelines:
+        """What would run when if operators ran one after another as the program lists them, none overlapped."""
+        passes = self.ordered(layer, strategy)
+        return LayerTimelines(**{kind.value: serial_timeline(ordered.problem) for kind, ordered in passes.items()})
+
+    def program(self, part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerProgram:
+        """The operators of a layer, of the embedding or of the head."""
+        if isinstance(part, LayerSpec):
+            program = build_layer(part, self.setting(part, strategy))
+            return with_copies(program, strategy.recompute) if strategy.offload else program
+        setting = self.setting(self.model.layers[-1], strategy)
+        if part is ModelEnd.EMBEDDING:
+            return build_embedding(self.model, setting)
+        return build_head(
+            self.model,
+            setting,
+            shares_embedding=self.state.mesh.pp == 1,
+            fused_cross_entropy=self.runtime.fused_kernels,
+        )
 
     def offloaded_bytes(self, layer: LayerSpec, strategy: LayerStrategy) -> float:
         """Bytes of one layer's micro-batch that wait in host memory."""
-        program = build_layer(layer, self.setting(layer, strategy))
+        program = self.program(layer, strategy)
         return offloaded_bytes(program, strategy.recompute) if strategy.offload else 0.0
 
     def basis_seconds(self, layer: LayerSpec, strategy: LayerStrategy) -> dict[Basis, float]:
         """Operator seconds of one layer by what they rest on."""
-        program = build_layer(layer, self.setting(layer, strategy))
+        program = self.program(layer, strategy)
         return basis_seconds(program, strategy.recompute, self.cluster, self.runtime)
 
     def layer(self, layer: LayerSpec, strategy: LayerStrategy) -> PartCost:
@@ -80,11 +145,11 @@ class CostContext(Value, frozen=True, kw_only=True):
 
     def embedding(self, strategy: LayerStrategy) -> PartCost:
         """Cost of the embedding, whose ranks share tokens as `strategy` says."""
-        return _end(self, strategy, is_head=False)
+        return _end(self, strategy, ModelEnd.EMBEDDING)
 
     def head(self, strategy: LayerStrategy) -> PartCost:
         """Cost of final norm, head and loss (and multi-token prediction)."""
-        return _end(self, strategy, is_head=True)
+        return _end(self, strategy, ModelEnd.HEAD)
 
 
 def cost_context(configuration: TrainingConfiguration) -> CostContext:
@@ -101,6 +166,8 @@ def cost_context(configuration: TrainingConfiguration) -> CostContext:
             runtime=configuration.runtime,
         ),
         micro_batch=configuration.pipeline.micro_batch,
+        passes=passes_of(configuration.pipeline.schedule),
+        orders=configuration.orders,
     )
 
 
@@ -114,35 +181,32 @@ def _layer(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> P
 
 
 @lru_cache(maxsize=4096)
-def _end(context: CostContext, strategy: LayerStrategy, *, is_head: bool) -> PartCost:
-    setting = context.setting(context.model.layers[-1], strategy)
-    if is_head:
-        program = build_head(
-            context.model,
-            setting,
-            shares_embedding=context.state.mesh.pp == 1,
-            fused_cross_entropy=context.runtime.fused_kernels,
-        )
-    else:
-        program = build_embedding(context.model, setting)
-    cost = layer_cost(program, Recompute.NONE, context.cluster, context.runtime)
+def _end(context: CostContext, strategy: LayerStrategy, end: ModelEnd) -> PartCost:
+    cost = context.compute(end, strategy)
     return PartCost(
         compute=context.state.with_sharded_parameters(cost, strategy),
-        state=context.state.cost(program.weights, strategy),
+        state=context.state.cost(cost.weights, strategy),
     )
+
+
+def recompute_of(part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> Recompute:
+    """The ends of the model recompute nothing."""
+    return strategy.recompute if isinstance(part, LayerSpec) else Recompute.NONE
 
 
 class StageCost(Value, frozen=True, kw_only=True):
     """One virtual stage: seconds of one micro-batch by kind, of its state once a step, and bytes.
 
     `kept_bytes` is held per micro-batch in flight, `transient_bytes` once. `last_layer` and `first_layer` are the
-    parts at the ends of the stage, whose share of gathers and reductions cannot overlap.
+    parts at the ends of the stage, whose share of gathers and reductions cannot overlap. `overlap_saving_s` is what a
+    forward saves that runs at the same time as a backward (DualPipe's F&B).
     """
 
     forward: Terms
     backward: Terms
     dgrad: Terms
     wgrad: Terms
+    overlap_saving_s: float
     num_parts: int
     param_gather_s: float
     grad_reduce_s: float
@@ -199,6 +263,7 @@ def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
         backward=terms("backward"),
         dgrad=terms("dgrad"),
         wgrad=terms("wgrad"),
+        overlap_saving_s=sum(part.compute.overlap_saving_s * count for part, count in parts),
         num_parts=sum(count for _, count in parts),
         param_gather_s=state("param_gather_s"),
         grad_reduce_s=state("grad_reduce_s"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
+from operator import add
 
+import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.formulas.flops import flops_per_token
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
-from meshwright.costmodel.hardware import Basis
-from meshwright.costmodel.layer_cost import Terms
+from meshwright.costmodel.hardware import Basis, ClusterSpec
+from meshwright.costmodel.layer_cost import SERIAL_TERMS, Terms
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
 from meshwright.costmodel.simulate import (
@@ -28,9 +31,11 @@ from meshwright.costmodel.simulate import (
     durations_of,
     in_flight,
     simulate,
+    step_time_s,
 )
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.costmodel.simulate.schedules import placement
+from meshwright.costmodel.slow_parts import SlowParts, with_hops, worst_places
 from meshwright.costmodel.stage_cost import StageCost, cost_context, stage_costs
 from meshwright.costmodel.value import Value
 
@@ -88,8 +93,9 @@ class StepPrediction(Value, frozen=True, kw_only=True):
 def predict(configuration: TrainingConfiguration) -> StepPrediction:
     """Simulate one step of a configuration."""
     schedule = schedule_of(configuration)
-    costs = stage_costs(configuration)
-    timeline = simulate(schedule, step_durations(configuration, schedule, costs), step_overlap(configuration))
+    costs, durations = step_inputs(configuration, schedule)
+    timeline = simulate(schedule, durations, step_overlap(configuration))
+    per_device = _side_by_side(_per_device(configuration, schedule, costs), timeline)
     per_token = flops_per_token(configuration.model, configuration.workload.seq_len)
     tokens_per_s = configuration.workload.tokens / timeline.step_time_s
     per_gpu = tokens_per_s / configuration.cluster.num_gpus
@@ -101,8 +107,8 @@ def predict(configuration: TrainingConfiguration) -> StepPrediction:
         flops_per_token=per_token,
         tflops_per_gpu=per_gpu * per_token / 1e12,
         mfu=per_gpu * per_token / peak,
-        breakdown_s=_breakdown(configuration, schedule, costs, timeline),
-        hidden_s=_hidden(configuration, schedule, costs, timeline),
+        breakdown_s=_breakdown(configuration, costs, per_device, timeline),
+        hidden_s=_hidden(per_device),
         basis=_basis(configuration),
         memory=stage_memory(schedule, costs),
         memory_limit_bytes=memory_limit_bytes(configuration.cluster.gpu.usable_memory_bytes),
@@ -130,6 +136,21 @@ def step_overlap(configuration: TrainingConfiguration) -> OverlapPolicy:
     )
 
 
+def step_inputs(configuration: TrainingConfiguration, schedule: Schedule) -> tuple[tuple[StageCost, ...], Durations]:
+    """Costs of the virtual stages and the event simulation's input; a slow GPU or link lies where it costs most."""
+    costs = stage_costs(configuration)
+    if not configuration.circumstances.slows:
+        return costs, step_durations(configuration, schedule, costs)
+    overlap = step_overlap(configuration)
+    parts = SlowParts(configuration, schedule.placement, costs, hop_times_s)
+
+    def inputs(gpu: int, link: int) -> tuple[tuple[StageCost, ...], Durations]:
+        slow = parts.costs(gpu, link)
+        return slow, with_hops(step_durations(configuration, schedule, slow), parts.hops(link))
+
+    return inputs(*worst_places(parts, lambda gpu, link: step_time_s(schedule, inputs(gpu, link)[1], overlap)))
+
+
 def step_durations(configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...]) -> Durations:
     """The event simulation's input: seconds by device and chunk."""
     layout = TermLayout(num_stages=schedule.num_stages, num_chunks=schedule.num_chunks)
@@ -148,7 +169,7 @@ def step_durations(configuration: TrainingConfiguration, schedule: Schedule, cos
         backward_input_s=dgrad,
         backward_weight_s=per_chunk(lambda cost: cost.wgrad.total_s if split else _wgrad_s(cost)),
         num_layers=per_chunk(lambda cost: max(1, cost.num_parts)),
-        overlap_saving_s=np.minimum(per_chunk(overlap_saving_s), forward) if split else 0.0,
+        overlap_saving_s=per_chunk(lambda cost: cost.overlap_saving_s),
         forward_hop_s=hops,
         backward_hop_s=hops,
         param_gather_s=per_chunk(lambda cost: cost.param_gather_s),
@@ -162,18 +183,14 @@ def _wgrad_s(cost: StageCost) -> float:
     return min(cost.wgrad.total_s, cost.backward.total_s)
 
 
-def overlap_saving_s(cost: StageCost) -> float:
-    """What a forward and a backward of like chunks save when they run at the same time (DualPipe's F&B).
-
-    Exposed communication of each hides under computation of the other, as far as that reaches.
-    """
-    forward, backward = cost.forward, cost.backward
-    under_backward_s = min(forward.exposed_s, backward.total_s - backward.exposed_s)
-    return max(0.0, under_backward_s + min(backward.exposed_s, forward.total_s - forward.exposed_s))
-
-
 def hop_times_s(configuration: TrainingConfiguration) -> list[float]:
     """Seconds of the message between each two neighbouring virtual stages."""
+    works = hop_works(configuration)
+    return [0.0 if work is None else operator_timing(work, configuration.cluster).time_s for work in works]
+
+
+def hop_works(configuration: TrainingConfiguration) -> list[CollectiveWork | None]:
+    """The message between each two neighbouring virtual stages; none where both are on one device."""
     gpus_per_node = configuration.cluster.gpus_per_node
     stride = configuration.mesh.pipeline_stride
     strategy = configuration.stages[0][0] if configuration.stages[0] else None
@@ -184,26 +201,27 @@ def hop_times_s(configuration: TrainingConfiguration) -> list[float]:
     num_bytes = 2.0 * tokens * configuration.model.hidden
     placed = placement(configuration.pipeline.schedule, configuration.mesh.pp, configuration.pipeline.virtual_stages)
     devices = [device for _, device in sorted((stage, d) for d, chunks in enumerate(placed) for stage in chunks)]
-    hops = []
+    works: list[CollectiveWork | None] = []
     for one, other in pairwise(devices):
-        if one == other:
-            hops.append(0.0)
-            continue
         same_node = one * stride // gpus_per_node == other * stride // gpus_per_node
         group = Group(size=2, ranks_per_node=2 if same_node else 1)
         work = CollectiveWork(collective=Collective.SEND_RECV, num_bytes=num_bytes, group=group)
-        hops.append(operator_timing(work, configuration.cluster).time_s)
-    return hops
+        works.append(None if one == other else work)
+    return works
 
 
 def barrier_s(configuration: TrainingConfiguration) -> float:
-    """Seconds to agree on the gradient norm: an all-reduce of one number over all GPUs."""
-    cluster = configuration.cluster
+    """Seconds to agree on the gradient norm."""
+    work = barrier_work(configuration.cluster)
+    return 0.0 if work is None else operator_timing(work, configuration.cluster).time_s
+
+
+def barrier_work(cluster: ClusterSpec) -> CollectiveWork | None:
+    """The agreement on the gradient norm: an all-reduce of one number over all GPUs; none for a single GPU."""
     if cluster.num_gpus == 1:
-        return 0.0
+        return None
     group = Group(size=cluster.num_gpus, ranks_per_node=min(cluster.num_gpus, cluster.gpus_per_node))
-    work = CollectiveWork(collective=Collective.ALL_REDUCE, num_bytes=BARRIER_BYTES, group=group)
-    return operator_timing(work, cluster).time_s
+    return CollectiveWork(collective=Collective.ALL_REDUCE, num_bytes=BARRIER_BYTES, group=group)
 
 
 def stage_memory(schedule: Schedule, costs: tuple[StageCost, ...]) -> tuple[StageMemory, ...]:
@@ -226,17 +244,11 @@ def _device_memory(vectors: tuple[tuple[int, ...], ...], chunks: list[StageCost]
 
 
 def _breakdown(
-    configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...], timeline: StepTimeline
+    configuration: TrainingConfiguration, costs: tuple[StageCost, ...], per_device: Terms, timeline: StepTimeline
 ) -> dict[str, float]:
-    """Mean over devices of the seconds of each kind; what is left is exposed data-parallel communication and bubble.
-
-    Where a schedule runs a forward beside a backward, what that saves is communication that no longer is exposed.
-    """
-    per_device = _per_device(configuration, schedule, costs)
-    seconds = {name.removesuffix("_s"): getattr(per_device, name) for name in SERIAL}
-    exposed = 1.0 - _overlapped_share(per_device, timeline)
-    for link in ("nvlink", "network", "pcie"):
-        seconds[f"exposed_{link}"] *= exposed
+    """Mean over devices of the seconds of each kind; what is left is exposed data-parallel communication and bubble."""
+    schedule = timeline.step.schedule
+    seconds = {name.removesuffix("_s"): getattr(per_device, name) for name in SERIAL_TERMS}
     seconds["optimizer"] = sum(cost.optimizer_s for cost in costs) / schedule.num_stages
     seconds["exposed_data_parallel"] = timeline.step_time_s - _without_data_parallel_s(
         configuration, schedule, timeline
@@ -248,21 +260,38 @@ def _breakdown(
 def _per_device(configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...]) -> Terms:
     """Seconds of all micro-batches on a device, the mean over devices, if no forward ran beside a backward."""
     split = schedule.kind in SPLIT_BACKWARD
-    total = Terms()
+    total = astuple(Terms())
     for cost in costs:
-        total = total + cost.forward + (cost.dgrad + cost.wgrad if split else cost.backward)
-    return total.scaled(configuration.num_micro_batches / schedule.num_stages)
+        backward = _added(astuple(cost.dgrad), astuple(cost.wgrad)) if split else astuple(cost.backward)
+        total = _added(_added(total, astuple(cost.forward)), backward)
+    summed = Terms(**dict(zip(Terms.__struct_fields__, total, strict=True)))
+    return summed.scaled(configuration.num_micro_batches / schedule.num_stages)
 
 
-def _overlapped_share(per_device: Terms, timeline: StepTimeline) -> float:
-    """Share of the exposed communication that forwards and backwards run together hide under each other."""
-    if timeline.step.schedule.kind is not ScheduleKind.DUALPIPE_V or not per_device.exposed_s:
-        return 0.0
-    busy_s = sum(timeline.slot_busy_s) / len(timeline.slot_busy_s)
-    return min(1.0, max(0.0, per_device.total_s - busy_s) / per_device.exposed_s)
+def _added(one: tuple[float, ...], other: tuple[float, ...]) -> tuple[float, ...]:
+    """Terms added one by one; many of them, faster than as values."""
+    return tuple(map(add, one, other))
 
 
-SERIAL = tuple(name for name in Terms.__struct_fields__ if not name.startswith("hidden"))
+def _side_by_side(apart: Terms, timeline: StepTimeline) -> Terms:
+    """The terms less what forwards and backwards save that run together (DualPipe).
+
+    They hide each other's exposed communication; what they save beyond that is waiting for the host, then slow-down.
+    """
+    if timeline.step.schedule.kind is not ScheduleKind.DUALPIPE_V:
+        return apart
+    saved_s = max(0.0, apart.total_s - sum(timeline.slot_busy_s) / len(timeline.slot_busy_s))
+    share = min(1.0, saved_s / apart.exposed_s) if apart.exposed_s else 0.0
+    changes = {}
+    for link in ("nvlink", "network", "pcie"):
+        exposed_s = getattr(apart, f"exposed_{link}_s")
+        changes[f"exposed_{link}_s"] = (1.0 - share) * exposed_s
+        changes[f"hidden_{link}_s"] = getattr(apart, f"hidden_{link}_s") + share * exposed_s
+    left_s = saved_s - share * apart.exposed_s
+    for name in ("host_s", "slowdown_s"):
+        changes[name] = max(0.0, getattr(apart, name) - left_s)
+        left_s -= getattr(apart, name) - changes[name]
+    return msgspec.structs.replace(apart, **changes)
 
 
 def _without_data_parallel_s(configuration: TrainingConfiguration, schedule: Schedule, timeline: StepTimeline) -> float:
@@ -271,28 +300,22 @@ def _without_data_parallel_s(configuration: TrainingConfiguration, schedule: Sch
         term: timeline.durations.of(term) for term in Term if not term.value.startswith(("param_gather", "grad_reduce"))
     }
     durations = durations_of(timeline.durations.layout, kept)
-    return simulate(schedule, durations, step_overlap(configuration)).step_time_s
+    return step_time_s(schedule, durations, step_overlap(configuration))
 
 
-def _hidden(
-    configuration: TrainingConfiguration, schedule: Schedule, costs: tuple[StageCost, ...], timeline: StepTimeline
-) -> dict[str, float]:
+def _hidden(per_device: Terms) -> dict[str, float]:
     """Mean over devices of the seconds of communication that run beside computation, by link."""
-    per_device = _per_device(configuration, schedule, costs)
-    share = _overlapped_share(per_device, timeline)
-    return {
-        link: getattr(per_device, f"hidden_{link}_s") + share * getattr(per_device, f"exposed_{link}_s")
-        for link in ("nvlink", "network", "pcie")
-    }
+    return {link: getattr(per_device, f"hidden_{link}_s") for link in ("nvlink", "network", "pcie")}
 
 
 def _basis(configuration: TrainingConfiguration) -> dict[str, float]:
     """Shares of the layers' operator time that rest on measured, interpolated and extrapolated figures."""
     context = cost_context(configuration)
     totals = dict.fromkeys(Basis, 0.0)
-    for index in range(len(configuration.stages)):
-        for (layer, strategy), count in configuration.layers_of(index).items():
-            for basis, seconds in context.basis_seconds(layer, strategy).items():
-                totals[basis] += count * seconds
+    counts = [configuration.layers_of(index) for index in range(len(configuration.stages))]
+    seconds_of = {key: context.basis_seconds(*key) for key in set().union(*counts)}
+    for key, count in (pair for stage in counts for pair in stage.items()):
+        for basis, seconds in seconds_of[key].items():
+            totals[basis] += count * seconds
     whole = sum(totals.values())
     return {basis.value: seconds / whole for basis, seconds in totals.items()}

@@ -23,20 +23,20 @@ from meshwright.planner.point import PointProblem
 
 
 class PassTimes(Value, frozen=True, kw_only=True):
-    """Seconds of one way to run a layer: forward, backward in one or apart, and what of them is communication."""
+    """Seconds of one way to run a layer: forward, backward in one or apart, and what they save side by side."""
 
     forward_s: float
     backward_s: float
     dgrad_s: float
     wgrad_s: float
-    exposed_s: float
+    overlap_saving_s: float
 
 
 class LayerMinimum(Value, frozen=True, kw_only=True):
     """Least seconds of one micro-batch in one layer, each figure with the best way for it.
 
-    `joined_s` runs the backward as one action, `split_s` input and weight gradients apart, and `overlapped_s` hides
-    exposed communication of each pass under the other (DualPipe). `through_s` is the forward and the input gradient.
+    `joined_s` runs the backward as one action, `split_s` input and weight gradients apart, and `overlapped_s` runs
+    a forward and a backward at the same time (DualPipe). `through_s` is the forward and the input gradient.
     Once a step: parameters gathered, gradients reduced, optimizer.
     """
 
@@ -63,7 +63,7 @@ def layer_minimum(ways: Sequence[PassTimes]) -> LayerMinimum:
         through_s=min(way.forward_s + way.dgrad_s for way in ways),
         joined_s=min(way.forward_s + way.backward_s for way in ways),
         split_s=min(way.forward_s + way.dgrad_s + way.wgrad_s for way in ways),
-        overlapped_s=min(way.forward_s + way.dgrad_s + way.wgrad_s - min(way.forward_s, way.exposed_s) for way in ways),
+        overlapped_s=min(way.forward_s + way.dgrad_s + way.wgrad_s - way.overlap_saving_s for way in ways),
     )
 
 
@@ -202,7 +202,7 @@ def _pass_times(choice: Choice | EndCost) -> PassTimes:
         backward_s=choice.backward_s,
         dgrad_s=choice.dgrad_s,
         wgrad_s=choice.wgrad_s,
-        exposed_s=choice.forward_exposed_s + choice.backward_exposed_s,
+        overlap_saving_s=choice.overlap_saving_s,
     )
 
 

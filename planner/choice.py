@@ -16,8 +16,8 @@ class Choice(Value, frozen=True, kw_only=True):
 
     `forward_s`, `backward_s` (dgrad and wgrad in one action), `dgrad_s` and `wgrad_s` (apart, for schedules that split
     the backward) are of one micro-batch; gather, reduction and optimizer of one step. `static_bytes` is model state,
-    `kept_bytes` is held per micro-batch in flight, `transient_bytes` once a device. `*_exposed_s` is the share of a
-    pass in which only communication runs: what an overlapped forward and backward can hide under each other.
+    `kept_bytes` is held per micro-batch in flight, `transient_bytes` once a device. `overlap_saving_s` is what a
+    forward saves that runs at the same time as a backward.
     """
 
     key: Hashable
@@ -31,8 +31,7 @@ class Choice(Value, frozen=True, kw_only=True):
     static_bytes: float = 0.0
     kept_bytes: float = 0.0
     transient_bytes: float = 0.0
-    forward_exposed_s: float = 0.0
-    backward_exposed_s: float = 0.0
+    overlap_saving_s: float = 0.0
 
     def __post_init__(self) -> None:
         _check("choice", self)
@@ -51,8 +50,7 @@ class EndCost(Value, frozen=True, kw_only=True):
     static_bytes: float = 0.0
     kept_bytes: float = 0.0
     transient_bytes: float = 0.0
-    forward_exposed_s: float = 0.0
-    backward_exposed_s: float = 0.0
+    overlap_saving_s: float = 0.0
 
     def __post_init__(self) -> None:
         _check("embedding or head", self)
@@ -87,8 +85,7 @@ def pareto_choices(choices: tuple[Choice, ...], kind: ScheduleKind) -> tuple[Cho
 def _dominance_point(choice: Choice, kind: ScheduleKind) -> tuple[float, ...]:
     """Numbers of which less is never worse.
 
-    A full backward is one number, a split one two. Where a forward overlaps a backward, a longer `backward_s` only
-    widens what they can hide, and the exposed shares help in one place and hurt in another: they must be equal.
+    A full backward is one number, a split one two. Where a forward overlaps a backward, to save more is better.
     """
     once = (choice.param_gather_s, choice.grad_reduce_s, choice.optimizer_s)
     bytes_ = (choice.static_bytes, choice.kept_bytes, choice.transient_bytes)
@@ -97,8 +94,7 @@ def _dominance_point(choice: Choice, kind: ScheduleKind) -> tuple[float, ...]:
     split = (choice.forward_s, choice.dgrad_s, choice.wgrad_s, *once, *bytes_)
     if kind is not ScheduleKind.DUALPIPE_V:
         return split
-    exposed = (choice.forward_exposed_s, choice.backward_exposed_s)
-    return (*split, -choice.backward_s, *exposed, *(-share for share in exposed))
+    return (*split, -choice.overlap_saving_s)
 
 
 def _beats(points: list[tuple[float, ...]], other: int, index: int) -> bool:
@@ -107,12 +103,11 @@ def _beats(points: list[tuple[float, ...]], other: int, index: int) -> bool:
     return points[other] != points[index] or other < index
 
 
-def _check(where: str, part: Value) -> None:
+def _check(where: str, part: Choice | EndCost) -> None:
     for name in COST_FIELDS:
         value = getattr(part, name)
         if not (math.isfinite(value) and value >= 0):
             raise StrategyError(where, name, f"{value} is not finite and >= 0")
-    for phase in ("forward", "backward"):
-        exposed, whole = getattr(part, f"{phase}_exposed_s"), getattr(part, f"{phase}_s")
-        if exposed > whole:
-            raise StrategyError(where, f"{phase}_exposed_s", f"{exposed} is more than {phase}_s {whole}")
+    if part.overlap_saving_s > part.forward_s:
+        problem = f"{part.overlap_saving_s} is more than forward_s {part.forward_s}"
+        raise StrategyError(where, "overlap_saving_s", problem)

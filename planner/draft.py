@@ -1,89 +1,164 @@
 """A configuration taken apart, so that several of its parts can change before they are checked against each other.
 
-A longer sequence may need a smaller micro-batch in the same breath.
+A longer sequence may need a smaller micro-batch in the same breath. Some parts only make sense together: they are
+`given` first and settled when all changes are known (`planner.held` says what follows from what).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
+from typing import Any
 
 import msgspec
 
+from meshwright.costmodel.circumstances import Circumstances
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
-from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.hardware import ClusterSpec
-from meshwright.costmodel.simulate import check_combination
+from meshwright.costmodel.model import ModelSpec
+from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
+from meshwright.planner.held.legality import check_legal
+from meshwright.planner.held.mesh import AXES, held_mesh
+from meshwright.planner.held.model import NUM_LAYERS, held_model, resized, sources
+from meshwright.planner.held.orders import held_orders
+from meshwright.planner.held.stages import held_stages
+from meshwright.planner.held.strategies import ATTENTION, attention_degrees, held_strategy
+
+replace = msgspec.structs.replace
+NODES = ("num_gpus", "gpus_per_node")
 
 
 class Draft(Value, frozen=True, kw_only=True):
-    """The parts of a configuration that can change; `strategies` are those of all layers, in model order."""
+    """The parts of a configuration that can change; `strategies` are those of all layers, in model order.
 
+    `given`: (key, value) of fields that are not in the parts yet, because others decide what they mean.
+    """
+
+    model: ModelSpec
     cluster: ClusterSpec
     workload: Workload
+    runtime: RuntimeSpec
     mesh: Mesh
     sharding: Sharding
     pipeline: Pipeline
     strategies: tuple[LayerStrategy, ...]
     layers_per_stage: tuple[int, ...]
+    circumstances: Circumstances = Circumstances()
+    given: tuple[tuple[str, Any], ...] = ()
+
+    def with_given(self, key: str, value: Any) -> Draft:  # noqa: ANN401  whatever the field holds
+        """The draft with a value that is to be settled."""
+        return replace(self, given=(*(pair for pair in self.given if pair[0] != key), (key, value)))
+
+    def given_value(self, key: str, otherwise: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """What was given for a key, or what stands in the parts."""
+        return dict(self.given)[key] if key in dict(self.given) else otherwise()
+
+    def of_section(self, section: str) -> dict[str, Any]:
+        """What was given for the keys of a section, by their names without it."""
+        return {key.removeprefix(f"{section}."): value for key, value in self.given if key.startswith(f"{section}.")}
 
 
 def draft_of(configuration: TrainingConfiguration) -> Draft:
     """The draft that changes nothing."""
     return Draft(
+        model=configuration.model,
         cluster=configuration.cluster,
         workload=configuration.workload,
+        runtime=configuration.runtime,
         mesh=configuration.mesh,
         sharding=configuration.sharding,
         pipeline=configuration.pipeline,
         strategies=tuple(chain.from_iterable(configuration.stages)),
         layers_per_stage=tuple(map(len, configuration.stages)),
+        circumstances=configuration.circumstances,
     )
 
 
 def changed_configuration(configuration: TrainingConfiguration, draft: Draft) -> TrainingConfiguration:
-    """The configuration that the draft stands for; raises `InputError` where its parts contradict each other."""
-    _check_sequence(configuration, draft)
-    num_stages = draft.mesh.pp * draft.pipeline.virtual_stages
-    counts = draft.layers_per_stage
-    if len(counts) != num_stages:
-        counts = even_split(len(draft.strategies), num_stages)
+    """The configuration that the draft stands for; raises `InputError` where its parts contradict each other.
+
+    Held, unless it is changed itself: the GPUs, which data parallelism takes up when other degrees change; each layer's
+    way to split and to recompute; each virtual stage's share of the layers, evenly over another number of stages; the
+    order of operators wherever it still is one of the changed layer.
+    """
+    draft = settled(draft)
+    counts = held_stages(draft.layers_per_stage, len(draft.strategies), draft.mesh.pp * draft.pipeline.virtual_stages)
     layers = iter(draft.strategies)
-    changed = msgspec.structs.replace(
+    changed = replace(
         configuration,
+        model=draft.model,
         cluster=draft.cluster,
         workload=draft.workload,
+        runtime=draft.runtime,
         mesh=draft.mesh,
         sharding=draft.sharding,
         pipeline=draft.pipeline,
+        circumstances=draft.circumstances,
         stages=tuple(tuple(next(layers) for _ in range(count)) for count in counts),
     )
-    pipeline = draft.pipeline
-    check_combination(pipeline.schedule, draft.mesh.pp, changed.num_micro_batches, pipeline.virtual_stages)
-    return changed
+    if changed == configuration:
+        return configuration
+    check_legal(changed)
+    orders = held_orders(changed, configuration.runtime.overlap)
+    return changed if orders is changed.orders else replace(changed, orders=orders)
 
 
-def even_split(num_layers: int, num_stages: int) -> tuple[int, ...]:
-    """Layers of each virtual stage when they are spread evenly, the larger ones in front.
-
-    >>> even_split(10, 4)
-    (3, 3, 2, 2)
-    """
-    if num_layers < num_stages:
-        raise StrategyError("pipeline", "virtual_stages", f"{num_stages} virtual stages, but only {num_layers} layers")
-    size, larger = divmod(num_layers, num_stages)
-    return (size + 1,) * larger + (size,) * (num_stages - larger)
+def settled(draft: Draft) -> Draft:
+    """The draft with all that was given in its parts."""
+    if not draft.given:
+        return draft
+    return replace(_with_strategies(_with_mesh(_with_model(_with_cluster(draft)))), given=())
 
 
-def _check_sequence(configuration: TrainingConfiguration, draft: Draft) -> None:
-    seq_len, mesh = draft.workload.seq_len, draft.mesh
-    learned = configuration.model.learned_positions
-    if learned and seq_len > learned:
-        raise StrategyError("workload", "seq_len", f"{seq_len}, but the model has {learned} learned positions")
-    shares = mesh.replica_gpus * (2 if mesh.cp > 1 else 1)
-    if seq_len % shares:
-        factors = "2 x cp x sp x tp" if mesh.cp > 1 else "sp x tp"
-        raise StrategyError("workload", "seq_len", f"{seq_len} is not a multiple of {factors} = {shares}")
+def with_surroundings(draft: Draft) -> Draft:
+    """The draft with what was given for model and cluster in its parts; its choices are of no use then."""
+    return _with_model(_with_cluster(draft))
+
+
+def _with_cluster(draft: Draft) -> Draft:
+    numbers = {name: value for name, value in draft.of_section("cluster").items() if name in NODES}
+    return replace(draft, cluster=replace(draft.cluster, **numbers)) if numbers else draft
+
+
+def _with_model(draft: Draft) -> Draft:
+    fields = draft.of_section("model")
+    if not fields:
+        return draft
+    strategies = draft.strategies
+    if NUM_LAYERS in fields:
+        taken = sources(draft.model, resized(draft.model, fields[NUM_LAYERS]))
+        strategies = tuple(strategies[layer] for layer in taken)
+    return replace(draft, model=held_model(draft.model, fields), strategies=strategies)
+
+
+def _with_mesh(draft: Draft) -> Draft:
+    """The mesh on the GPUs that there are; `layers.attention` decides tp and sp."""
+    degrees = {axis: value for axis, value in draft.of_section("mesh").items() if axis in AXES}
+    mesh = draft.mesh
+    if degrees or mesh.num_gpus != draft.cluster.num_gpus:
+        mesh = held_mesh(mesh, draft.cluster.num_gpus, degrees)
+    attention = draft.of_section("layers").get(ATTENTION)
+    if attention is not None:
+        mesh = replace(mesh, **attention_degrees(mesh, attention))
+    return draft if mesh is draft.mesh else _on_mesh(draft, mesh)
+
+
+def _on_mesh(draft: Draft, mesh: Mesh) -> Draft:
+    layers = zip(draft.strategies, draft.model.layers, strict=True)
+    moved = tuple(held_strategy(strategy, layer, draft.mesh, mesh, {}) for strategy, layer in layers)
+    return replace(draft, mesh=mesh, strategies=moved)
+
+
+def _with_strategies(draft: Draft) -> Draft:
+    fields, mesh = draft.of_section("layers"), draft.mesh
+    if not fields:
+        return draft
+    layers = zip(draft.strategies, draft.model.layers, strict=True)
+    return replace(
+        draft, strategies=tuple(held_strategy(strategy, layer, mesh, mesh, fields) for strategy, layer in layers)
+    )

@@ -103,7 +103,7 @@ def _seconds(choice: Choice | EndCost, kind: ScheduleKind, share: float) -> floa
         return choice.forward_s + choice.backward_s
     both_s = choice.forward_s + choice.dgrad_s + choice.wgrad_s
     if kind is ScheduleKind.DUALPIPE_V:
-        both_s -= share * min(choice.forward_s, choice.forward_exposed_s + choice.backward_exposed_s)
+        both_s -= share * choice.overlap_saving_s
     return both_s
 
 

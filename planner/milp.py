@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from meshwright.costmodel.simulate import CutCoefficients, ScheduleKind, Term
+from meshwright.costmodel.simulate import CutCoefficients, Term
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.planner.count_columns import CountColumns
@@ -60,7 +60,6 @@ class PointModel:
         self._whole_choices = True
         self._shares = LayerShares(problem, self._highs, self._counts, self.per_second)
         self._totals = self._add_totals()
-        self._savings = self._add_savings()
 
     # Structure, written in PuLP.
 
@@ -125,32 +124,6 @@ class PointModel:
         indices, values = self._counts.stage_row(stage, times * per_layer)
         self._highs.add_row(-times * end, [*indices, *columns], np.array([*values, *[sign] * len(columns)]))
 
-    def _add_savings(self) -> npt.NDArray[np.int64]:
-        """Columns [virtual stage, 2]: what an overlapped forward and backward hide of each other's communication.
-
-        Each is at most the exposed communication of one pass and the computation of the other; both together at most
-        the forward.
-        """
-        stages = self.problem.num_virtual_stages
-        columns = np.full((stages, 2), -1, dtype=np.int64)
-        if self.problem.kind is not ScheduleKind.DUALPIPE_V:
-            return columns
-        for stage in range(stages):
-            columns[stage] = pair = [self._highs.add_column(0.0, float("inf")) for _ in range(2)]
-            self._require_stage(pair, -1.0, stage, "forward_s", 1.0)
-            for column, one, other in ((pair[0], "forward", "backward"), (pair[1], "backward", "forward")):
-                self._require_stage([column], -1.0, stage, f"{one}_exposed_s", 1.0)
-                self._require_compute(column, stage, other)
-        return columns
-
-    def _require_compute(self, column: int, stage: int, phase: str) -> None:
-        """The column is at most the stage's seconds of a pass in which it computes."""
-        table = self.table
-        per_layer = table.column(f"{phase}_s") - table.column(f"{phase}_exposed_s")
-        end = table.end(f"{phase}_s")[stage] - table.end(f"{phase}_exposed_s")[stage]
-        indices, values = self._counts.stage_row(stage, per_layer * self.per_second)
-        self._highs.add_row(-end * self.per_second, [*indices, column], np.array([*values, -1.0]))
-
     # Rows that hold for every assignment.
 
     def add_path(self, path: CutCoefficients) -> None:
@@ -162,15 +135,8 @@ class PointModel:
         once_s = np.sum([np.outer(times, table.column(name)) for name, times in paid.items()], axis=0)
         row.update(zip(*self._counts.row(-once_s * self.per_second), strict=True))
         row.update({self._shares.column(stage, name): -times for stage, name, times in self._shares.paid(path)})
-        row.update(self._saved(path))
         fixed_s = sum(float(times @ table.end(name)) for name, times in paid.items()) + _fixed_s(path, self.problem)
         self._highs.add_row(fixed_s * self.per_second, list(row), np.array(list(row.values())))
-
-    def _saved(self, path: CutCoefficients) -> dict[int, float]:
-        """Coefficients of the savings that the path has."""
-        times = path.of(Term.OVERLAP_SAVING)[self.table.device, self.table.chunk]
-        stages = np.flatnonzero(times)
-        return {int(column): -float(times[stage]) for stage in stages for column in self._savings[stage]}
 
     def add_moment(self, device: int, held: tuple[int, ...]) -> None:
         """Requires the device's memory to suffice while it holds that many micro-batches of each chunk."""
@@ -258,6 +224,7 @@ def _paid(path: CutCoefficients, problem: PointProblem) -> dict[str, Array]:
     return {
         "forward_s": of(Term.FORWARD),
         **backward,
+        "overlap_saving_s": of(Term.OVERLAP_SAVING),
         "param_gather_s": of(Term.PARAM_GATHER),
         "grad_reduce_s": of(Term.GRAD_REDUCE),
         "optimizer_s": path.of(Term.OPTIMIZER)[table.device],

@@ -1,15 +1,15 @@
 """plan.json: everything needed to run a plan and to check it, as values that are checked when they are read.
 
-The keys are a promise (schema version 1). A plan carries the full model, so that nothing else is needed to read it, and
-the cluster's figures with the name and the hash of the hardware profile that the prediction was made with.
-`plan.schema.json` beside this module is the JSON schema of these types.
+The keys are a promise (schema version 2; version 1 had no orders of operators). A plan carries the full model, so that
+nothing else is needed to read it, and the cluster's figures with the name and the hash of the hardware profile that the
+prediction was made with. `plan.schema.json` beside this module is the JSON schema of these types.
 """
 
 from __future__ import annotations
 
 import hashlib
 from itertools import chain, repeat
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,7 @@ from msgspec import Meta
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.order.launch_order import LayerOrder
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.step import StageMemory
@@ -24,7 +25,7 @@ from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Count = Annotated[int, Meta(ge=1)]
 Index = Annotated[int, Meta(ge=0)]
@@ -106,8 +107,18 @@ class PipelineRecord(Value, frozen=True, kw_only=True):
     stages: tuple[StageRecord, ...]
 
 
+class OrderRecord(Value, frozen=True, kw_only=True):
+    """How one part runs its operators. `part` is "embedding", "head" or "layer"; layer groups point here by index."""
+
+    part: Literal["embedding", "layer", "head"]
+    order: LayerOrder
+
+
 class LayerGroup(Value, frozen=True, kw_only=True):
-    """Consecutive layers of one kind that run alike, inside one virtual stage. `kind` is for people: words, no code."""
+    """Consecutive layers of one kind that run alike, inside one virtual stage. `kind` is for people: words, no code.
+
+    `order`: which of the plan's orders its operators run in.
+    """
 
     virtual_stage: Index
     first_layer: Index
@@ -115,6 +126,7 @@ class LayerGroup(Value, frozen=True, kw_only=True):
     kind: str
     strategy: LayerStrategy
     kept_tensors: tuple[str, ...]
+    order: Index
 
 
 class PredictionRecord(Value, frozen=True, kw_only=True):
@@ -136,17 +148,23 @@ class PredictionRecord(Value, frozen=True, kw_only=True):
 
 
 class SearchRecord(Value, frozen=True, kw_only=True):
-    """The certificate: no plan of `space` is faster than `lower_bound_s`; `gap` is (step time - bound) / step time.
+    """The certificate: no plan of `space` is faster than `lower_bound_s`.
 
-    `candidates` are the outer points of the space: `rejected` by a rule or by memory, `pruned` by bound, `solved`.
+    The plans of the space are compared with operators in the order that list scheduling finds: `objective_s` is the
+    step of the best, `gap` its distance to their bound, (objective - bound) / objective. The plan itself has better
+    orders; where they make it faster than the bound, `lower_bound_s` is its own step. `order_gap`: the most by which
+    better orders could still shorten its layers, as a share of their time. `candidates` are the outer points of the
+    space: `rejected` by a rule or by memory, `pruned` by bound, `solved`.
     """
 
     candidates: Index
     rejected: Index
     pruned: Index
     solved: Index
+    objective_s: NotNegative
     lower_bound_s: NotNegative
     gap: Fraction
+    order_gap: Fraction
     solve_time_s: NotNegative
     space: str
     solvers: tuple[str, ...]
@@ -179,6 +197,7 @@ class Plan(Value, frozen=True, kw_only=True):
     sharding: Sharding
     pipeline: PipelineRecord
     layers: tuple[LayerGroup, ...]
+    orders: tuple[OrderRecord, ...]
     prediction: PredictionRecord
     search: SearchRecord
     alternatives: tuple[Alternative, ...]

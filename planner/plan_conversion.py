@@ -9,6 +9,7 @@ from meshwright import __version__
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.formulas.parameters import active_parameters, total_parameters
 from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.order.order_book import OrderBook
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.recompute import plan_backward
 from meshwright.costmodel.simulate.schedules import placement
@@ -30,6 +31,7 @@ from meshwright.planner.plan import (
     StageRecord,
     content_hash,
 )
+from meshwright.planner.plan_orders import order_book, order_records, plan_orders
 from meshwright.planner.validation.interval import step_time_interval
 
 
@@ -40,6 +42,7 @@ def build_plan(
     alternatives: tuple[Alternative, ...] = (),
 ) -> Plan:
     """The plan of a configuration: what a search found, what it promises and what was proven."""
+    orders = plan_orders(configuration)
     return Plan(
         schema_version=SCHEMA_VERSION,
         meshwright_version=__version__,
@@ -50,7 +53,8 @@ def build_plan(
         mesh=configuration.mesh,
         sharding=configuration.sharding,
         pipeline=_pipeline_record(configuration),
-        layers=tuple(_layer_groups(configuration)),
+        layers=tuple(_layer_groups(configuration, orders)),
+        orders=order_records(orders),
         prediction=prediction_record(prediction, configuration.model),
         search=certificate,
         alternatives=alternatives,
@@ -145,8 +149,9 @@ def stage_records(configuration: TrainingConfiguration) -> tuple[StageRecord, ..
     )
 
 
-def _layer_groups(configuration: TrainingConfiguration) -> Iterator[LayerGroup]:
+def _layer_groups(configuration: TrainingConfiguration, orders: OrderBook) -> Iterator[LayerGroup]:
     context = cost_context(configuration)
+    order_of = {(entry.part, entry.strategy): index for index, entry in enumerate(orders.entries)}
     first = 0
     for stage, strategies in enumerate(configuration.stages):
         layers = configuration.model.layers[first : first + len(strategies)]
@@ -159,6 +164,7 @@ def _layer_groups(configuration: TrainingConfiguration) -> Iterator[LayerGroup]:
                 kind=layer_kind(layer),
                 strategy=strategy,
                 kept_tensors=_kept_tensors(context, layer, strategy),
+                order=order_of[layer, strategy],
             )
             first += num_layers
 
@@ -186,4 +192,5 @@ def configuration_of(plan: Plan) -> TrainingConfiguration:
             micro_batch=plan.pipeline.micro_batch_size,
         ),
         stages=tuple(map(tuple, stages)),
+        orders=order_book(plan),
     )

@@ -11,6 +11,7 @@ from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import StateModel
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.layer_cost import LayerCost
+from meshwright.costmodel.layer_passes import passes_of
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
@@ -32,9 +33,14 @@ HOST_OPTIMIZER_FRACTION = 0.5
 """Shares of a node's memory that offload may take; the rest is for data loading and checkpoints."""
 
 
-def point_problem(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> PointProblem | None:
-    """The inner problem of an outer point; None where a layer kind has no legal strategy."""
-    context = point_context(problem, runtime, point)
+def point_problem(
+    problem: Problem, runtime: RuntimeSpec, point: OuterPoint, *, best_case: bool = False
+) -> PointProblem | None:
+    """The inner problem of an outer point; None where a layer kind has no legal strategy.
+
+    In the `best_case` every pass takes what no order of its operators betters: a relaxation, cheaper to cost.
+    """
+    context = msgspec.structs.replace(point_context(problem, runtime, point), best_case=best_case)
     kinds = problem.model.layer_types
     choices = tuple(_choices(problem, context, point, layer) for layer in kinds)
     if not all(choices):
@@ -69,13 +75,15 @@ def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
         runtime=runtime,
         state=StateModel(cluster=problem.cluster, mesh=point.mesh, sharding=point.sharding, runtime=runtime),
         micro_batch=point.shape.micro_batch,
+        passes=passes_of(point.schedule),
+        reserves=True,
     )
 
 
 def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec) -> tuple[Choice, ...]:
     """The choices of one layer kind: those that may be best for some state, with the state of this point."""
     if point.sharding.stage < ZERO_GRADIENTS:
-        strategies = _undominated(problem, context.runtime, point.shape, layer, point.schedule)
+        strategies = _undominated(problem, context.runtime, point.shape, layer, point.schedule, context.best_case)
     else:
         strategies = _strategies(problem, point.shape, layer)
     fitting = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
@@ -95,10 +103,16 @@ def _strategies(problem: Problem, shape: LayerShape, layer: LayerSpec) -> tuple[
 
 @lru_cache(maxsize=1024)
 def _undominated(
-    problem: Problem, runtime: RuntimeSpec, shape: LayerShape, layer: LayerSpec, kind: ScheduleKind
+    problem: Problem,
+    runtime: RuntimeSpec,
+    shape: LayerShape,
+    layer: LayerSpec,
+    kind: ScheduleKind,
+    best_case: bool,
 ) -> tuple[LayerStrategy, ...]:
     """Strategies that none with the same weights in the same places (so with the same state on any mesh) dominates."""
     context = shape_context(problem, runtime, shape)
+    context = msgspec.structs.replace(context, passes=passes_of(kind), best_case=best_case)
     alike: dict[object, list[Choice]] = {}
     for strategy in _strategies(problem, shape, layer):
         cost = context.compute(layer, strategy)
@@ -153,8 +167,7 @@ def _compute_numbers(cost: LayerCost, limit_bytes: float) -> dict[str, float]:
         "wgrad_s": cost.wgrad.total_s,
         "kept_bytes": cost.kept_bytes,
         "transient_bytes": step * ceil(cost.transient_bytes / step),
-        "forward_exposed_s": cost.forward.exposed_s,
-        "backward_exposed_s": cost.backward.exposed_s,
+        "overlap_saving_s": cost.overlap_saving_s,
     }
 
 

@@ -15,6 +15,7 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from itertools import count
 
 import msgspec
@@ -29,6 +30,7 @@ from meshwright.costmodel.value import Value
 from meshwright.planner.bounds import problem_bound_s
 from meshwright.planner.cutting_planes import solve_point
 from meshwright.planner.frontier import Frontier
+from meshwright.planner.operator_order import order_gap, ordered_configuration
 from meshwright.planner.plan import Alternative, SearchRecord
 from meshwright.planner.point import PointProblem, PointSolution, PointStatus
 from meshwright.planner.point_problem import point_problem, solved_configuration
@@ -48,6 +50,13 @@ RUNTIME = "meshwright"
 MAX_EXPLAINED = 6
 GROWTH = (2, 4, 8, 16)
 """Multiples of the GPUs that are tried when nothing fits."""
+
+
+class Stage(Enum):
+    """How sharp the bound of a point is that has not been costed in full: of its shape, or of its best case."""
+
+    OPENED = "opened"
+    BOUNDED = "bounded"
 
 
 class SearchProgress(Value, frozen=True, kw_only=True):
@@ -124,7 +133,7 @@ class _Search:
             usable = format_bytes(problem.cluster.gpu.usable_memory_bytes)
             raise ClusterError(problem.cluster.name, "memory", f"{usable} a GPU leave nothing beside what is set aside")
         self.shortfalls = Shortfalls(problem, self.limit_bytes)
-        self.heap: list[tuple[float, int, OuterPoint, PointProblem | None]] = []
+        self.heap: list[tuple[float, int, OuterPoint, PointProblem | Stage]] = []
         self.solved: list[Solved] = []
         self.closed: dict[OuterPoint, float] = {}
         self.candidates = self.rejected = self.pruned = 0
@@ -141,11 +150,12 @@ class _Search:
         families = self._families(top + 1)
         self._tighten()
         best = self._best
-        configuration = self._configuration(best)
+        configuration = ordered_configuration(self._configuration(best))
+        prediction = predict(configuration)
         return SearchResult(
             configuration=configuration,
-            prediction=predict(configuration),
-            certificate=self._certificate(),
+            prediction=prediction,
+            certificate=self._certificate(configuration, prediction),
             alternatives=self._alternatives(best, families, top),
         )
 
@@ -190,7 +200,7 @@ class _Search:
         order = count()
         frontier = Frontier(self.problem, self.runtime, self.limit_bytes, self.shortfalls)
         for bound_s, point in frontier.points():
-            self.heap.append((bound_s, next(order), point, None))
+            self.heap.append((bound_s, next(order), point, Stage.OPENED))
         self.rejected = frontier.num_rejected
         self.candidates = len(self.heap) + self.rejected
         heapq.heapify(self.heap)
@@ -210,19 +220,23 @@ class _Search:
     def _advance(self) -> None:
         """Take the point with the least bound: sharpen its bound, or when that is done, solve it."""
         bound_s, order, point, inner = heapq.heappop(self.heap)
-        if inner is None:
-            self._sharpen(bound_s, order, point)
+        if isinstance(inner, Stage):
+            self._sharpen(bound_s, order, point, inner)
         else:
             self._solve(bound_s, point, inner, cutoff_s=self._good_enough_s)
         self._report()
 
-    def _sharpen(self, bound_s: float, order: int, point: OuterPoint) -> None:
-        """Cost all choices of a point, and put it back with the bound that follows from them and from memory."""
-        inner = point_problem(self.problem, self.runtime, point)
+    def _sharpen(self, bound_s: float, order: int, point: OuterPoint, stage: Stage) -> None:
+        """Cost all choices of a point, and put it back with the bound that follows from them and from memory.
+
+        First without ordering any operators, then, if that does not bound it away, with their orders.
+        """
+        inner = point_problem(self.problem, self.runtime, point, best_case=stage is Stage.OPENED)
         if inner is None:
             self.rejected += 1
             return
-        heapq.heappush(self.heap, (max(bound_s, problem_bound_s(inner)), order, point, inner))
+        entry = Stage.BOUNDED if stage is Stage.OPENED else inner
+        heapq.heappush(self.heap, (max(bound_s, problem_bound_s(inner)), order, point, entry))
 
     @property
     def _closed_bound_s(self) -> float:
@@ -266,7 +280,7 @@ class _Search:
 
     # The result.
 
-    def _certificate(self) -> SearchRecord:
+    def _certificate(self, configuration: TrainingConfiguration, prediction: StepPrediction) -> SearchRecord:
         open_bound_s = self.heap[0][0] if self.heap else float("inf")
         best_s = self._best.solution.step_time_s
         lower_bound_s = min(best_s, self._closed_bound_s, open_bound_s)
@@ -275,8 +289,10 @@ class _Search:
             rejected=self.rejected,
             pruned=self.pruned + len(self.heap),
             solved=len(self.solved),
-            lower_bound_s=lower_bound_s,
+            objective_s=best_s,
+            lower_bound_s=min(lower_bound_s, prediction.step_time_s),
             gap=(best_s - lower_bound_s) / best_s,
+            order_gap=order_gap(configuration),
             solve_time_s=time.perf_counter() - self.started,
             space="; ".join((*RULES, self._best.solution.space)),
             solvers=(self._best.solution.solver,),
@@ -293,7 +309,7 @@ class _Search:
         chosen = {_family(entry.point) for entry in self.solved}
         while self.heap and len(chosen) < number:
             bound_s, order, point, inner = heapq.heappop(self.heap)
-            if _family(point) in chosen or inner is None:
+            if _family(point) in chosen or isinstance(inner, Stage):
                 self._reopen(bound_s, order, point, inner, known=_family(point) in chosen)
                 continue
             if self._solve(bound_s, point, inner, cutoff_s=None) is not None:
@@ -304,14 +320,14 @@ class _Search:
         return list(fastest.values())
 
     def _reopen(
-        self, bound_s: float, order: int, point: OuterPoint, inner: PointProblem | None, *, known: bool
+        self, bound_s: float, order: int, point: OuterPoint, inner: PointProblem | Stage, *, known: bool
     ) -> None:
         """A point of a family that has its plan is done with, at its bound; another gets its sharper bound first."""
         if known:
             self.closed[point] = bound_s
             self.pruned += 1
-        elif inner is None:
-            self._sharpen(bound_s, order, point)
+        elif isinstance(inner, Stage):
+            self._sharpen(bound_s, order, point, inner)
 
     def _alternatives(self, best: Solved, families: list[Solved], top: int) -> tuple[Alternative, ...]:
         """The runners-up beside the best plan."""

@@ -31,9 +31,14 @@ def check_writable(path: Path) -> None:
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write the plan so that the file is there in full or not at all."""
+    write_whole(plan_json(plan), path)
+
+
+def write_whole(content: bytes, path: Path) -> None:
+    """Write a file so that it is there in full or not at all. Raises `InputError` where it cannot be written."""
     temporary = _temporary_beside(path)
     try:
-        temporary.write_bytes(plan_json(plan))
+        temporary.write_bytes(content)
         temporary.replace(path.resolve())
     except OSError as error:
         temporary.unlink(missing_ok=True)

@@ -9,7 +9,9 @@ import msgspec
 from meshwright.costmodel.data_parallel import Sharding, StateModel
 from meshwright.costmodel.formulas.memory import gradient_bytes, optimizer_bytes, parameter_bytes
 from meshwright.costmodel.layer_cost import LayerCost
+from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.stage_cost import CostContext, end_strategy
 from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute
@@ -78,6 +80,9 @@ def shape_context(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> 
         runtime=runtime,
         state=StateModel(cluster=problem.cluster, mesh=mesh, sharding=Sharding(), runtime=runtime),
         micro_batch=shape.micro_batch,
+        passes=LayerPasses.ALL,
+        best_case=True,
+        reserves=True,
     )
 
 
@@ -113,7 +118,7 @@ def _end_costs(context: CostContext, shape: LayerShape, fastest: LayerStrategy) 
     experts = shape.ep * shape.etp
     mesh = Mesh(tp=fastest.tp, sp=fastest.sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)
     split = end_strategy(mesh)
-    return context.embedding(split).compute, context.head(split).compute
+    return context.compute(ModelEnd.EMBEDDING, split), context.compute(ModelEnd.HEAD, split)
 
 
 def _costs(
@@ -124,17 +129,12 @@ def _costs(
 
 
 def _pass_times(cost: LayerCost) -> PassTimes:
-    """What a layer takes that recomputes nothing.
-
-    Recomputation costs more than it can hide, but may send again what an overlapped pass then hides, and shift what
-    hides where: so all exposed communication and all slow-down count as what DualPipe may save.
-    """
     return PassTimes(
         forward_s=cost.forward.total_s,
         backward_s=cost.backward.total_s,
         dgrad_s=cost.dgrad.total_s,
         wgrad_s=cost.wgrad.total_s,
-        exposed_s=sum(terms.exposed_s + terms.slowdown_s for terms in (cost.forward, cost.backward, cost.dgrad)),
+        overlap_saving_s=cost.overlap_saving_s,
     )
 
 

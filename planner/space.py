@@ -13,6 +13,7 @@ from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.model import ModelSpec, MoeFfnSpec
+from meshwright.costmodel.order_memory import RESERVE
 from meshwright.costmodel.simulate import ScheduleKind, check_combination
 from meshwright.costmodel.strategy import AxisOrder, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
@@ -44,6 +45,8 @@ RULES = (
     "offload of the FFN's widest tensors beside keeping or SAR, within a quarter of the host memory",
     "recomputation by named sets of tensors (every-second-gemm only where pinned)",
     "transient memory is rounded up to 1/256 of the memory limit",
+    "operators of a layer run in the order that list scheduling finds, within"
+    f" {RESERVE:g} times the passing memory of program order",
     "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
 )
 """What bounds the space; a pinned choice overrides the rule on it."""

@@ -103,7 +103,7 @@ def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
         backward_input_s=total("dgrad_s") if split else total("backward_s") - weight,
         backward_weight_s=weight,
         num_layers=num_parts,
-        overlap_saving_s=_saving_s(total("forward_s"), total("backward_s"), totals) if split else 0.0,
+        overlap_saving_s=total("overlap_saving_s"),
         forward_hop_s=problem.hops_s or 0.0,
         backward_hop_s=problem.hops_s or 0.0,
         param_gather_s=total("param_gather_s"),
@@ -111,17 +111,6 @@ def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
         barrier_s=problem.barrier_s,
         optimizer_s=total("optimizer_s").sum(axis=1),
     )
-
-
-def _saving_s(forward_s: Array, backward_s: Array, totals: Array) -> Array:
-    """What an overlapped forward and backward of like chunks save: exposed communication under the other's compute."""
-    forward_exposed = totals[..., COLUMN["forward_exposed_s"]]
-    backward_exposed = totals[..., COLUMN["backward_exposed_s"]]
-    hidden = np.minimum(forward_exposed, np.maximum(0.0, backward_s - backward_exposed)) + np.minimum(
-        backward_exposed, np.maximum(0.0, forward_s - forward_exposed)
-    )
-    saving_s: Array = np.minimum(hidden, forward_s)
-    return saving_s
 
 
 def step_time_s(problem: PointProblem, counts: Array | Counts) -> float:

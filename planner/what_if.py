@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+from collections.abc import Mapping
+
+import msgspec
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.step import StepPrediction, predict
 from meshwright.costmodel.value import Value
-from meshwright.planner.changes import CHANGES, OPTION
-from meshwright.planner.draft import changed_configuration, draft_of
+from meshwright.planner.changes import CHANGES, OPTION, parse_changes
+from meshwright.planner.circumstance_changes import CIRCUMSTANCE_CHANGES
+from meshwright.planner.draft import Draft, changed_configuration, draft_of
+from meshwright.planner.goodput import TrainingOutlook, training_outlook
+from meshwright.planner.held.orders import num_solved_anew
 from meshwright.planner.plan import Plan, PredictionRecord
 from meshwright.planner.plan_conversion import configuration_of, plan_warnings, prediction_record
 
@@ -18,8 +23,8 @@ class FieldChange(Value, frozen=True, kw_only=True):
     """One changed field, in SI units."""
 
     key: str
-    before: int | float | str
-    after: int | float | str
+    before: int | float | str | bool
+    after: int | float | str | bool
 
 
 class StageOver(Value, frozen=True, kw_only=True):
@@ -32,7 +37,8 @@ class StageOver(Value, frozen=True, kw_only=True):
 class WhatIf(Value, frozen=True, kw_only=True):
     """A plan's own prediction and the one with `changes`; `over_limit` lists the stages that do not fit.
 
-    `warnings`: what else than the changes may tell the two predictions apart.
+    `warnings`: what else than the changes may tell the two predictions apart. `outlook`: of a whole run, where changes
+    are about that.
     """
 
     model: str
@@ -42,6 +48,7 @@ class WhatIf(Value, frozen=True, kw_only=True):
     fits: bool
     over_limit: tuple[StageOver, ...]
     warnings: tuple[str, ...]
+    outlook: TrainingOutlook | None = None
 
     @property
     def reproduces(self) -> bool:
@@ -49,54 +56,62 @@ class WhatIf(Value, frozen=True, kw_only=True):
         return not self.changes and self.prediction == self.planned
 
 
+class Baseline(Value, frozen=True, kw_only=True):
+    """A plan made ready for many questions: its configuration and what has changed under it, worked out once."""
+
+    plan: Plan
+    configuration: TrainingConfiguration
+    draft: Draft
+    warnings: tuple[str, ...]
+
+
+class Changed(Value, frozen=True, kw_only=True):
+    """A plan's configuration with changes made to it."""
+
+    configuration: TrainingConfiguration
+    changes: tuple[FieldChange, ...]
+
+
+def baseline_of(plan: Plan) -> Baseline:
+    """The plan, ready for questions."""
+    configuration = configuration_of(plan)
+    return Baseline(plan=plan, configuration=configuration, draft=draft_of(configuration), warnings=plan_warnings(plan))
+
+
 def what_if(plan: Plan, texts: tuple[str, ...]) -> WhatIf:
-    """Evaluate a plan with changes `key=value`.
+    """Evaluate a plan with changes `key=value`; what is not changed stays (`draft.changed_configuration` says how).
 
     Raises `InputError` for an unknown key, a value that is none, and changes that the plan's other choices forbid.
     """
-    configuration, changes = _changed(configuration_of(plan), parse_changes(texts))
-    predicted = predict(configuration)
-    return WhatIf(
-        model=plan.model.name,
-        changes=changes,
-        planned=plan.prediction,
-        prediction=prediction_record(predicted, configuration.model),
-        fits=predicted.fits,
-        over_limit=_over_limit(predicted),
-        warnings=plan_warnings(plan),
-    )
+    baseline = baseline_of(plan)
+    change = changed(baseline, parse_changes(texts))
+    return with_outlook(answer(baseline, change), change)
 
 
-def parse_changes(texts: tuple[str, ...]) -> dict[str, str]:
-    """Full keys to values as typed. Where it is clear, a key may leave out its section, as in seq_len."""
-    values: dict[str, str] = {}
-    for text in texts:
-        key, separator, value = (part.strip() for part in text.partition("="))
-        if not separator or not value:
-            raise InputError(OPTION, text, "expected key=value, for example workload.seq_len=16384")
-        full = _full_key(key)
-        if full in values:
-            raise InputError(OPTION, key, "is given twice")
-        values[full] = value
-    return values
+def with_outlook(result: WhatIf, change: Changed) -> WhatIf:
+    """The answer with the outlook of the whole run, if a change is about circumstances of a run."""
+    if not any(made.key in CIRCUMSTANCE_CHANGES for made in change.changes):
+        return result
+    return msgspec.structs.replace(result, outlook=training_outlook(change.configuration, result.prediction))
 
 
-def _full_key(key: str) -> str:
-    if key in CHANGES:
-        return key
-    short = {name.rpartition(".")[2]: name for name in CHANGES}
-    if key in short:
-        return short[key]
-    near = get_close_matches(key, (*CHANGES, *short), n=1, cutoff=0.5)
-    hint = f"did you mean {short.get(near[0], near[0])}?" if near else f"expected one of {', '.join(CHANGES)}"
-    raise InputError(OPTION, key, f"unknown key; {hint}")
+def changed(baseline: Baseline, values: Mapping[str, str]) -> Changed:
+    """The configuration with the changes (full keys to text), made in the order of `CHANGES`, and what they replaced.
+
+    Raises `InputError` with the key and the value for text that is none, and with all of them for contradictions.
+    """
+    draft, changes = drafted(baseline, values)
+    try:
+        configuration = changed_configuration(baseline.configuration, draft)
+    except InputError as error:
+        given = " ".join(f"{key}={value}" for key, value in values.items())
+        raise InputError(OPTION, given, _rule(error, values)) from error
+    return Changed(configuration=configuration, changes=changes)
 
 
-def _changed(
-    configuration: TrainingConfiguration, values: dict[str, str]
-) -> tuple[TrainingConfiguration, tuple[FieldChange, ...]]:
-    """The configuration with the changes made in the order of `CHANGES`, and the changes with what they replaced."""
-    draft, changes = draft_of(configuration), []
+def drafted(baseline: Baseline, values: Mapping[str, str]) -> tuple[Draft, tuple[FieldChange, ...]]:
+    """The draft with the changes, not yet checked against each other."""
+    draft, changes = baseline.draft, []
     for key in (key for key in CHANGES if key in values):
         change = CHANGES[key]
         before = change.get(draft)
@@ -106,11 +121,43 @@ def _changed(
         except InputError as error:
             raise InputError(OPTION, f"{key}={values[key]}", error.problem) from error
         changes.append(FieldChange(key=key, before=before, after=change.get(draft)))
+    return draft, tuple(changes)
+
+
+def answer(baseline: Baseline, change: Changed) -> WhatIf:
+    """The prediction of a changed plan beside the plan's own."""
+    predicted = predict_changed(change.configuration)
+    return WhatIf(
+        model=baseline.plan.model.name,
+        changes=change.changes,
+        planned=baseline.plan.prediction,
+        prediction=prediction_record(predicted, change.configuration.model),
+        fits=predicted.fits,
+        over_limit=_over_limit(predicted),
+        warnings=(*baseline.warnings, *_order_warnings(baseline, change.configuration)),
+    )
+
+
+def predict_changed(configuration: TrainingConfiguration) -> StepPrediction:
+    """The prediction; a GPU that lacks what the changes ask for is an `InputError` of `--set`."""
     try:
-        return changed_configuration(configuration, draft), tuple(changes)
+        return predict(configuration)
     except InputError as error:
-        given = " ".join(f"{key}={value}" for key, value in values.items())
-        raise InputError(OPTION, given, f"{error.where} {error.field}: {error.problem}") from error
+        raise InputError(OPTION, error.field, f"{error.where}: {error.problem}") from error
+
+
+def _rule(error: InputError, values: Mapping[str, str]) -> str:
+    """What is wrong, after its place unless that is what was set."""
+    named = any(key.rpartition(".")[2] == error.field for key in values)
+    return error.problem if named and len(values) == 1 else f"{error.where} {error.field}: {error.problem}"
+
+
+def _order_warnings(baseline: Baseline, configuration: TrainingConfiguration) -> tuple[str, ...]:
+    number = num_solved_anew(baseline.configuration.orders, configuration.orders)
+    kinds = (
+        "one kind of layer runs its" if number == 1 else f"{number} kinds of layers (or ends of the model) run their"
+    )
+    return (f"{kinds} operators in an order solved anew",) if number else ()
 
 
 def _over_limit(prediction: StepPrediction) -> tuple[StageOver, ...]:

@@ -83,3 +83,15 @@ def all_to_all_network_s(num_bytes: float, size: int, ranks_per_node: int, netwo
     12.0
     """
     return num_bytes * (size - ranks_per_node) / size / network_bytes_per_s
+
+
+def message_s(num_bytes: float, base_s: float, latency_s: float, bytes_per_s: float) -> float:
+    """Time of one message between nodes.
+
+    Equation: base + latency + S / B.
+    Source: alpha-beta model (Hockney, Parallel Comput. 20(3), 1994).
+
+    >>> message_s(num_bytes=100.0, base_s=1.0, latency_s=2.0, bytes_per_s=50.0)
+    5.0
+    """
+    return base_s + latency_s + num_bytes / bytes_per_s

@@ -25,6 +25,17 @@ def parameter_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> 
     return BF16_BYTES * num_parameters / (num_shards if zero_stage >= 3 else 1)
 
 
+def host_copy_s(num_bytes: float, pcie_bytes_per_s: float) -> float:
+    """Seconds of a copy between a GPU and pinned memory of its host: S / (0.85 PCIe rate).
+
+    Source: the data sheet's rate; the share is an assumption (`PCIE_FRACTION`).
+
+    >>> round(host_copy_s(54.0, 64.0), 3)
+    0.993
+    """
+    return num_bytes / (PCIE_FRACTION * pcie_bytes_per_s)
+
+
 def gradient_bytes(num_parameters: float, zero_stage: int, num_shards: int, *, fp32: bool) -> float:
     """Bytes of accumulated gradients: 4 N in FP32 (2 N in BF16), divided by the shards from ZeRO-2 on.
 

@@ -1,7 +1,8 @@
 """How tokens reach their experts and come back: by gathering all tokens, or by sending rows.
 
-Row counts are expectations under even routing. `expert_imbalance` scales the rows of the busiest expert-parallel rank,
-the one that everybody waits for; what a rank itself sends out and takes back is not scaled.
+Row counts are expectations under even routing. `expert_imbalance`, or what is known of the load (`busiest`), scales the
+rows of the busiest expert-parallel rank, the one that everybody waits for; what a rank itself sends out and takes back
+is not scaled.
 Activations travel in 16 bits, also where GEMMs run in FP8.
 """
 
@@ -37,7 +38,12 @@ class TokenExchange(Protocol):
 
 
 def busiest_rank_load(setting: ProgramSetting) -> float:
-    """Rows of the busiest expert-parallel rank over the mean: 1 for a single rank, at most all rows."""
+    """Rows of the busiest expert-parallel rank over the mean; for a single rank 1, or what a capacity makes of it."""
+    return setting.busiest.rows_given(assumed_load(setting))
+
+
+def assumed_load(setting: ProgramSetting) -> float:
+    """What is taken for granted where the load of the experts is not known."""
     return min(setting.expert_imbalance, float(setting.strategy.ep))
 
 

@@ -13,6 +13,9 @@ from meshwright.costmodel.value import Value
 GRADIENT = "grad:"
 """Prefix of the names of gradients: `grad:x` is the gradient of tensor x."""
 
+BESIDE = "forward:"
+"""Prefix, where a forward runs beside the backward of another micro-batch, of what belongs to the forward."""
+
 
 class Precision(StrEnum):
     """Number format of a GEMM's inputs."""
@@ -159,7 +162,13 @@ class CollectiveWork(Value, frozen=True, kw_only=True, tag="collective"):
     group: Group
 
 
-Work = GemmWork | GroupedGemmWork | AttentionWork | MemoryWork | CollectiveWork
+class CopyWork(Value, frozen=True, kw_only=True, tag="copy"):
+    """Bytes that a copy engine moves between a GPU and its host's memory."""
+
+    num_bytes: float
+
+
+Work = GemmWork | GroupedGemmWork | AttentionWork | MemoryWork | CollectiveWork | CopyWork
 
 
 class Tensor(Value, frozen=True, kw_only=True):
@@ -193,4 +202,6 @@ class Operator(Value, frozen=True, kw_only=True):
     @property
     def resource(self) -> Resource:
         """What the operator occupies."""
+        if isinstance(self.work, CopyWork):
+            return Resource.COPY_ENGINE
         return self.work.group.resource if isinstance(self.work, CollectiveWork) else Resource.COMPUTE

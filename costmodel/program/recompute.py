@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import msgspec
 
-from meshwright.costmodel.program.operators import GRADIENT, GemmWork, Operator
+from meshwright.costmodel.program.operators import BESIDE, GRADIENT, GemmWork, Operator
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.value import Value
@@ -46,7 +46,10 @@ q, k, v, output, gate, up and down products runs again, here the output's and th
 MegaScale-MoE's selective activation rematerialization (arXiv 2505.11432, section 3.3): both norms, the dispatch, the
 activation, the exchange of the attention output."""
 
-_ENDS = frozenset({"embedding", "head", "mtp"})
+COPIES = "copies"
+"""Module of the copies between GPU and host."""
+
+_ENDS = frozenset({"embedding", "head", "mtp", COPIES})
 """Modules outside of any layer: no policy drops what they write, gathered copies apart."""
 
 _BLOCKS: dict[Recompute, frozenset[str]] = {Recompute.FULL: _ENDS, Recompute.FFN: _ENDS | {"attention"}}
@@ -54,16 +57,14 @@ _BLOCKS: dict[Recompute, frozenset[str]] = {Recompute.FULL: _ENDS, Recompute.FFN
 
 
 class BackwardPlan(Value, frozen=True, kw_only=True):
-    """What one layer keeps and reruns: `kept` tensors, `recomputed` operators, bytes held and bytes in passing.
+    """What one layer keeps and reruns: `kept` tensors, `recomputed` operators, and the bytes held.
 
-    `kept_bytes` is held from a micro-batch's forward to its backward; `transient_bytes` is the most that is alive on
-    top of it while one layer runs, forward or backward.
+    `kept_bytes` is held from a micro-batch's forward to its backward.
     """
 
     kept: frozenset[str]
     recomputed: tuple[Operator, ...]
     kept_bytes: float
-    transient_bytes: float
 
 
 @lru_cache(maxsize=65536)
@@ -82,7 +83,6 @@ def plan_backward(program: LayerProgram, policy: Recompute) -> BackwardPlan:
         kept=kept,
         recomputed=recomputed,
         kept_bytes=sum(sizes[name] for name in kept),
-        transient_bytes=_transient_bytes(program, kept, recomputed, sizes),
     )
 
 
@@ -136,27 +136,31 @@ def _again(op: Operator, wanted: frozenset[str] | set[str]) -> Operator:
     return msgspec.structs.replace(op, work=work, recomputes=True)
 
 
-def _transient_bytes(
-    program: LayerProgram, kept: frozenset[str], recomputed: tuple[Operator, ...], sizes: dict[str, float]
-) -> float:
-    forward = _peak_bytes(program.forward, kept, sizes)
-    backward = _peak_bytes((*recomputed, *program.backward), kept, sizes)
-    return max(forward, backward)
+def transient_bytes(program: LayerProgram, plan: BackwardPlan, launched: tuple[Operator, ...]) -> float:
+    """The most that is alive on top of what is kept while the operators of a pass run in this order."""
+    kept = plan.kept.union(BESIDE + name for name in plan.kept)
+    return _peak_bytes(launched, kept, program.sizes())
 
 
 def _peak_bytes(operators: tuple[Operator, ...], kept: frozenset[str], sizes: dict[str, float]) -> float:
     """Most bytes alive at once, kept tensors left out: a tensor lives from its first use to its last."""
-    last_use = {name: index for index, op in enumerate(operators) for name in (*op.reads, *op.writes)}
-    alive: set[str] = set(kept)
+    used = [(*op.reads, *op.writes) for op in operators]
+    last_use = {name: index for index, names in enumerate(used) for name in names}
+    alive: dict[str, float] = {}
     alive_bytes = peak = 0.0
-    for index, op in enumerate(operators):
-        used = (*op.reads, *op.writes)
-        for name in used:
-            if name not in alive:
-                alive.add(name)
-                alive_bytes += sizes.get(name.removeprefix(GRADIENT), 0.0)
+    for index, names in enumerate(used):
+        for name in names:
+            if name not in alive and name not in kept:
+                alive[name] = _size(name, sizes)
+                alive_bytes += alive[name]
         peak = max(peak, alive_bytes)
-        for name in dict.fromkeys(used):
+        for name in dict.fromkeys(names):
             if last_use[name] == index and name not in kept:
-                alive_bytes -= sizes.get(name.removeprefix(GRADIENT), 0.0)
+                alive_bytes -= alive[name]
     return peak
+
+
+def _size(name: str, sizes: dict[str, float]) -> float:
+    """Bytes of a tensor, of the tensor that a gradient belongs to, or of another micro-batch's of that name."""
+    base = name.removeprefix(GRADIENT)
+    return sizes.get(base) or sizes.get(base.removeprefix(BESIDE), 0.0)

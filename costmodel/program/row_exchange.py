@@ -8,6 +8,7 @@ from meshwright.costmodel.formulas.experts import expected_distinct_holders
 from meshwright.costmodel.model import MoeFfnSpec
 from meshwright.costmodel.program.builder import ProgramBuilder
 from meshwright.costmodel.program.exchange import (
+    assumed_load,
     busiest_rank_load,
     expert_rows,
     permute,
@@ -54,7 +55,6 @@ class RowExchange:
         self.moe = moe
         self.strategy = builder.setting.strategy
         self.rows = expert_rows(builder.setting, moe)
-        self.load = busiest_rank_load(builder.setting)
         self.hops = self._hops()
         self.hidden = builder.setting.hidden
 
@@ -63,7 +63,7 @@ class RowExchange:
         hops = self._parallel_hops(setting.group(strategy.ep, strategy.etp)) if strategy.ep > 1 else ()
         if strategy.etp == 1:
             return hops
-        rows = hops[-1].rows_out if hops else self.moe.top_k * setting.tokens
+        rows = hops[-1].rows_out if hops else self.moe.top_k * setting.tokens * busiest_rank_load(setting)
         gathered = rows * strategy.etp
         group = setting.group(strategy.etp)
         gather = Hop(
@@ -77,28 +77,31 @@ class RowExchange:
         return (*hops, gather)
 
     def _parallel_hops(self, group: Group) -> tuple[Hop, ...]:
-        tokens = self.builder.setting.tokens
+        tokens, busiest = self.builder.setting.tokens, self.builder.setting.busiest
+        assumed = assumed_load(self.builder.setting)
         if self.strategy.dispatch is not Dispatch.ALL_TO_ALL_DEDUP:
-            return (self._all_to_all("", group, self.moe.top_k * tokens),)
+            rows, load = self.moe.top_k * tokens, busiest_rank_load(self.builder.setting)
+            return (msgspec.structs.replace(self._all_to_all("", group, rows, load), rows_in=rows * busiest.filled),)
+        load, node_load = busiest.copies_given(assumed), busiest.node_copies_given(assumed)
         to_ranks = self._copies(group.size) * tokens
         if group.num_nodes == 1:
-            return (self._all_to_all("", group, to_ranks),)
+            return (self._all_to_all("", group, to_ranks, load),)
         to_nodes = self._copies(group.num_nodes) * tokens
-        network = self._all_to_all("network", Group(size=group.num_nodes, ranks_per_node=1), to_nodes)
+        network = self._all_to_all("network", Group(size=group.num_nodes, ranks_per_node=1), to_nodes, node_load)
         if group.ranks_per_node == 1:
             return (network,)
         inside = Group(size=group.ranks_per_node, ranks_per_node=group.ranks_per_node)
-        nvlink = self._all_to_all("nvlink", inside, to_ranks)
+        nvlink = self._all_to_all("nvlink", inside, to_ranks, load)
         return network, msgspec.structs.replace(nvlink, rows_in=network.rows_out)
 
-    def _all_to_all(self, suffix: str, group: Group, rows: float) -> Hop:
+    def _all_to_all(self, suffix: str, group: Group, rows: float, load: float) -> Hop:
         return Hop(
             suffix=suffix,
             collective=Collective.ALL_TO_ALL,
             group=group,
             rows_in=rows,
-            rows_sent=rows * self.load,
-            rows_out=rows * self.load,
+            rows_sent=rows * load,
+            rows_out=rows * load,
         )
 
     def _copies(self, num_holders: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.expert_load import EVEN, BusiestRank
 from meshwright.costmodel.program.operators import Group, Precision
 from meshwright.costmodel.strategy import LayerStrategy, place_group
 from meshwright.costmodel.value import Value
@@ -10,6 +11,7 @@ from meshwright.costmodel.value import Value
 class ProgramSetting(Value, frozen=True, kw_only=True):
     """Shapes and numerics of one micro-batch on one rank.
 
+    `expert_imbalance`: rows of the busiest expert-parallel rank over the mean, as assumed; `busiest`: as known.
     `fp32_gradients`: weight gradients are accumulated into FP32 buffers. `gate_before_fc2`: the gate weight multiplies
     the FC2 input (MegaScale-MoE section 4.1), so the FC2 output need not be kept.
     """
@@ -21,6 +23,7 @@ class ProgramSetting(Value, frozen=True, kw_only=True):
     gpus_per_node: int
     precision: Precision = Precision.BF16
     expert_imbalance: float = 1.0
+    busiest: BusiestRank = EVEN
     fp32_gradients: bool = True
     gate_before_fc2: bool = True
     activation_bytes: int = 2

@@ -9,6 +9,7 @@ from meshwright.planner.describe.certificate import certificate_section, runners
 from meshwright.planner.describe.headline import headline_section
 from meshwright.planner.describe.layers import layers_section, mesh_section, pipeline_section
 from meshwright.planner.describe.memory import memory_section
+from meshwright.planner.describe.orders import orders_section
 from meshwright.planner.describe.section import Section
 from meshwright.planner.describe.step_time import step_time_section
 from meshwright.planner.plan import Plan
@@ -23,6 +24,7 @@ def describe_plan(plan: Plan) -> tuple[Section, ...]:
         mesh_section(plan),
         layers_section(plan),
         pipeline_section(plan),
+        orders_section(plan),
         memory_section(plan),
         step_time_section(plan),
         runners_up_section(plan),

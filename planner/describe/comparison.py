@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from meshwright.costmodel.units import Dimension, format_bandwidth, format_bytes, format_time
+from meshwright.costmodel.units import Dimension, format_bandwidth, format_bytes, format_flops, format_time
 from meshwright.planner.changes import CHANGES
 from meshwright.planner.describe.headline import headline_section, seconds
 from meshwright.planner.describe.memory import memory_section
+from meshwright.planner.describe.outlook import outlook_sections
 from meshwright.planner.describe.section import Section, gib, milliseconds, percent, ranges
 from meshwright.planner.describe.step_time import TERMS, VISIBLE_FRACTION, step_time_section
 from meshwright.planner.plan import Plan
@@ -17,6 +18,15 @@ FORMATS: dict[Dimension, Callable[[float], str]] = {
     Dimension.BYTES: format_bytes,
     Dimension.BYTES_PER_S: format_bandwidth,
     Dimension.SECONDS: format_time,
+    Dimension.FLOPS_PER_S: lambda value: f"{format_flops(value)}/s",
+}
+
+
+SUFFIXES = {
+    "_bytes_per_s": Dimension.BYTES_PER_S,
+    "_flops_per_s": Dimension.FLOPS_PER_S,
+    "_bytes": Dimension.BYTES,
+    "_s": Dimension.SECONDS,
 }
 
 
@@ -25,7 +35,8 @@ def describe_what_if(plan: Plan, result: WhatIf) -> tuple[Section, ...]:
     if result.reproduces:
         same = "predicted again: the plan's own figures, to the last digit"
         return (headline_section(plan, same), memory_section(plan), step_time_section(plan))
-    return (_changes_section(result), _speed_section(result), _terms_section(result), _memory_section(result))
+    compared = (_changes_section(result), _speed_section(result), _terms_section(result), _memory_section(result))
+    return (*compared, *outlook_sections(result.outlook)) if result.outlook is not None else compared
 
 
 def _changes_section(result: WhatIf) -> Section:
@@ -43,11 +54,29 @@ def change_words(change: FieldChange) -> str:
     >>> change_words(FieldChange(key="cluster.network_bytes_per_s", before=50e9, after=100e9))
     'cluster.network_bytes_per_s: 50 GB/s -> 100 GB/s'
     """
-    dimension = CHANGES[change.key].dimension
-    before, after = (
-        FORMATS[dimension](float(value)) if dimension else str(value) for value in (change.before, change.after)
-    )
+    before, after = (value_words(change.key, value) for value in (change.before, change.after))
     return f"{change.key}: {before} -> {after}"
+
+
+def value_words(key: str, value: float | str | bool) -> str:
+    """The value of a field, in the unit that suits it.
+
+    >>> value_words("cluster.network_latency_s", 2.5e-6), value_words("runtime.cuda_graphs", True)
+    ('2.5 us', 'on')
+    """
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    dimension = dimension_of(key)
+    return FORMATS[dimension](float(value)) if dimension and not isinstance(value, str) else str(value)
+
+
+def dimension_of(key: str) -> Dimension | None:
+    """What a field measures, also where its key takes words besides, as its name says; None for counts and words.
+
+    >>> dimension_of("run.checkpoint_interval_s").name, dimension_of("model.top_k")
+    ('SECONDS', None)
+    """
+    return CHANGES[key].dimension or next((found for end, found in SUFFIXES.items() if key.endswith(end)), None)
 
 
 def _speed_section(result: WhatIf) -> Section:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -14,6 +14,22 @@ from meshwright.costmodel.value import Value
 from meshwright.planner.validation.rows import TrainingRow, packaged_path
 
 PACKAGED = "printed_settings.json"
+
+
+class PrintedRun(Protocol):
+    """What a run prints about its software: a row of a table, or the options of a configuration in the same words."""
+
+    @property
+    def framework(self) -> str:
+        """The runtime description that it starts from."""
+
+    @property
+    def precision(self) -> str:
+        """Number format."""
+
+    @property
+    def words(self) -> str:
+        """All that is printed about settings."""
 
 
 class PrintedSetting(Value, frozen=True, kw_only=True):
@@ -34,7 +50,7 @@ class PrintedSetting(Value, frozen=True, kw_only=True):
     unfolded: bool = False
     zero: ZeroStage | None = None
 
-    def applies(self, row: TrainingRow) -> bool:
+    def applies(self, row: PrintedRun) -> bool:
         """Whether the row prints it."""
         return (
             self.framework == row.framework
@@ -49,23 +65,24 @@ def printed_settings() -> tuple[PrintedSetting, ...]:
     return msgspec.json.decode(packaged_path(PACKAGED).read_bytes(), type=tuple[PrintedSetting, ...])
 
 
-def settings_of(row: TrainingRow) -> tuple[PrintedSetting, ...]:
+def settings_of(row: PrintedRun) -> tuple[PrintedSetting, ...]:
     """The phrases that a row prints."""
     return tuple(setting for setting in printed_settings() if setting.applies(row))
 
 
-def runtime_of(row: TrainingRow) -> RuntimeSpec:
+def runtime_of(row: PrintedRun) -> RuntimeSpec:
     """The framework's description with what the row prints; an `InputError` where the framework is unknown."""
     runtime = load_runtime(row.framework)
     for setting in settings_of(row):
         if setting.base:
             runtime = load_runtime(setting.base)
         if setting.runtime:
-            runtime = _changed(runtime, setting.runtime)
+            runtime = changed_runtime(runtime, setting.runtime)
     return runtime
 
 
-def _changed(runtime: RuntimeSpec, changes: dict[str, Any]) -> RuntimeSpec:
+def changed_runtime(runtime: RuntimeSpec, changes: dict[str, Any]) -> RuntimeSpec:
+    """The description with some properties replaced; nested ones are merged."""
     fields = msgspec.to_builtins(runtime)
     for name, value in changes.items():
         fields[name] = {**fields[name], **value} if isinstance(value, dict) else value
@@ -77,7 +94,7 @@ def expert_tensor_degree(row: TrainingRow) -> int:
     return row.tp if row.etp == 1 and any(setting.unfolded for setting in settings_of(row)) else row.etp
 
 
-def dispatch_of(row: TrainingRow) -> Dispatch:
+def dispatch_of(row: PrintedRun) -> Dispatch:
     """How tokens reach experts: as printed, else each framework's own way."""
     printed = [setting.dispatch for setting in settings_of(row) if setting.dispatch is not None]
     return printed[-1] if printed else Dispatch.ALL_TO_ALL

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -144,7 +144,19 @@ def cluster_of(row: TrainingRow) -> ClusterSpec:
     return _cluster(_known("gpu", row, CLUSTERS), row.num_gpus, row.gpus_per_node, row.network_gbit_per_s)
 
 
-def balanced(row: TrainingRow, runtime: RuntimeSpec) -> RuntimeSpec:
+class RoutedRun(Protocol):
+    """What a run prints about routing."""
+
+    @property
+    def framework(self) -> str:
+        """The runtime description that it starts from."""
+
+    @property
+    def routing(self) -> str:
+        """How tokens are spread over experts, in the source's words."""
+
+
+def balanced(row: RoutedRun, runtime: RuntimeSpec) -> RuntimeSpec:
     """Routing that is forced to balance, or dropped to a capacity, loads all ranks alike.
 
     With a capacity for each expert all sizes are known beforehand, and nothing waits for counts.

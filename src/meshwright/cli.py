@@ -47,6 +47,16 @@ COMMANDS: dict[str, CommandEntry] = {
     "simulate": CommandEntry(
         module="meshwright.commands.simulate", summary="Predict a plan's step again, with changes."
     ),
+    "codesign": CommandEntry(
+        module="meshwright.commands.codesign", summary="Find which shape of a model suits the machine."
+    ),
+    "report": CommandEntry(module="meshwright.commands.report", summary="Write a plan as one page of HTML."),
+    "check": CommandEntry(
+        module="meshwright.commands.check", summary="Check a configuration written for Megatron-LM or torchtitan."
+    ),
+    "explain": CommandEntry(
+        module="meshwright.commands.explain", summary="Show where a plan's figures come from and why not otherwise."
+    ),
     "validate": CommandEntry(
         module="meshwright.commands.validate", summary="Compare predictions with published training runs."
     ),
@@ -74,9 +84,14 @@ class LazyGroup(TyperGroup):
 
 
 def load_command(name: str) -> TyperCommand:
-    """Import the module of a registered command and build the command from its function."""
+    """Import the module of a registered command and build the command from its function.
+
+    The module may have `EXAMPLES`, which end its help, and `CONTEXT_SETTINGS` of the parser.
+    """
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name)(import_module(COMMANDS[name].module).command)
+    module = import_module(COMMANDS[name].module)
+    settings, examples = getattr(module, "CONTEXT_SETTINGS", None), getattr(module, "EXAMPLES", None)
+    app.command(name, context_settings=settings, epilog=examples)(module.command)
     command = get_command(app)
     assert isinstance(command, TyperCommand)  # one function, no callback: a plain command
     return command

@@ -233,7 +233,7 @@ def test_a_truncated_plan(refused: Refused, planned: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ('"schema_version": 1', '"schema_version": 7', "schema_version: 7; this meshwright reads version 1"),
+        ('"schema_version": 2', '"schema_version": 7', "schema_version: 7; this meshwright reads version 2"),
         ('"num_gpus": 8', '"num_gpus": -8', "cluster.num_gpus: expected int >= 1"),
         ('"pp": 2', '"pp": "two"', "mesh.pp: expected int, got str"),
         ('"step_time_s"', '"step_time"', "prediction.step_time: unknown field"),

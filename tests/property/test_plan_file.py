@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster, preset_names
 from meshwright.planner.plan import SearchRecord
 from meshwright.planner.plan_conversion import build_plan, configuration_of, prediction_record
+from meshwright.planner.plan_orders import plan_orders
 from meshwright.planner.serialise import parse_plan, plan_json
 
 ATTENTION = AttentionSpec(num_heads=8, num_kv_heads=4, head_dim=64, value_head_dim=64)
@@ -26,6 +28,7 @@ PIPELINES = (
     (ScheduleKind.INTERLEAVED, 2),
     (ScheduleKind.ZB_H1, 1),
     (ScheduleKind.ZB_V, 2),
+    (ScheduleKind.DUALPIPE_V, 2),
 )
 
 
@@ -79,8 +82,10 @@ def test_a_plan_survives_its_file_and_keeps_its_promise(configuration: TrainingC
         rejected=0,
         pruned=0,
         solved=1,
+        objective_s=prediction.step_time_s,
         lower_bound_s=0.0,
         gap=1.0,
+        order_gap=1.0,
         solve_time_s=0.0,
         space="one configuration",
         solvers=(),
@@ -90,5 +95,6 @@ def test_a_plan_survives_its_file_and_keeps_its_promise(configuration: TrainingC
     assert read == plan
     assert plan_json(read) == plan_json(plan)
     again = configuration_of(read)
-    assert again == configuration
+    assert msgspec.structs.replace(again, orders=configuration.orders) == configuration
+    assert set(again.orders.entries) == set(plan_orders(configuration).entries)
     assert prediction_record(predict(again), again.model) == plan.prediction

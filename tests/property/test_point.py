@@ -103,8 +103,7 @@ def choices(draw: st.DrawFn) -> Choice:
         static_bytes=draw(some_bytes),
         kept_bytes=draw(some_bytes),
         transient_bytes=draw(some_bytes),
-        forward_exposed_s=forward_s * draw(st.sampled_from((0.0, 0.3))),
-        backward_exposed_s=backward_s * draw(st.sampled_from((0.0, 0.3))),
+        overlap_saving_s=forward_s * draw(st.sampled_from((0.0, 0.3, 1.0))),
     )
 
 

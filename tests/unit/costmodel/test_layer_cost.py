@@ -5,6 +5,7 @@ import pytest
 
 from meshwright.costmodel.hardware import Basis, ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost, pass_terms, timing
+from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
 from meshwright.costmodel.operator_time import host_time_s
 from meshwright.costmodel.overlap import LayerOverlap
@@ -92,10 +93,15 @@ def _cost(strategy: LayerStrategy, policy: Recompute, cluster: ClusterSpec, laye
 
 @pytest.mark.parametrize("policy", list(Recompute))
 def test_the_two_halves_of_a_backward_are_the_same_work(policy: Recompute, cluster: ClusterSpec) -> None:
-    cost = _cost(LayerStrategy(sp=8, ep=8), policy, cluster)
-    assert _operators_s(cost.dgrad) + _operators_s(cost.wgrad) == pytest.approx(_operators_s(cost.backward))
-    assert cost.wgrad.recompute_s == 0.0
-    assert cost.dgrad.total_s + cost.wgrad.total_s >= cost.backward.total_s * (1 - 1e-9)
+    program = _program(MOE, LayerStrategy(sp=8, ep=8))
+    joined, split = (
+        layer_cost(program, policy, cluster, RUNTIME, passes) for passes in (LayerPasses.JOINED, LayerPasses.SPLIT)
+    )
+    assert _operators_s(split.dgrad) + _operators_s(split.wgrad) == pytest.approx(_operators_s(joined.backward))
+    assert split.wgrad.recompute_s == 0.0
+    assert split.wgrad == joined.wgrad
+    assert split.dgrad.total_s + split.wgrad.total_s >= joined.backward.total_s * (1 - 1e-9)
+    assert joined.dgrad == split.backward == Terms()
 
 
 @pytest.mark.parametrize("layer", [DENSE, MOE])

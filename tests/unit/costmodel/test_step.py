@@ -8,16 +8,17 @@ from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.formulas.flops import flops_per_token
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.operator_time import operator_timing
+from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
-from meshwright.costmodel.simulate import ScheduleKind, in_flight
-from meshwright.costmodel.stage_cost import StageCost, stage_costs
+from meshwright.costmodel.simulate import ScheduleKind, in_flight, step_time_s
+from meshwright.costmodel.stage_cost import cost_context, stage_costs
 from meshwright.costmodel.step import (
     barrier_s,
     hop_times_s,
-    overlap_saving_s,
     predict,
     schedule_of,
     stage_memory,
+    step_durations,
     step_overlap,
 )
 from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, ZeroStage
@@ -225,16 +226,31 @@ def test_the_runtime_says_what_of_the_step_overlaps(tiny_configuration: Training
     assert slower.breakdown_s["exposed_data_parallel"] > faster.breakdown_s["exposed_data_parallel"]
 
 
-def test_dualpipe_saves_what_each_pass_hides_under_the_other(tiny_configuration: TrainingConfiguration) -> None:
-    cost = stage_costs(tiny_configuration)[0]
+def test_dualpipe_saves_what_forwards_and_backwards_hide_of_each_other(
+    tiny_configuration: TrainingConfiguration,
+) -> None:
+    """A stage saves as much as its layers do, and never more than its forwards take."""
+    configuration = _piped(tiny_configuration, ScheduleKind.DUALPIPE_V, 2)
+    communicating = (LayerStrategy(sp=2, ep=2),)
+    configuration = replace(configuration, mesh=Mesh(pp=2, dp=2, sp=2, ep=2), stages=(communicating,) * 4)
+    context = cost_context(configuration)
+    layer = context.compute(configuration.model.layers[0], communicating[0])
+    passes = context.ordered(configuration.model.layers[0], communicating[0])
+    apart_s = layer.forward.total_s + layer.dgrad.total_s + layer.wgrad.total_s
+    assert layer.overlap_saving_s == pytest.approx(apart_s - passes[PassKind.JOINT].total_s)
+    assert 0.0 < layer.overlap_saving_s <= layer.forward.exposed_s + layer.dgrad.exposed_s
+    costs = stage_costs(configuration)
+    assert [cost.overlap_saving_s for cost in costs[1:3]] == pytest.approx([layer.overlap_saving_s] * 2)
+    separate = tuple(replace(cost, overlap_saving_s=0.0) for cost in costs)
+    schedule, overlap = schedule_of(configuration), step_overlap(configuration)
+    together_s, apart_s = (
+        step_time_s(schedule, step_durations(configuration, schedule, stages), overlap) for stages in (costs, separate)
+    )
+    assert together_s == predict(configuration).step_time_s < apart_s
 
-    def with_times(forward: tuple[float, float], backward: tuple[float, float]) -> StageCost:
-        terms = [
-            replace(cost.forward.scaled(0.0), gemm_s=compute, exposed_nvlink_s=exposed)
-            for compute, exposed in (forward, backward)
-        ]
-        return replace(cost, forward=terms[0], backward=terms[1])
 
-    assert overlap_saving_s(with_times((2.0, 1.0), (4.0, 1.5))) == pytest.approx(1.0 + 1.5)
-    assert overlap_saving_s(with_times((1.0, 3.0), (2.0, 5.0))) == pytest.approx(2.0 + 1.0)
-    assert overlap_saving_s(with_times((2.0, 0.0), (4.0, 0.0))) == 0.0
+def test_schedules_without_overlapped_passes_save_nothing(tiny_configuration: TrainingConfiguration) -> None:
+    for kind, virtual_stages, pp in PIPES:
+        if kind is not ScheduleKind.DUALPIPE_V:
+            costs = stage_costs(_piped(tiny_configuration, kind, virtual_stages, pp))
+            assert {cost.overlap_saving_s for cost in costs} == {0.0}

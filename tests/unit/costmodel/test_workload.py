@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
 from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.expert_load import ExpertPlacement, HistogramLoad, ZipfLoad
 from meshwright.costmodel.workload import Workload
 
 
@@ -22,3 +25,34 @@ def test_sizes_are_positive(field: str, value: int) -> None:
 def test_the_busiest_rank_has_at_least_the_mean(imbalance: float) -> None:
     with pytest.raises(StrategyError, match="expert_imbalance"):
         Workload(global_batch=8, seq_len=8, expert_imbalance=imbalance)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_capacity_is_a_positive_number(factor: float) -> None:
+    with pytest.raises(StrategyError, match=f"workload: capacity_factor: {factor} is not a positive number"):
+        Workload(global_batch=8, seq_len=8, capacity_factor=factor)
+
+
+def test_without_a_load_routing_is_even_and_dropless() -> None:
+    workload = Workload(global_batch=8, seq_len=8)
+    assert workload.routes_evenly
+    assert (workload.known_load, workload.capacity) == (None, math.inf)
+    assert not msgspec.structs.replace(workload, capacity_factor=1.25).routes_evenly
+    assert not msgspec.structs.replace(workload, expert_load=ZipfLoad(exponent=1.0)).routes_evenly
+
+
+def test_files_leave_out_what_is_not_given() -> None:
+    assert b"expert_load" not in msgspec.json.encode(Workload(global_batch=8, seq_len=8))
+    assert b"capacity_factor" not in msgspec.json.encode(Workload(global_batch=8, seq_len=8))
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        ZipfLoad(exponent=1.2),
+        HistogramLoad(shares=(0.5, 0.25, 0.25), source="loads.csv", placement=ExpertPlacement.PACKED),
+    ],
+)
+def test_a_load_survives_a_file(load: ZipfLoad | HistogramLoad) -> None:
+    workload = Workload(global_batch=8, seq_len=8, expert_load=load, capacity_factor=1.5)
+    assert msgspec.json.decode(msgspec.json.encode(workload), type=Workload) == workload

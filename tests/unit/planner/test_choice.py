@@ -28,14 +28,16 @@ def test_a_schedule_compares_the_backward_that_it_runs() -> None:
     assert keys((joined, apart), ScheduleKind.ZB_H1) == ["apart"]
 
 
-def test_where_passes_overlap_other_exposed_shares_are_incomparable() -> None:
-    hides_more = choice("hides more", forward_exposed_s=0.5)
-    assert keys((choice("plain"), hides_more), ScheduleKind.ZB_V) == ["plain"]
-    assert keys((choice("plain"), hides_more), ScheduleKind.DUALPIPE_V) == ["plain", "hides more"]
+def test_where_passes_overlap_it_is_better_to_save_more() -> None:
+    saves_more = choice("saves more", overlap_saving_s=0.5)
+    assert keys((choice("plain"), saves_more), ScheduleKind.ZB_V) == ["plain"]
+    assert keys((choice("plain"), saves_more), ScheduleKind.DUALPIPE_V) == ["saves more"]
+    slower = choice("slower", forward_s=1.5, overlap_saving_s=1.0)
+    assert keys((choice("plain"), slower), ScheduleKind.DUALPIPE_V) == ["plain", "slower"]
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("forward_s", -1.0), ("kept_bytes", float("nan")), ("forward_exposed_s", 1.5)]
+    ("field", "value"), [("forward_s", -1.0), ("kept_bytes", float("nan")), ("overlap_saving_s", 1.5)]
 )
 def test_refuses_absurd_numbers(field: str, value: float) -> None:
     with pytest.raises(StrategyError, match=field):

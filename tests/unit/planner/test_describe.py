@@ -82,6 +82,7 @@ def test_stages_that_print_alike_share_a_row(tiny_plan: Plan) -> None:
     plan = replace(
         tiny_plan,
         mesh=replace(tiny_plan.mesh, pp=4),
+        cluster=replace(tiny_plan.cluster, num_gpus=2 * tiny_plan.cluster.num_gpus),
         pipeline=replace(tiny_plan.pipeline, stages=stages),
         prediction=replace(tiny_plan.prediction, memory=(memory,) * 4),
     )

@@ -72,10 +72,10 @@ def test_the_golden_plan_can_be_read_and_gives_its_own_bytes(
     repository: Path, check_golden: Callable[[str, str], None], tiny_plan: Plan, request: pytest.FixtureRequest
 ) -> None:
     if request.config.getoption("--update-golden"):
-        check_golden("plan-v1.json", plan_json(tiny_plan).decode())
-    plan = read_plan(repository / "tests" / "golden" / "plan-v1.json")
+        check_golden("plan-v2.json", plan_json(tiny_plan).decode())
+    plan = read_plan(repository / "tests" / "golden" / "plan-v2.json")
     assert plan.model.name == "tiny"
-    check_golden("plan-v1.json", plan_json(plan).decode())
+    check_golden("plan-v2.json", plan_json(plan).decode())
 
 
 @pytest.mark.parametrize(
@@ -128,8 +128,13 @@ def test_nonsense_is_named_with_its_path(
     assert _error(_edited(tiny_plan, path, value)).startswith(expected)
 
 
+def test_a_plan_of_the_first_version_is_refused(repository: Path) -> None:
+    with pytest.raises(PlanError, match="schema_version: 1; this meshwright reads version 2"):
+        read_plan(repository / "tests" / "golden" / "plan-v1.json")
+
+
 @pytest.mark.parametrize(
-    ("version", "found"), [(2, "2"), ("1", "'1'"), (True, "True"), (None, "None"), (..., "missing")]
+    ("version", "found"), [(1, "1"), (3, "3"), ("2", "'2'"), (True, "True"), (None, "None"), (..., "missing")]
 )
 def test_another_schema_version_is_refused_before_anything_else(tiny_plan: Plan, version: object, found: str) -> None:
     broken = _edited(tiny_plan, ("mesh",), ...)
@@ -138,7 +143,7 @@ def test_another_schema_version_is_refused_before_anything_else(tiny_plan: Plan,
         del data["schema_version"]
     else:
         data["schema_version"] = version
-    expected = f"schema_version: {found}; this meshwright reads version 1"
+    expected = f"schema_version: {found}; this meshwright reads version 2"
     assert _error(json.dumps(data).encode()) == expected
 
 

@@ -10,6 +10,7 @@ from meshwright.costmodel.data_parallel import Sharding, StateModel
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, ModelSpec, MoeFfnSpec
 from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.costmodel.strategy import ZeroStage
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
@@ -81,19 +82,20 @@ def test_no_choice_of_a_shape_is_faster_than_its_bound(
         layers = bound.with_state(problem.model, state)
         for minimum, kind_index in zip(layers, inner.layer_types, strict=True):
             for choice in inner.choices[kind_index]:
-                _check(minimum, choice)
+                _check(minimum, choice, point.schedule)
 
 
-def _check(minimum: object, way: Choice | EndCost) -> None:
+def _check(minimum: object, way: Choice | EndCost, kind: ScheduleKind) -> None:
+    """Of the passes those that the schedule runs."""
+    split_s = way.forward_s + way.dgrad_s + way.wgrad_s
+    passes = {"through_s": way.forward_s + way.dgrad_s, "split_s": split_s}
+    if kind is ScheduleKind.DUALPIPE_V:
+        passes["overlapped_s"] = split_s - way.overlap_saving_s
+    if kind not in SPLIT_BACKWARD:
+        passes = {"joined_s": way.forward_s + way.backward_s}
     found = {
         "forward_s": way.forward_s,
-        "through_s": way.forward_s + way.dgrad_s,
-        "joined_s": way.forward_s + way.backward_s,
-        "split_s": way.forward_s + way.dgrad_s + way.wgrad_s,
-        "overlapped_s": way.forward_s
-        + way.dgrad_s
-        + way.wgrad_s
-        - min(way.forward_s, way.forward_exposed_s + way.backward_exposed_s),
+        **passes,
         "gather_s": way.param_gather_s,
         "reduce_s": way.grad_reduce_s,
         "optimizer_s": way.optimizer_s,
@@ -110,8 +112,8 @@ def test_the_ends_of_a_shape_are_those_of_its_meshes(mtp_depth: int) -> None:
     ):
         for minimum, end in zip(bound.ends, (inner.first, inner.last), strict=True):
             assert end is not None
-            _check(msgspec.structs.replace(minimum, gather_s=0.0, reduce_s=0.0, optimizer_s=0.0), end)
-            assert minimum.joined_s == pytest.approx(end.forward_s + end.backward_s)
+            _check(msgspec.structs.replace(minimum, gather_s=0.0, reduce_s=0.0, optimizer_s=0.0), end, inner.kind)
+            assert minimum.joined_s == pytest.approx(end.forward_s + end.backward_s, rel=5e-2)  # in its best case
 
 
 @pytest.mark.parametrize(("zero", "offload"), list(product(ZeroStage, (False, True))))

@@ -1,0 +1,40 @@
+"""Which shapes are worth a look: none other has as much capacity for as little time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from meshwright.planner.codesign.budget import Measure
+from meshwright.planner.codesign.outcome import Front, ShapeOutcome
+
+
+def default_capacity(hold: Measure) -> Measure:
+    """What is worth having more of, where it is not what is held: all parameters, or those a token meets."""
+    return Measure.ACTIVE_PARAMETERS if hold is Measure.PARAMETERS else Measure.PARAMETERS
+
+
+def with_fronts(outcomes: Sequence[ShapeOutcome], capacity: Measure) -> tuple[ShapeOutcome, ...]:
+    """The outcomes with their place: step time is to be small, capacity large.
+
+    Batch and cluster are the same for all, so step time orders shapes as days and GPU hours do.
+    """
+    return tuple(msgspec.structs.replace(row, front=_front(row, outcomes, capacity)) for row in outcomes)
+
+
+def _front(row: ShapeOutcome, outcomes: Sequence[ShapeOutcome], capacity: Measure) -> Front:
+    if row.plan is None:
+        return Front.NONE
+    if not any(_beats(other, row, row.plan.step_time_s, capacity) for other in outcomes):
+        return Front.ON
+    return Front.OFF if any(_beats(other, row, row.plan.least_s, capacity) for other in outcomes) else Front.NEAR
+
+
+def _beats(other: ShapeOutcome, row: ShapeOutcome, step_s: float, capacity: Measure) -> bool:
+    """Whether another shape is as good as a shape of `step_s` in both, and better in one."""
+    has, other_has = row.amount(capacity), other.amount(capacity)
+    if other is row or other.plan is None or has is None or other_has is None:
+        return False
+    other_s = other.plan.step_time_s
+    return other_has >= has and other_s <= step_s and (other_has > has or other_s < step_s)

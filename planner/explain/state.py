@@ -1,0 +1,166 @@
+"""What the parameters of one layer (or end) of the model cost once a step: bytes held, collectives, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import gcd
+
+from meshwright.costmodel.data_parallel import StateModel, copies_group
+from meshwright.costmodel.formulas import memory
+from meshwright.costmodel.operator_time import operator_timing
+from meshwright.costmodel.program.operators import (
+    Collective,
+    CollectiveWork,
+    Group,
+    MemoryKernel,
+    MemoryWork,
+)
+from meshwright.costmodel.program.program import Weights
+from meshwright.costmodel.strategy import LayerStrategy
+from meshwright.costmodel.value import Value
+from meshwright.planner.explain.formula_registry import (
+    GRADIENTS,
+    HOST_UPDATE,
+    OPTIMIZER,
+    PARAMETERS,
+    UPDATE,
+    formulas_of,
+    names,
+)
+from meshwright.planner.explain.operators import algorithm_of, group_words
+
+WEIGHT_WORDS = {
+    "dense": "not FFN",
+    "ffn": "dense FFN, shared experts",
+    "expert": "routed experts",
+}
+
+
+class StateBytes(Value, frozen=True, kw_only=True):
+    """Bytes of one kind of model state of some parameters, and the formula."""
+
+    kind: str
+    num_bytes: float
+    formulas: tuple[str, ...]
+
+
+class StateCollective(Value, frozen=True, kw_only=True):
+    """A gather of parameters or a reduction of gradients: once a step, or per micro-batch under ZeRO-2 and 3."""
+
+    kind: str
+    collective: Collective
+    num_bytes: float
+    group: str
+    algorithm: str
+    time_s: float
+    per_micro_batch: bool
+    formulas: tuple[str, ...]
+
+
+class StateTerm(Value, frozen=True, kw_only=True):
+    """Parameters of a layer that one group of ranks holds copies of: `num_parameters` on a rank, over `num_shards`."""
+
+    weights: str
+    num_parameters: float
+    num_copies: int
+    num_shards: int
+    held: tuple[StateBytes, ...]
+    collectives: tuple[StateCollective, ...]
+    update_s: float
+    update_formulas: tuple[str, ...]
+
+
+def state_terms(model: StateModel, weights: Weights, strategy: LayerStrategy) -> tuple[StateTerm, ...]:
+    """The state of a layer by the groups that hold copies of it."""
+    splits = (
+        ("dense", weights.dense, strategy.tp),
+        ("ffn", weights.ffn, strategy.ffn_tp),
+        ("expert", weights.expert, strategy.ep * strategy.etp),
+    )
+    gpus_per_node = model.cluster.gpus_per_node
+    return tuple(
+        _term(model, name, count, copies_group(model.mesh, split, gpus_per_node))
+        for name, count, split in splits
+        if count
+    )
+
+
+def _term(model: StateModel, name: str, count: float, group: Group) -> StateTerm:
+    shards = _num_shards(model, group)
+    return StateTerm(
+        weights=WEIGHT_WORDS[name],
+        num_parameters=count,
+        num_copies=group.size,
+        num_shards=shards,
+        held=_held(model, count, shards),
+        collectives=tuple(_collectives(model, count, group)),
+        update_s=_update_s(model, count, shards),
+        update_formulas=names(HOST_UPDATE if model.sharding.offload_optimizer else UPDATE),
+    )
+
+
+def _held(model: StateModel, count: float, shards: int) -> tuple[StateBytes, ...]:
+    stage, fp32 = model.sharding.stage, model.runtime.fp32_gradients
+    optimizer = 0.0 if model.sharding.offload_optimizer else memory.optimizer_bytes(count, stage, shards)
+    amounts = (
+        ("parameters", memory.parameter_bytes(count, stage, shards), PARAMETERS),
+        ("gradients", memory.gradient_bytes(count, stage, shards, fp32=fp32), GRADIENTS),
+        ("optimizer", optimizer, OPTIMIZER),
+    )
+    return tuple(StateBytes(kind=kind, num_bytes=number, formulas=names(by)) for kind, number, by in amounts)
+
+
+def _num_shards(model: StateModel, group: Group) -> int:
+    degree = model.sharding.shard_degree
+    return gcd(group.size, degree) if degree else group.size
+
+
+def _collectives(model: StateModel, count: float, group: Group) -> Iterator[StateCollective]:
+    """Gather and reduction over the shards, and under HSDP the reduction between the copies of a shard."""
+    stage, runtime = model.sharding.stage, model.runtime
+    shards = _num_shards(model, group)
+    inner = Group(size=shards, ranks_per_node=gcd(shards, group.ranks_per_node))
+    if stage >= 1:
+        num_bytes = count * runtime.parameter_gather_bytes
+        yield from _one(model, "parameters", Collective.ALL_GATHER, num_bytes, inner, per_micro_batch=stage >= 3)
+    reduced = count * runtime.gradient_reduce_bytes
+    if stage == 0:
+        yield from _one(model, "gradients", Collective.ALL_REDUCE, reduced, group, per_micro_batch=False)
+        return
+    again = stage >= 2
+    yield from _one(model, "gradients", Collective.REDUCE_SCATTER, reduced, inner, per_micro_batch=again)
+    copies, inside = group.size // shards, max(1, group.ranks_per_node // inner.ranks_per_node)
+    outer = Group(size=copies, ranks_per_node=gcd(copies, inside))
+    yield from _one(model, "gradients", Collective.ALL_REDUCE, reduced / shards, outer, per_micro_batch=again)
+
+
+def _one(
+    model: StateModel, kind: str, collective: Collective, num_bytes: float, group: Group, *, per_micro_batch: bool
+) -> Iterator[StateCollective]:
+    if group.size == 1 or num_bytes == 0:
+        return
+    work = CollectiveWork(collective=collective, num_bytes=num_bytes, group=group)
+    yield StateCollective(
+        kind=kind,
+        collective=collective,
+        num_bytes=num_bytes,
+        group=group_words(work),
+        algorithm=algorithm_of(work, model.cluster),
+        time_s=operator_timing(work, model.cluster).time_s,
+        per_micro_batch=per_micro_batch,
+        formulas=names(formulas_of(work)),
+    )
+
+
+def _update_s(model: StateModel, count: float, shards: int) -> float:
+    stage, gpu = model.sharding.stage, model.cluster.gpu
+    if model.sharding.offload_optimizer:
+        return memory.host_update_s(
+            count / (shards if stage >= 1 else 1),
+            gpus_per_node=min(model.cluster.num_gpus, model.cluster.gpus_per_node),
+            pcie_bytes_per_s=memory.PCIE_FRACTION * gpu.pcie_bytes_per_s,
+            gradient_bytes_each=model.runtime.gradient_reduce_bytes,
+        )
+    read, written = memory.optimizer_traffic_bytes(count, stage, shards)
+    work = MemoryWork(kernel=MemoryKernel.OPTIMIZER, read_bytes=read, write_bytes=written)
+    return operator_timing(work, model.cluster, fused_kernels=model.runtime.fused_kernels).time_s

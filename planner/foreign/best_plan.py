@@ -1,0 +1,84 @@
+"""The best plan that a framework can run, for the model, cluster and batch of a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.value import Value
+from meshwright.planner.check_fixes import check_fixes
+from meshwright.planner.fixes import AttentionChoice, Fixes
+from meshwright.planner.foreign.framework import Framework
+from meshwright.planner.search import SearchProgress, SearchResult, search
+from meshwright.planner.space import Problem
+
+
+class BestPlan(Value, frozen=True, kw_only=True):
+    """The fastest plan found with the framework's schedules and tensor parallelism.
+
+    `beyond` says what the plan still uses that the framework does not have.
+    """
+
+    configuration: TrainingConfiguration
+    step_time_s: float
+    lower_bound_s: float
+    peak_memory_bytes: float
+    beyond: tuple[str, ...]
+
+
+def best_plan(
+    framework: Framework,
+    configuration: TrainingConfiguration,
+    progress: Callable[[SearchProgress], None] | None = None,
+) -> BestPlan | None:
+    """Search once for each schedule that the framework has; None where nothing fits."""
+    results = []
+    for schedule in _schedules(framework, configuration):
+        problem = _problem(configuration, schedule)
+        try:
+            check_fixes(problem)
+            results.append(search(problem, top=0, runtime=configuration.runtime, progress=progress))
+        except MeshwrightError:
+            continue
+    if not results:
+        return None
+    best = min(results, key=lambda result: result.prediction.step_time_s)
+    return BestPlan(
+        configuration=best.configuration,
+        step_time_s=best.prediction.step_time_s,
+        lower_bound_s=min(result.certificate.lower_bound_s for result in results),
+        peak_memory_bytes=max(best.prediction.peak_memory_bytes),
+        beyond=_beyond(framework, best),
+    )
+
+
+def _schedules(framework: Framework, configuration: TrainingConfiguration) -> tuple[ScheduleKind, ...]:
+    """On one GPU there is no pipeline to schedule."""
+    return framework.schedules if configuration.cluster.num_gpus > 1 else framework.schedules[:1]
+
+
+def _problem(configuration: TrainingConfiguration, schedule: ScheduleKind) -> Problem:
+    return Problem(
+        model=configuration.model,
+        cluster=configuration.cluster,
+        workload=configuration.workload,
+        fixes=Fixes(attention=AttentionChoice.TENSOR, schedule=schedule),
+    )
+
+
+def _beyond(framework: Framework, result: SearchResult) -> tuple[str, ...]:
+    strategies = {strategy for stage in result.configuration.stages for strategy in stage}
+    recomputes = sorted({s.recompute.value for s in strategies if s.recompute not in framework.recomputes})
+    mixed = len({msgspec.structs.replace(s, recompute=framework.recomputes[0]) for s in strategies}) > 1
+    beyond = [f"recomputation {name}" for name in recomputes]
+    if len({s.recompute for s in strategies}) > 1 and not recomputes:
+        beyond.append("recomputation that differs between layers")
+    if any(strategy.offload for strategy in strategies):
+        beyond.append("activations in host memory")
+    if mixed:
+        beyond.append("strategies that differ between layers")
+    return tuple(beyond)

@@ -1,0 +1,1 @@
+"""Reads launch scripts without running them: variables, arrays, conditions on known values, the training command."""
