@@ -31,6 +31,7 @@ from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Mesh, Recompu
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.plan import Plan
+from meshwright.planner.serialise import parse_plan
 from meshwright.planner.sweep import sweep
 from meshwright.planner.what_if import answer, baseline_of, changed
 
@@ -73,15 +74,10 @@ def main() -> None:
 
 
 def _plan() -> Plan:
-    """The plan of the 352B on 1,440 H800, as `meshwright plan` finds it."""
-    from meshwright.planner.plan_conversion import build_plan
-    from meshwright.planner.search import search
-    from meshwright.planner.space import Problem
-
-    workload = Workload(global_batch=720, seq_len=8192)
-    cluster = load_cluster("h800", num_gpus=1440)
-    found = search(Problem(model=load_model("internal-352b"), cluster=cluster, workload=workload), top=0)
-    return build_plan(found.configuration, found.prediction, found.certificate)
+    """The plan of the 352B on 1,440 H800, found by another process: a search leaves much behind in memory."""
+    options = ["--cluster", "h800", "--gpus", "1440", "--global-batch", "720", "--seq-len", "8192"]
+    command = [sys.executable, "-m", "meshwright", "plan", "internal-352b", *options, "--json"]
+    return parse_plan(subprocess.run(command, check=True, capture_output=True).stdout, "internal-352b")
 
 
 def _what_ifs(plan: Plan) -> list[dict[str, object]]:

@@ -147,6 +147,15 @@ class Interference(Value, frozen=True, kw_only=True):
     network_compute_slowdown: float = 1.1
     network_communication_slowdown: float = 1.0
 
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__[1:]:
+            factor = getattr(self, field)
+            if not (math.isfinite(factor) and factor >= 1.0):
+                raise ProfileError("profile", f"interference.{field}", f"{factor} is not a factor of 1 or more")
+        if 1.0 / self.compute_slowdown + 1.0 / self.network_compute_slowdown <= 1.0:
+            problem = f"{self.network_compute_slowdown} beside compute_slowdown {self.compute_slowdown} stops compute"
+            raise ProfileError("profile", "interference.network_compute_slowdown", problem)
+
     def slowdowns(self, *, nvlink: bool) -> tuple[float, float]:
         """Factors on compute and on communication beside each other, inside a node or between nodes."""
         if nvlink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
@@ -161,13 +162,18 @@ def step_durations(configuration: TrainingConfiguration, schedule: Schedule, cos
     def per_chunk(seconds: Callable[[StageCost], float]) -> Array:
         return np.array([[seconds(cost) for cost in chunks] for chunks in placed])
 
-    forward = per_chunk(lambda cost: cost.forward.total_s)
-    dgrad = per_chunk(lambda cost: cost.dgrad.total_s if split else cost.backward.total_s - _wgrad_s(cost))
+    wgrad = per_chunk(lambda cost: cost.wgrad.total_s)
+    if split:
+        dgrad = per_chunk(lambda cost: cost.dgrad.total_s)
+    else:
+        backward = per_chunk(lambda cost: cost.backward.total_s)
+        wgrad = np.minimum(wgrad, backward)
+        dgrad = backward - wgrad
     return chunk_durations(
         layout,
-        forward_s=forward,
+        forward_s=per_chunk(lambda cost: cost.forward.total_s),
         backward_input_s=dgrad,
-        backward_weight_s=per_chunk(lambda cost: cost.wgrad.total_s if split else _wgrad_s(cost)),
+        backward_weight_s=wgrad,
         num_layers=per_chunk(lambda cost: max(1, cost.num_parts)),
         overlap_saving_s=per_chunk(lambda cost: cost.overlap_saving_s),
         forward_hop_s=hops,
@@ -177,10 +183,6 @@ def step_durations(configuration: TrainingConfiguration, schedule: Schedule, cos
         barrier_s=barrier_s(configuration),
         optimizer_s=[sum(cost.optimizer_s for cost in chunks) for chunks in placed],
     )
-
-
-def _wgrad_s(cost: StageCost) -> float:
-    return min(cost.wgrad.total_s, cost.backward.total_s)
 
 
 def hop_times_s(configuration: TrainingConfiguration) -> list[float]:
@@ -312,7 +314,8 @@ def _basis(configuration: TrainingConfiguration) -> dict[str, float]:
     """Shares of the layers' operator time that rest on measured, interpolated and extrapolated figures."""
     context = cost_context(configuration)
     totals = dict.fromkeys(Basis, 0.0)
-    counts = [configuration.layers_of(index) for index in range(len(configuration.stages))]
+    layers = iter(configuration.model.layers)
+    counts = [Counter((next(layers), strategy) for strategy in stage) for stage in configuration.stages]
     seconds_of = {key: context.basis_seconds(*key) for key in set().union(*counts)}
     for key, count in (pair for stage in counts for pair in stage.items()):
         for basis, seconds in seconds_of[key].items():

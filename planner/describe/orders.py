@@ -32,7 +32,7 @@ def orders_section(plan: Plan) -> Section:
             rows += _rows(context, entry.part, entry.strategy)
     return Section(
         title="Order of operators",
-        columns=("kind", "recomputed", "pass", "ms", "serial ms", "fused kernels", "from the best order"),
+        columns=("kind", "recomputed", "pass", "ms", "serial ms", "fused exchanges", "from the best order"),
         rows=tuple(rows),
     )
 
@@ -52,16 +52,17 @@ def _rows(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> li
                     PASS_WORDS[kind],
                     f"{timeline.end_s * 1e3:.3f}",
                     f"{getattr(serial, kind.value).end_s * 1e3:.3f}",
-                    _fused(launches),
+                    _fused(launches, timeline),
                     _distance(launches),
                 )
             )
     return rows
 
 
-def _fused(order: PassOrder) -> str:
-    kernels = [" + ".join(launch.operators) for launch in order.launches if len(launch.operators) > 1]
-    return ", ".join(kernels) or "none"
+def _fused(order: PassOrder, timeline: PassTimeline) -> str:
+    """How many of the communications are part of a fused kernel."""
+    number = sum(1 for launch in order.launches if len(launch.operators) > 1)
+    return f"{number} of {sum(span.is_communication for span in timeline.spans)}"
 
 
 def _distance(order: PassOrder) -> str:

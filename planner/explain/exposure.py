@@ -20,7 +20,7 @@ class Exposure(Value, frozen=True, kw_only=True):
 
 
 class Wait(Value, frozen=True, kw_only=True):
-    """A time in which computation stands still while some links are busy."""
+    """A time in which computation stands still while some links communicate."""
 
     start_s: float
     end_s: float
@@ -32,7 +32,7 @@ def exposures(ordered: OrderedPass) -> dict[str, Exposure]:
 
     A communication that blocks is exposed in full, one in a fused kernel as far as the kernel does not hide it. Of one
     on a stream of its own the seconds count in which no computation runs; where several links are busy then, they
-    share these seconds equally.
+    share these seconds equally, and what is not exposed is hidden.
     """
     spans, problem = ordered.timeline().spans, ordered.problem
     alone_s = {op.name: time_s for op, time_s in zip(problem.operators, problem.time_s, strict=True)}
@@ -47,11 +47,8 @@ def _exposure(problem: PassProblem, span: OperatorSpan, alone_s: float, waits: t
     if span.stream is Resource.COMPUTE:
         return Exposure(exposed_s=alone_s, hidden_s=0.0)
     during = ((min(span.end_s, wait.end_s) - max(span.start_s, wait.start_s), wait.num_busy) for wait in waits)
-    waited = [(length_s, num_busy) for length_s, num_busy in during if length_s > 0.0]
-    return Exposure(
-        exposed_s=sum(length_s / num_busy for length_s, num_busy in waited),
-        hidden_s=max(0.0, alone_s - sum(length_s for length_s, _ in waited)),
-    )
+    exposed_s = sum(length_s / num_busy for length_s, num_busy in during if length_s > 0.0)
+    return Exposure(exposed_s=exposed_s, hidden_s=max(0.0, alone_s - exposed_s))
 
 
 def _hidden_inside_s(problem: PassProblem, names: set[str]) -> float:
@@ -62,9 +59,11 @@ def _hidden_inside_s(problem: PassProblem, names: set[str]) -> float:
 
 
 def _waits(spans: tuple[OperatorSpan, ...]) -> Iterator[Wait]:
-    """Every time between two starts or ends in which the compute stream is idle and a link is not."""
+    """Every time between two starts or ends in which the compute stream is idle and a link communicates."""
     moments = sorted({moment for span in spans for moment in (span.start_s, span.end_s)})
     for start_s, end_s in pairwise(moments):
         busy = [span.stream for span in spans if span.start_s <= start_s and span.end_s >= end_s > span.start_s]
         if busy and Resource.COMPUTE not in busy:
-            yield Wait(start_s=start_s, end_s=end_s, num_busy=len(busy))
+            communicating = [stream for stream in busy if stream is not Resource.COPY_ENGINE]
+            if communicating:
+                yield Wait(start_s=start_s, end_s=end_s, num_busy=len(communicating))

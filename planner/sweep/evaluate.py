@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InfeasibleError, InputError
@@ -15,9 +15,11 @@ from meshwright.planner.changes import CHANGES
 from meshwright.planner.goodput import training_outlook
 from meshwright.planner.plan import Plan
 from meshwright.planner.sweep.axes import Grid
-from meshwright.planner.sweep.replan import Found, best_plan
 from meshwright.planner.sweep.row import Outcome, SweepRow, outcome_of
 from meshwright.planner.what_if import Baseline, baseline_of, changed, predict_changed
+
+if TYPE_CHECKING:
+    from meshwright.planner.sweep.replan import Found
 
 OUTLOOK_KEYS = frozenset(
     {"cluster.jitter", "cluster.mean_time_between_failures_s", *(key for key in CHANGES if key.startswith("run."))}
@@ -84,6 +86,8 @@ class Evaluator:
 
     def _replanned(self, row: SweepRow, values: Mapping[str, str], held: Outcome | None) -> SweepRow:
         """The search's plan, or the held one where that fits and is faster: searches end within a gap."""
+        from meshwright.planner.sweep.replan import best_plan  # solvers are loaded only where something is solved
+
         try:
             found = best_plan(self.baseline, values, self.job.fixes)
         except (InputError, InfeasibleError) as error:

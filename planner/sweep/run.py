@@ -17,7 +17,6 @@ from meshwright.planner.serialise import read_plan
 from meshwright.planner.sweep import worker
 from meshwright.planner.sweep.axes import OPTION, Grid, check_readable, check_size, grid_of
 from meshwright.planner.sweep.evaluate import Evaluator, Job
-from meshwright.planner.sweep.replan import check_replannable
 from meshwright.planner.sweep.result import SweepResult
 from meshwright.planner.sweep.row import SweepRow
 from meshwright.planner.what_if import Baseline
@@ -93,6 +92,8 @@ def sweep_grid(
     evaluator = Evaluator(job)
     check_readable(grid, evaluator.baseline.draft)
     if replan:
+        from meshwright.planner.sweep.replan import check_replannable
+
         check_replannable((*grid.keys, *changes))
     rows, stopped = _collect(job, evaluator, _num_workers(job, workers), progress)
     return _result(job, evaluator, rows, stopped)

@@ -17,8 +17,13 @@ _evaluators: list[Evaluator] = []
 
 
 def start(job: Job) -> None:
-    """Make the process ready. Ctrl-C is for the parent, which ends its workers."""
+    """Make the process ready. Ctrl-C is for the parent, which ends its workers.
+
+    Garbage collection would walk over all that is remembered, again and again, and find next to nothing; `forget`
+    collects.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()
     _evaluators[:] = [Evaluator(job)]
 
 
@@ -35,3 +40,4 @@ def forget() -> None:
     for value in gc.get_objects():
         if isinstance(value, _lru_cache_wrapper) and value.__module__.startswith("meshwright."):
             value.cache_clear()
+    gc.collect()

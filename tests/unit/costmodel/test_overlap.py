@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
@@ -18,8 +19,9 @@ def test_axes_have_levels_of_their_own() -> None:
 
 @pytest.mark.parametrize("axis", [axis for axis in Axis if axis is not Axis.DATA])
 def test_any_axis_of_a_layer_may_reach_other_micro_batches(axis: Axis) -> None:
-    assert LayerOverlap(**{axis.value: OverlapLevel.INTER_BATCH}).reaches_other_micro_batches
-    assert not LayerOverlap(**{axis.value: OverlapLevel.FUSED}).reaches_other_micro_batches
+    apart = LayerOverlap()
+    assert replace(apart, **{axis.value: OverlapLevel.INTER_BATCH}).reaches_other_micro_batches
+    assert not replace(apart, **{axis.value: OverlapLevel.FUSED}).reaches_other_micro_batches
 
 
 def test_gradients_that_overlap_reach_no_other_micro_batch() -> None:

@@ -23,8 +23,8 @@ def test_bars_lie_where_the_slices_are() -> None:
     figure = time_figure(CHART, "a step", {"forward": "F", "backward": "B", "optimizer": "O"}, unit_s=1.0)
     (axes,) = figure.axes
     bars = [bar for bar in axes.collections if isinstance(bar, PolyCollection)]
-    spans = [(path.vertices[:, 0].min(), path.vertices[:, 0].max()) for bar in bars for path in bar.get_paths()]
-    assert spans == [(0.0, 1.0), (2.0, 4.0), (3.5, 4.0)]
+    boxes = [path.get_extents() for bar in bars for path in bar.get_paths()]
+    assert [(box.x0, box.x1) for box in boxes] == [(0.0, 1.0), (2.0, 4.0), (3.5, 4.0)]
     assert axes.get_xlim() == (0.0, 4.0)
     assert axes.get_xlabel() == "time [s]"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["stage 0", "data-parallel"]
