@@ -7,17 +7,10 @@ from math import isclose
 from typing import TypeVar
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.costmodel.errors import InputError, PlanError, StrategyError
-from meshwright.costmodel.layer_cost import problem_of
-from meshwright.costmodel.layer_passes import pass_operators
+from meshwright.costmodel.errors import InputError, PlanError
 from meshwright.costmodel.model import LayerSpec
-from meshwright.costmodel.order.launch_order import PassKind
-from meshwright.costmodel.order.order_book import ModelEnd
-from meshwright.costmodel.order.ordered_pass import ordered_pass
 from meshwright.costmodel.simulate import check_combination
-from meshwright.costmodel.stage_cost import CostContext, cost_context, recompute_of
-from meshwright.costmodel.strategy import LayerStrategy
-from meshwright.planner.operator_order.layers import parts_of, stored
+from meshwright.planner.order_checks import check_orders
 from meshwright.planner.plan import LayerGroup, Plan, content_hash
 from meshwright.planner.plan_conversion import configuration_of, model_of, stage_records
 
@@ -34,7 +27,7 @@ def check_plan(plan: Plan, where: str) -> None:
     _check_layers(plan, where)
     configuration = _configuration(plan, where)
     _check_stages(plan, where, configuration)
-    _check_orders(plan, where, configuration)
+    check_orders(plan, where, configuration)
     _check_prediction(plan, where)
 
 
@@ -130,55 +123,6 @@ def _check_stages(plan: Plan, where: str, configuration: TrainingConfiguration) 
                 )
 
 
-def _check_orders(plan: Plan, where: str, configuration: TrainingConfiguration) -> None:
-    """One order for each part; its passes are those of the schedule, and every one of them can be run."""
-    context = cost_context(configuration)
-    numbers = _order_numbers(plan, where)
-    for part, strategy in parts_of(configuration):
-        number = numbers.get((part, strategy if isinstance(part, LayerSpec) else None))
-        if number is None:
-            raise PlanError(where, "orders", f"has none of part {part!s}")
-        for kind in stored(context.passes):
-            if plan.orders[number].order.of(kind) is None:
-                schedule = configuration.pipeline.schedule
-                raise PlanError(where, f"orders[{number}].order.{kind}", f"missing; {schedule} runs it")
-        _replay(context, part, strategy, where, f"orders[{number}].order")
-
-
-def _order_numbers(plan: Plan, where: str) -> dict[tuple[LayerSpec | ModelEnd, LayerStrategy | None], int]:
-    """The number of each part's order. Every order is that of some part, and no part has two."""
-    numbers: dict[tuple[LayerSpec | ModelEnd, LayerStrategy | None], int] = {}
-    for index, record in enumerate(plan.orders):
-        if record.part != "layer" and numbers.setdefault((ModelEnd(record.part), None), index) != index:
-            raise PlanError(where, f"orders[{index}].part", f"a second order of the {record.part}")
-    layers = plan.model.layers
-    for index, group in enumerate(plan.layers):
-        for layer in layers[group.first_layer : group.first_layer + group.num_layers]:
-            number = numbers.setdefault((layer, group.strategy), group.order)
-            if number != group.order:
-                problem = f"{group.order}, but layers of this kind and strategy run in order {number}"
-                raise PlanError(where, f"layers[{index}].order", problem)
-    unused = sorted(set(range(len(plan.orders))) - set(numbers.values()))
-    if unused:
-        raise PlanError(where, f"orders[{unused[0]}]", "no group of layers runs in it")
-    return numbers
-
-
-def _replay(context: CostContext, part: LayerSpec | ModelEnd, strategy: LayerStrategy, where: str, path: str) -> None:
-    """Raises `PlanError` where the operators of a pass cannot run in its order."""
-    order = context.orders.find(part, strategy)
-    assert order is not None  # every part has one
-    program, recompute = context.program(part, strategy), recompute_of(part, strategy)
-    for kind in PassKind:
-        found = order.of(kind)
-        if found is not None:
-            problem = problem_of(pass_operators(program, recompute, kind), context.cluster, context.runtime)
-            try:
-                ordered_pass(problem, found)
-            except StrategyError as error:
-                raise PlanError(where, f"{path}.{kind}.{error.field}", error.problem) from error
-
-
 def _check_prediction(plan: Plan, where: str) -> None:
     prediction = plan.prediction
     for field in ("peak_memory_bytes", "memory"):
@@ -208,4 +152,5 @@ def _named(section: str, where: str, make: Callable[[], T]) -> T:
         return make()
     except InputError as error:
         prefix = error.where if error.where in Plan.__struct_fields__ else section
-        raise PlanError(where, ".".join(filter(None, (prefix, error.field))), error.problem) from error
+        path = ".".join(filter(None, (prefix, error.field))).replace(".[", "[")
+        raise PlanError(where, path, error.problem) from error

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 TRILLION = 1e12
 CAPACITY, TOKENS = "--capacity", "--tokens"
 
-Progress = Callable[[ShapeOutcome], None]
+Progress = Callable[[int, int], None]
 
 
 class CodesignStudy(Value, frozen=True, kw_only=True):
@@ -99,7 +100,8 @@ def codesign(
     its FFN) is the multiple of `multiple` that comes nearest; one that misses by more than the tolerance is illegal.
     `capacity` is what the front wants much of; `tokens` what `days` are counted to. `workers` None: a process a
     processor; more than one needs a main module that can be imported, as always with `multiprocessing`.
-    `progress` is called for each shape that is done. An interrupt (Ctrl-C) leaves a partial study.
+    `progress` is called with the numbers of shapes done and of all for each that is done. An interrupt
+    (Ctrl-C) leaves a partial study.
     Raises `InputError` where the question is wrong. Same figures whatever the number of workers.
     """
     held = read_measure("--hold", hold)
@@ -125,7 +127,7 @@ def codesign(
         gap=gap,
     )
     tasks = tuple(ShapeTask(shape=shape, setting=setting) for shape in shapes(grid))
-    run = run_tasks(evaluate, tasks, workers=workers, progress=_called(progress))
+    run = run_tasks(evaluate, tasks, workers=workers, progress=_counting(progress, len(tasks)))
     rows = [run.results.get(index) or outcome(task, Status.NOT_DONE) for index, task in enumerate(tasks)]
     return _study(problem, grid, setting, wanted, with_fronts(rows, wanted), run.stopped)
 
@@ -137,8 +139,12 @@ def _check(hold: Measure, capacity: Measure, tokens: float) -> None:
         raise InputError(TOKENS, "", f"{tokens:g} is not a number of tokens, as in 15e12")
 
 
-def _called(progress: Progress | None) -> Callable[[int, ShapeOutcome], Any] | None:
-    return None if progress is None else lambda _, row: progress(row)
+def _counting(progress: Progress | None, total: int) -> Callable[[int, ShapeOutcome], None] | None:
+    """`progress` as it is called for each task."""
+    if progress is None:
+        return None
+    done = count(1)
+    return lambda _, __: progress(next(done), total)
 
 
 def _study(

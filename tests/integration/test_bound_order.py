@@ -1,8 +1,8 @@
 """The bounds that order the search are never above the one that follows when a point's choices are all costed.
 
 The last counts more (sharding, every recomputation, memory, the order of operators), so one above it would be wrong,
-and with it a certificate. The bound of a shape may lie above that of the best case: it knows that recomputing is no faster
-than keeping, which bounds of the passes themselves need not show.
+and with it a certificate. The bound of a shape may lie above that of the best case: it knows that recomputing is no
+faster than keeping, which bounds of the passes themselves need not show.
 """
 
 from __future__ import annotations

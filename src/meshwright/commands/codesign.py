@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +14,9 @@ from meshwright.commands.plan import FIX_KEYS, problem_of
 from meshwright.commands.sections import print_sections
 
 if TYPE_CHECKING:
-    from meshwright.planner.codesign import CodesignStudy, ShapeOutcome
+    from contextlib import AbstractContextManager
+
+    from meshwright.planner.codesign import CodesignStudy
 
 INTERRUPTED_STATUS, FAILED_STATUS = 130, 1
 HOLDS = "parameters|active-parameters|flops"
@@ -98,7 +100,7 @@ def command(
 
     problem = problem_of(model, cluster, gpus, global_batch, seq_len, precision, 1.0, tuple(fix or ()))
     _check_outputs(csv, plot)
-    with _progress() as progress:
+    with _progress_bar() as progress:
         study = codesign(
             problem,
             hold=hold,
@@ -152,24 +154,16 @@ def _check_outputs(csv: Path | None, plot: Path | None) -> None:
         raise InputError("--csv", str(csv), "is the file of --plot as well")
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[ShapeOutcome], None] | None]:
+def _progress_bar() -> AbstractContextManager[Callable[[int, int], None] | None]:
     """On a terminal, a bar on stderr."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("planning shapes", total=None)
-        yield lambda shape: bar.update(task, advance=1, description=_last_text(shape))
+        return nullcontext(None)
+    from meshwright.commands.progress import point_bar
 
-
-def _last_text(shape: ShapeOutcome) -> str:
-    return f"{shape.name}: {shape.plan.step_time_s:.4g} s" if shape.plan else f"{shape.name}: {shape.status}"
+    return point_bar(console, "shapes")
 
 
 def _write(study: CodesignStudy, csv: Path | None, plot: Path | None) -> None:

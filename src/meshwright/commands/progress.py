@@ -1,4 +1,4 @@
-"""A bar on stderr that tells how far a sweep has come."""
+"""A bar on stderr that tells how far a sweep or a study has come."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def point_bar(console: Console) -> Iterator[Callable[[int, int], None]]:
+def point_bar(console: Console, words: str = "points") -> Iterator[Callable[[int, int], None]]:
     """Gives the function that moves the bar, which is gone in the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("points", total=None)
+        task = bar.add_task(words, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

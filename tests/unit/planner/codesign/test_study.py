@@ -6,7 +6,7 @@ import pytest
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.formulas.flops import flops_per_token, model_flops_utilization
 from meshwright.costmodel.formulas.parameters import active_parameters, total_parameters
-from meshwright.planner.codesign import CodesignStudy, Front, ShapeOutcome, Status, codesign
+from meshwright.planner.codesign import CodesignStudy, Front, Status, codesign
 from meshwright.planner.codesign.budget import Measure
 from meshwright.planner.codesign.dimensions import shaped
 from meshwright.planner.fixes import Fixes
@@ -79,12 +79,16 @@ def test_a_study_goes_through_json(study: CodesignStudy) -> None:
 
 
 def test_an_interrupt_keeps_what_is_done(tiny_problem: Problem) -> None:
-    def stop(shape: ShapeOutcome) -> None:
-        if shape.sizes["experts"] == 4:
+    told: list[tuple[int, int]] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 2:
             raise KeyboardInterrupt
 
     partial = codesign(tiny_problem, hold="parameters", vary={"experts": (4, 16)}, progress=stop)
     assert [shape.status for shape in partial.shapes] == [Status.PLANNED, Status.PLANNED, Status.NOT_DONE]
+    assert told == [(1, 3), (2, 3)]
     assert (partial.is_partial, partial.stopped) == (True, "interrupted")
     assert partial.shapes[2].total_parameters is not None
     assert [shape.front for shape in partial.shapes] == [Front.ON, Front.ON, Front.NONE]
