@@ -316,7 +316,7 @@ def _basis(configuration: TrainingConfiguration) -> dict[str, float]:
     totals = dict.fromkeys(Basis, 0.0)
     layers = iter(configuration.model.layers)
     counts = [Counter((next(layers), strategy) for strategy in stage) for stage in configuration.stages]
-    seconds_of = {key: context.basis_seconds(*key) for key in set().union(*counts)}
+    seconds_of = {key: context.basis_seconds(*key) for key in dict.fromkeys(key for stage in counts for key in stage)}
     for key, count in (pair for stage in counts for pair in stage.items()):
         for basis, seconds in seconds_of[key].items():
             totals[basis] += count * seconds

@@ -82,7 +82,7 @@ def plan_backward(program: LayerProgram, policy: Recompute) -> BackwardPlan:
     return BackwardPlan(
         kept=kept,
         recomputed=recomputed,
-        kept_bytes=sum(sizes[name] for name in kept),
+        kept_bytes=sum(sizes[name] for name in sorted(kept)),
     )
 
 
