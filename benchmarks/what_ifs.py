@@ -40,13 +40,13 @@ QUESTIONS: dict[str, tuple[str, Callable[[int], object]]] = {
     "network bandwidth": ("cluster.network_bytes_per_s", lambda number: 40e9 + 1e7 * number),
     "NVLink latency": ("cluster.nvlink_latency_s", lambda number: 1e-6 + 1e-9 * number),
     "GPU memory": ("cluster.usable_memory_bytes", lambda number: 60e9 + 1e6 * number),
-    "sequence length": ("workload.seq_len", lambda number: 4096 + 128 * number),
+    "sequence length": ("workload.seq_len", lambda number: 4096 + 64 * number),
     "expert size": ("model.expert_intermediate", lambda number: 1024 + 8 * number),
     "vocabulary": ("model.vocab", lambda number: 32768 + 128 * number),
 }
 """What is asked, its key, and the value of the question with a number."""
 
-ALONE, IN_SWEEP = 60, 600
+ALONE, IN_SWEEP = 60, 1000
 
 
 def main() -> None:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
+from meshwright.costmodel.order.launch_order import PassKind
+from meshwright.costmodel.order.order_book import ModelEnd, OrderBook
+from meshwright.costmodel.order_memory import order_memory
+from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.stage_cost import cost_context, recompute_of
+from meshwright.costmodel.step import predict
+from meshwright.costmodel.strategy import LayerStrategy, Mesh
+from meshwright.planner.operator_order import order_gap, ordered_configuration, parts_of
+
+
+def _of_schedule(configuration: TrainingConfiguration, kind: ScheduleKind) -> TrainingConfiguration:
+    """The tiny model with two layers of one strategy a device."""
+    virtual_stages = 2 if kind in (ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V) else 1
+    strategy = LayerStrategy(sp=2, ep=4)
+    return replace(
+        configuration,
+        mesh=Mesh(pp=2, dp=2, sp=2, ep=4),
+        pipeline=Pipeline(schedule=kind, virtual_stages=virtual_stages),
+        stages=((strategy,) * (2 // virtual_stages),) * (2 * virtual_stages),
+    )
+
+
+def test_parts_are_the_kinds_of_layers_between_the_ends(tiny_configuration: TrainingConfiguration) -> None:
+    layer = tiny_configuration.model.layers[0]
+    keep, recompute = tiny_configuration.stages[1]
+    parts = parts_of(tiny_configuration)
+    assert [part for part, _ in parts] == [ModelEnd.EMBEDDING, layer, layer, ModelEnd.HEAD]
+    assert [strategy for _, strategy in parts[1:3]] == [keep, recompute]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [
+        (ScheduleKind.ONE_F_ONE_B, {PassKind.FORWARD, PassKind.BACKWARD}),
+        (ScheduleKind.ZB_V, {PassKind.FORWARD, PassKind.DGRAD, PassKind.WGRAD}),
+        (ScheduleKind.DUALPIPE_V, {PassKind.FORWARD, PassKind.DGRAD, PassKind.WGRAD, PassKind.JOINT}),
+    ],
+)
+def test_every_pass_gets_an_order_that_is_no_slower_and_fits(
+    tiny_configuration: TrainingConfiguration, kind: ScheduleKind, stored: set[PassKind]
+) -> None:
+    plain = _of_schedule(tiny_configuration, kind)
+    ordered = ordered_configuration(plain)
+    assert replace(ordered, orders=OrderBook()) == plain
+    found, listed = cost_context(ordered), cost_context(plain)
+    for part, strategy in parts_of(plain):
+        order = ordered.orders.find(part, strategy)
+        assert order is not None
+        assert {one for one in PassKind if order.of(one) is not None} == stored
+        program, policy = found.program(part, strategy), recompute_of(part, strategy)
+        after, before = found.ordered(part, strategy), listed.ordered(part, strategy)
+        for one in stored:
+            assert after[one].total_s <= before[one].total_s
+            assert order_memory(program, policy, one).fits(after[one].indices())
+    prediction = predict(ordered)
+    assert prediction.step_time_s <= predict(plain).step_time_s * (1 + 1e-9)
+    assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s, rel=1e-12)
+
+
+def test_the_gap_is_the_share_of_time_that_is_not_proven(tiny_configuration: TrainingConfiguration) -> None:
+    """Weighed by the time of each pass; nothing is said of orders that nobody stored."""
+    assert order_gap(tiny_configuration) == 0.0
+    ordered = ordered_configuration(tiny_configuration)
+    context = cost_context(ordered)
+
+    def with_gaps(forward: float, backward: float) -> TrainingConfiguration:
+        def changed(entry):  # type: ignore[no-untyped-def]  # a value of the book
+            order = entry.order
+            return replace(
+                entry,
+                order=replace(
+                    order,
+                    forward=replace(order.forward, gap=forward),
+                    backward=replace(order.backward, gap=backward),
+                ),
+            )
+
+        return replace(ordered, orders=OrderBook(entries=tuple(map(changed, ordered.orders.entries))))
+
+    assert order_gap(with_gaps(0.0, 0.0)) == 0.0
+    assert order_gap(with_gaps(0.1, 0.1)) == pytest.approx(0.1)
+    seconds = {PassKind.FORWARD: 0.0, PassKind.BACKWARD: 0.0}
+    for stage in ordered.stages:
+        for strategy in stage:
+            for kind, one in context.ordered(ordered.model.layers[0], strategy).items():
+                if kind in seconds:
+                    seconds[kind] += one.total_s
+    share = seconds[PassKind.FORWARD] / sum(seconds.values())
+    assert order_gap(with_gaps(0.2, 0.0)) == pytest.approx(0.2 * share)
