@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
-from meshwright.costmodel.order.launch_order import PassKind
+from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.order.order_book import ModelEnd, OrderBook
 from meshwright.costmodel.order_memory import order_memory
 from meshwright.costmodel.simulate import ScheduleKind
@@ -70,18 +70,16 @@ def test_the_gap_is_the_share_of_time_that_is_not_proven(tiny_configuration: Tra
     context = cost_context(ordered)
 
     def with_gaps(forward: float, backward: float) -> TrainingConfiguration:
-        def changed(entry):  # type: ignore[no-untyped-def]  # a value of the book
-            order = entry.order
-            return replace(
-                entry,
-                order=replace(
-                    order,
-                    forward=replace(order.forward, gap=forward),
-                    backward=replace(order.backward, gap=backward),
-                ),
-            )
-
-        return replace(ordered, orders=OrderBook(entries=tuple(map(changed, ordered.orders.entries))))
+        entries = []
+        for entry in ordered.orders.entries:
+            assert entry.order.forward is not None
+            assert entry.order.backward is not None
+            passes = {
+                "forward": replace(entry.order.forward, gap=forward),
+                "backward": replace(entry.order.backward, gap=backward),
+            }
+            entries.append(replace(entry, order=LayerOrder(**passes)))
+        return replace(ordered, orders=OrderBook(entries=tuple(entries)))
 
     assert order_gap(with_gaps(0.0, 0.0)) == 0.0
     assert order_gap(with_gaps(0.1, 0.1)) == pytest.approx(0.1)
