@@ -28,7 +28,9 @@ class LinearLayer(Value, frozen=True, kw_only=True):
         """Dx = dy W^T."""
         if self.num_experts:
             return self._grouped(self.width_in, self.width_out, Pass.DGRAD, precision)
-        return GemmWork(m=round(self.tokens), n=self.width_in, k=self.width_out, precision=precision)
+        return GemmWork(
+            m=round(self.tokens), n=self.width_in, k=self.width_out, direction=Pass.DGRAD, precision=precision
+        )
 
     def wgrad_work(self, precision: Precision, *, fp32_gradients: bool) -> GemmWork | GroupedGemmWork:
         """DW = x^T dy, added to an FP32 buffer where gradients are FP32."""
@@ -38,6 +40,7 @@ class LinearLayer(Value, frozen=True, kw_only=True):
             m=self.width_in,
             n=self.width_out,
             k=round(self.tokens),
+            direction=Pass.WGRAD,
             precision=precision,
             accumulates_fp32=fp32_gradients,
         )

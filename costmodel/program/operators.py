@@ -98,11 +98,16 @@ class Group(Value, frozen=True, kw_only=True):
 
 
 class GemmWork(Value, frozen=True, kw_only=True, tag="gemm"):
-    """A dense product of (m, k) by (k, n). `accumulates_fp32`: adds into an FP32 (m, n) buffer (fused wgrad)."""
+    """A dense product of (m, k) by (k, n). `accumulates_fp32`: adds into an FP32 (m, n) buffer (fused wgrad).
+
+    `direction` tells which sides are stored transposed (W is kept as (width_out, width_in), activations by rows):
+    FORWARD x W^T, the second side; DGRAD dy W, none; WGRAD x^T dy, the first.
+    """
 
     m: int
     n: int
     k: int
+    direction: Pass = Pass.FORWARD
     precision: Precision = Precision.BF16
     accumulates_fp32: bool = False
 
