@@ -13,6 +13,7 @@ from meshwright.costmodel.tables import (
     AttentionCurve,
     Citation,
     GemmTable,
+    GemmVariant,
     GroupedGemmTable,
     LinkCurve,
     MemoryShare,
@@ -29,6 +30,15 @@ class Basis(StrEnum):
     MEASURED = "measured"
     INTERPOLATED = "interpolated"
     EXTRAPOLATED = "extrapolated"
+
+
+def least_known(*bases: Basis) -> Basis:
+    """What a figure made of several rests on: the least known of them.
+
+    >>> least_known(Basis.MEASURED, Basis.EXTRAPOLATED, Basis.INTERPOLATED)
+    <Basis.EXTRAPOLATED: 'extrapolated'>
+    """
+    return max(bases, key=list(Basis).index)
 
 
 class Timing(Value, frozen=True, kw_only=True):
@@ -184,6 +194,7 @@ class HardwareProfile(Value, frozen=True, kw_only=True):
     memory: tuple[MemoryShare, ...]
     links: tuple[LinkCurve, ...]
     citations: tuple[Citation, ...]
+    gemm_variants: tuple[GemmVariant, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schema_version != PROFILE_SCHEMA_VERSION:

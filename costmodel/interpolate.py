@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from math import exp, log
+from itertools import product
+from math import dist, exp, log
 
 from meshwright.costmodel.hardware import Basis
 
@@ -36,12 +37,16 @@ class LogCurve:
 
 
 class LogGrid:
-    """y(m, n, k) on a grid, multilinear in logarithms, clamped at the edges."""
+    """y(m, n, k) on a grid, multilinear in logarithms, clamped at the edges.
+
+    A value of 0 was not measured: it is taken from the nearest point that was, and what rests on it is extrapolated.
+    """
 
     def __init__(self, axes: tuple[tuple[int, ...], ...], values: tuple[float, ...]) -> None:
         self._axes = axes
         self._logs = [[log(x) for x in axis] for axis in axes]
-        self._values = [log(y) for y in values]
+        self._filled = frozenset(at for at, y in enumerate(values) if y == 0.0)
+        self._values = [log(y) for y in _without_gaps(self._logs, values)]
         self._strides = (len(axes[1]) * len(axes[2]), len(axes[2]), 1)
 
     def __call__(self, m: float, n: float, k: float) -> tuple[float, Basis]:
@@ -60,8 +65,16 @@ class LogGrid:
         total = 0.0
         for at, weight in corners:
             total += weight * self._values[at]
+            inside = inside and at not in self._filled
         basis = Basis.EXTRAPOLATED if not inside else Basis.MEASURED if exact else Basis.INTERPOLATED
         return exp(total), basis
+
+
+def _without_gaps(logs: list[list[float]], values: tuple[float, ...]) -> list[float]:
+    """The values, each 0 replaced by the nearest other value (in logarithms; the first of equally near ones)."""
+    points = list(product(*logs))
+    known = [at for at, y in enumerate(values) if y > 0.0]
+    return [y or values[min(known, key=lambda other: dist(points[at], points[other]))] for at, y in enumerate(values)]
 
 
 def _locate(axis: tuple[int, ...], logs: list[float], x: float) -> tuple[int, float, bool]:

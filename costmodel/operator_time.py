@@ -32,7 +32,7 @@ from meshwright.costmodel.formulas.matmul import (
 )
 from meshwright.costmodel.formulas.memory import host_copy_s
 from meshwright.costmodel.formulas.memory_bound import memory_bound_s
-from meshwright.costmodel.hardware import Basis, ClusterSpec, HardwareProfile, Timing
+from meshwright.costmodel.hardware import Basis, ClusterSpec, HardwareProfile, Timing, least_known
 from meshwright.costmodel.prepared import GemmModel, PreparedProfile, prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,
@@ -100,10 +100,17 @@ def host_time_s(work: Work, profile: HardwareProfile, cuda_graphs: bool) -> floa
 
 
 def _gemm(work: GemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
+    """The forward product of the shape, times the measured ratio of this kind of product where there is one."""
     m, n = int(padded(work.m)), int(padded(work.n))
     plain = GemmWork(m=m, n=n, k=work.k, precision=work.precision)
-    load = _Load(gemm_flops(m, n, work.k), gemm_bytes(plain), gemm_bytes(work), OUTPUT_BYTES * m * n)
-    return _product(tables.gemm_model(work.precision), profile, load, (m, n, work.k))
+    ratios = tables.gemm_variant(work.precision, work.direction, work.accumulates_fp32)
+    all_bytes = gemm_bytes(work if ratios is None else plain)
+    load = _Load(gemm_flops(m, n, work.k), gemm_bytes(plain), all_bytes, OUTPUT_BYTES * m * n)
+    forward = _product(tables.gemm_model(work.precision), profile, load, (m, n, work.k))
+    if ratios is None:
+        return forward
+    ratio, basis = ratios(m, n, work.k)
+    return Timing(time_s=forward.time_s * ratio, basis=least_known(forward.basis, basis))
 
 
 def _grouped_gemm(work: GroupedGemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
@@ -116,14 +123,15 @@ def _grouped_gemm(work: GroupedGemmWork, profile: HardwareProfile, tables: Prepa
     plain = msgspec.structs.replace(work, n=n, accumulates_fp32=False)
     outputs = (work.num_groups * work.k if is_wgrad else work.rows) * n
     load = _Load(
-        grouped_gemm_flops(work) / share(rows),
+        grouped_gemm_flops(work),
         grouped_gemm_bytes(plain),
         grouped_gemm_bytes(work),
         OUTPUT_BYTES * outputs,
     )
     timing = _product(tables.gemm_model(work.precision), profile, load, shape)
     outside = share.basis(rows) is Basis.EXTRAPOLATED or timing.basis is Basis.EXTRAPOLATED
-    return Timing(time_s=timing.time_s, basis=Basis.EXTRAPOLATED if outside else Basis.INTERPOLATED)
+    time_s = timing.time_s / share(rows)
+    return Timing(time_s=time_s, basis=Basis.EXTRAPOLATED if outside else Basis.INTERPOLATED)
 
 
 class _Load(NamedTuple):

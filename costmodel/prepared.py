@@ -10,7 +10,7 @@ from meshwright.costmodel.errors import ProfileError
 from meshwright.costmodel.formulas.collectives import wire_bytes
 from meshwright.costmodel.hardware import Basis, HardwareProfile
 from meshwright.costmodel.interpolate import LogCurve, LogGrid
-from meshwright.costmodel.program.operators import Collective, MemoryKernel, Precision
+from meshwright.costmodel.program.operators import Collective, MemoryKernel, Pass, Precision
 from meshwright.costmodel.tables import AttentionBackend, AttentionCurve, LinkCurve, MemoryShare
 
 PAIR = 2
@@ -65,6 +65,12 @@ class PreparedProfile:
             )
             for table in profile.gemm
         }
+        self._gemm_variants = {
+            (table.precision, table.direction, table.accumulates_fp32): LogGrid(
+                (table.m, table.n, table.k), table.ratios
+            )
+            for table in profile.gemm_variants
+        }
         self._grouped = {
             (table.precision, table.weight_gradient): LogCurve(table.rows_per_group, table.shares)
             for table in profile.grouped_gemm
@@ -77,6 +83,10 @@ class PreparedProfile:
         if precision not in self._gemm:
             raise ProfileError(self._name, "gemm", f"has no table for {precision.value}; choose another precision")
         return self._gemm[precision]
+
+    def gemm_variant(self, precision: Precision, direction: Pass, accumulates_fp32: bool) -> LogGrid | None:
+        """Measured time of a product of that kind over the forward product's; None where nobody measured it."""
+        return self._gemm_variants.get((precision, direction, accumulates_fp32))
 
     def grouped_share(self, precision: Precision, weight_gradient: bool) -> LogCurve:
         """Grouped products relative to dense ones, against rows per group."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from meshwright.costmodel.errors import ProfileError
-from meshwright.costmodel.program.operators import Collective, MemoryKernel, Precision
+from meshwright.costmodel.program.operators import Collective, MemoryKernel, Pass, Precision
 from meshwright.costmodel.value import Value
 
 
@@ -50,8 +50,9 @@ class Citation(Value, frozen=True, kw_only=True):
 class GemmTable(Value, frozen=True, kw_only=True):
     """Share of the tile-padded roofline that dense products reach, on a grid of (m, n, k).
 
-    `efficiencies` is row-major over (m, n, k). `sustained_fraction` is the share of peak that the power limit lets a
-    GPU hold on random data. `scale` carries the table to another GPU (1 on the GPU it was measured on).
+    `efficiencies` is row-major over (m, n, k), 0 where not measured. `sustained_fraction` is the share of peak that the
+    power limit lets a GPU hold on random data, 1 where the table itself was measured on a GPU at that limit. `scale`
+    carries the table to another GPU (1 on the GPU it was measured on).
     """
 
     precision: Precision
@@ -68,9 +69,32 @@ class GemmTable(Value, frozen=True, kw_only=True):
             check_increasing(getattr(self, axis), f"gemm.{axis}")
         if len(self.efficiencies) != len(self.m) * len(self.n) * len(self.k):
             raise ProfileError("profile", "gemm.efficiencies", f"{len(self.efficiencies)} values; expected m x n x k")
-        check_positive(self.efficiencies, "gemm.efficiencies")
+        check_positive(tuple(filter(None, self.efficiencies)) or (0.0,), "gemm.efficiencies")
         check_fraction(self.sustained_fraction, "gemm.sustained_fraction")
         check_positive((self.scale,), "gemm.scale")
+
+
+class GemmVariant(Value, frozen=True, kw_only=True):
+    """Time of a product stored otherwise, or added into FP32, over that of the forward product of the same shape.
+
+    `ratios` is row-major over (m, n, k), 0 where not measured. Without a table, formulas must do.
+    """
+
+    precision: Precision
+    direction: Pass
+    accumulates_fp32: bool
+    m: tuple[int, ...]
+    n: tuple[int, ...]
+    k: tuple[int, ...]
+    ratios: tuple[float, ...]
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        for axis in ("m", "n", "k"):
+            check_increasing(getattr(self, axis), f"gemm_variants.{axis}")
+        if len(self.ratios) != len(self.m) * len(self.n) * len(self.k):
+            raise ProfileError("profile", "gemm_variants.ratios", f"{len(self.ratios)} values; expected m x n x k")
+        check_positive(tuple(filter(None, self.ratios)) or (0.0,), "gemm_variants.ratios")
 
 
 class GroupedGemmTable(Value, frozen=True, kw_only=True):

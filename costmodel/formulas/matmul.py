@@ -82,6 +82,20 @@ def grouped_gemm_flops(work: GroupedGemmWork) -> float:
     return gemm_flops(work.num_groups * padded(work.rows / work.num_groups), padded(work.n), work.k)
 
 
+def tiled_roofline_s(work: GemmWork, flops_per_s: float, bytes_per_s: float) -> float:
+    """The roofline of a product in whole tiles, its output written once: what measured efficiencies relate to.
+
+    Equation: max(2 pad(m) pad(n) k / peak, bytes(pad(m), pad(n), k) / bandwidth).
+    Source: roofline model (Williams et al., CACM 52(4), 2009) over `padded` sides.
+
+    >>> tiled_roofline_s(GemmWork(m=64, n=1, k=100), flops_per_s=1e3, bytes_per_s=1e9)
+    819.2
+    """
+    m, n = int(padded(work.m)), int(padded(work.n))
+    plain = GemmWork(m=m, n=n, k=work.k, precision=work.precision)
+    return roofline_s(gemm_flops(m, n, work.k), gemm_bytes(plain), flops_per_s, bytes_per_s)
+
+
 def roofline_s(flops: float, num_bytes: float, flops_per_s: float, bytes_per_s: float) -> float:
     """The least time for so much arithmetic and traffic.
 
@@ -101,6 +115,7 @@ def sustained_s(
 
     Equation: max(roofline / efficiency, compute / sustained_fraction + 0.6 written), compute = FLOPs / peak, written
     the seconds that writing the output alone would take: the last wave of tiles has nothing to hide its writes under.
+    A sustained fraction of 1 says that the efficiency itself was measured on a GPU at its power limit: the first term.
     Source: measured: thermally steady H100 SXM (700 W, random data): 677 TFLOP/s at 8192^3; GPT-3 175B TP 4 with 2,048
     tokens: forward 685, weight gradients 634 written in BF16 and 549 added into FP32 buffers. Short benchmarks of
     smaller products reach 0.80 of peak at boosted clocks.
@@ -110,4 +125,6 @@ def sustained_s(
     >>> sustained_s(roofline=1.0, efficiency=0.9, compute_s=1.0, sustained_fraction=0.8, written_s=0.25)
     1.4
     """
+    if sustained_fraction == 1.0:
+        return roofline / efficiency
     return max(roofline / efficiency, compute_s / sustained_fraction + EXPOSED_OUTPUT * written_s)

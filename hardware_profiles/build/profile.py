@@ -1,0 +1,85 @@
+"""A profile of what was measured, over one that says what was not: data sheet, network, other group sizes."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from meshwright.costmodel.hardware import HardwareProfile
+from meshwright.costmodel.tables import LinkCurve, Provenance, Source
+from meshwright.hardware_profiles.build.attention import attention_curves
+from meshwright.hardware_profiles.build.figures import gpu_figures, launch_cost
+from meshwright.hardware_profiles.build.grouped import grouped_tables
+from meshwright.hardware_profiles.build.interference import interference
+from meshwright.hardware_profiles.build.links import link_curves
+from meshwright.hardware_profiles.build.memory import memory_shares
+from meshwright.hardware_profiles.build.products import product_tables, product_variants
+from meshwright.hardware_profiles.measurements import Machine, Measurements, Purpose, Sample
+
+Table = TypeVar("Table")
+Part = TypeVar("Part", contravariant=True)
+
+
+def build_profile(measurements: Measurements, *, base: HardwareProfile) -> HardwareProfile:
+    """The profile of the measured machine.
+
+    `base`: a profile of the same GPU type, or of the nearest one. What was measured replaces its tables, one kind of
+    table (a precision, a direction, a head size, a group size) after the other; the rest of it stays, with its sources.
+    Samples whose purpose is CHECK are never used.
+    """
+    fit = tuple(sample for sample in measurements.samples if sample.purpose is Purpose.FIT)
+    provenance = Provenance(source=Source.MEASURED, text=measured_text(measurements.machine))
+    figures = gpu_figures(measurements.machine, fit, base, provenance)
+    profile = msgspec.structs.replace(
+        base,
+        gpu=figures.gpu,
+        launch=launch_cost(measurements.launch, base.launch),
+        citations=(*figures.citations, *_kept(base.citations, figures.citations, lambda citation: citation.figure)),
+    )
+    gemm = product_tables(fit, profile.gpu, provenance)
+    profile = msgspec.structs.replace(profile, gemm=(*gemm, *_kept(base.gemm, gemm, lambda table: table.precision)))
+    profile = msgspec.structs.replace(profile, gemm_variants=product_variants(fit, profile, provenance))
+    return _with_other_tables(profile, fit, measurements, provenance)
+
+
+def _with_other_tables(
+    profile: HardwareProfile, fit: tuple[Sample, ...], measurements: Measurements, provenance: Provenance
+) -> HardwareProfile:
+    """The tables that are measured relative to dense products, and those of links."""
+    grouped = grouped_tables(fit, profile, provenance)
+    attention = attention_curves(fit, profile, provenance)
+    memory = memory_shares(fit, profile, provenance)
+    links = link_curves(fit, profile.gpu, provenance)
+    return msgspec.structs.replace(
+        profile,
+        grouped_gemm=(*grouped, *_kept(profile.grouped_gemm, grouped, lambda t: (t.precision, t.weight_gradient))),
+        attention=(*attention, *_kept(profile.attention, attention, lambda t: (t.backend, t.backward, t.head_dim))),
+        memory=(*memory, *_kept(profile.memory, memory, lambda share: share.kernel)),
+        links=(*links, *_kept(profile.links, links, _link_key)),
+        interference=interference(measurements.interference, profile.interference),
+    )
+
+
+def _link_key(curve: LinkCurve) -> tuple[str, int]:
+    return curve.collective.value, curve.group_size
+
+
+class _Key(Protocol[Part]):
+    def __call__(self, part: Part, /) -> object: ...
+
+
+def _kept(base: tuple[Table, ...], measured: tuple[Table, ...], key: _Key[Table]) -> tuple[Table, ...]:
+    """The tables of the base that nothing measured replaces."""
+    replaced = {key(table) for table in measured}
+    return tuple(table for table in base if key(table) not in replaced)
+
+
+def measured_text(machine: Machine) -> str:
+    """Where, when and how, in a line."""
+    return (
+        f"{machine.num_gpus} x {machine.gpu}, {machine.date}: `{machine.command}`; driver {machine.driver}, CUDA "
+        f"{machine.cuda}, torch {machine.torch}, cuDNN {machine.cudnn}, NCCL {machine.nccl}; at work "
+        f"{machine.sm_clock_mhz:.0f} MHz, {machine.power_w:.0f} of {machine.power_limit_w:.0f} W, "
+        f"{machine.temperature_celsius:.0f} degC; random data, medians"
+    )

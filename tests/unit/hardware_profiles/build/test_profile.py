@@ -1,0 +1,235 @@
+"""A profile built from samples predicts those samples: every table is asked as it was filled."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from meshwright.costmodel.hardware import Basis, HardwareProfile
+from meshwright.costmodel.operator_time import operator_timing
+from meshwright.costmodel.program.operators import (
+    AttentionWork,
+    Collective,
+    CollectiveWork,
+    CopyWork,
+    GemmWork,
+    Group,
+    GroupedGemmWork,
+    MemoryKernel,
+    MemoryWork,
+    Pass,
+    Precision,
+    Work,
+)
+from meshwright.costmodel.tables import Source
+from meshwright.hardware_profiles import load_profile
+from meshwright.hardware_profiles.build import build_profile
+from meshwright.hardware_profiles.build.alone import one_node
+from meshwright.hardware_profiles.measurements import (
+    MEASUREMENTS_SCHEMA_VERSION,
+    Implementation,
+    InterferenceSample,
+    LaunchSample,
+    Machine,
+    Measurements,
+    Purpose,
+    Sample,
+)
+
+SLOWER = 1.25
+"""Everything on the imagined machine takes so much longer than the shipped H100 says."""
+
+
+def machine() -> Machine:
+    return Machine(
+        gpu="NVIDIA H100 80GB HBM3",
+        num_gpus=2,
+        num_sms=132,
+        total_memory_bytes=85_520_809_984,
+        usable_memory_bytes=84_000_000_000,
+        driver="580.1",
+        cuda="13.0",
+        cudnn="9.19",
+        nccl="2.28.9",
+        torch="2.11.0",
+        python="3.12",
+        host_cpu="a processor",
+        sm_clock_mhz=1700.0,
+        memory_clock_mhz=2619.0,
+        power_w=690.0,
+        power_limit_w=700.0,
+        temperature_celsius=60.0,
+        date="2026-11-28",
+        command="meshwright profile",
+    )
+
+
+def sample(work: Work, time_s: float, implementation: Implementation, purpose: Purpose = Purpose.FIT) -> Sample:
+    return Sample(
+        work=work,
+        implementation=implementation,
+        purpose=purpose,
+        time_s=time_s,
+        low_s=time_s,
+        high_s=time_s,
+        repeats=5,
+    )
+
+
+def measurements(*samples: Sample, interference: tuple[InterferenceSample, ...] = ()) -> Measurements:
+    return Measurements(
+        schema_version=MEASUREMENTS_SCHEMA_VERSION, machine=machine(), samples=samples, interference=interference
+    )
+
+
+@pytest.fixture(scope="module")
+def base() -> HardwareProfile:
+    return load_profile("h100")
+
+
+PRODUCTS = tuple(
+    GemmWork(m=m, n=n, k=k, precision=precision)
+    for precision in Precision
+    for m in (512, 4096)
+    for n in (1024, 8192)
+    for k in (1024, 4096)
+)
+GROUPED = tuple(
+    GroupedGemmWork(num_groups=8, rows=8 * rows, n=2048, k=4096, direction=direction)
+    for rows in (256, 2048)
+    for direction in Pass
+)
+ATTENTION = tuple(
+    AttentionWork(
+        batch=2,
+        num_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        value_head_dim=128,
+        query_len=length,
+        key_len=length,
+        pairs=length * length / 2,
+        backward=backward,
+    )
+    for length in (2048, 8192)
+    for backward in (False, True)
+)
+COLLECTIVES = tuple(
+    CollectiveWork(collective=collective, num_bytes=float(num_bytes), group=Group(size=2, ranks_per_node=2))
+    for collective in Collective
+    for num_bytes in (2**20, 2**26)
+)
+
+
+@pytest.mark.parametrize(
+    ("works", "implementation"),
+    [
+        (PRODUCTS, Implementation.CUBLAS),
+        (ATTENTION, Implementation.CUDNN),
+        (COLLECTIVES, Implementation.NCCL),
+        ((*PRODUCTS, *GROUPED), Implementation.GROUPED_MM),
+    ],
+)
+def test_tables_give_back_what_they_were_built_from(
+    base: HardwareProfile, works: tuple[Work, ...], implementation: Implementation
+) -> None:
+    times_s = [SLOWER * operator_timing(work, one_node(base)).time_s for work in works]
+    built = build_profile(
+        measurements(*(sample(work, s, implementation) for work, s in zip(works, times_s, strict=True))), base=base
+    )
+    for work, time_s in zip(works, times_s, strict=True):
+        timing = operator_timing(work, one_node(built))
+        tolerance = (
+            0.02 if isinstance(work, GroupedGemmWork) else 1e-3
+        )  # forward and dgrad of unlike shape share a curve
+        assert timing.time_s == pytest.approx(time_s, rel=tolerance)
+        if not isinstance(work, GroupedGemmWork):
+            assert timing.basis is Basis.MEASURED
+
+
+def test_other_kinds_of_product_are_ratios_to_the_forward_one(base: HardwareProfile) -> None:
+    work = GemmWork(m=4096, n=1024, k=4096)
+    variants = [
+        GemmWork(m=4096, n=1024, k=4096, direction=Pass.DGRAD),
+        GemmWork(m=4096, n=1024, k=4096, direction=Pass.WGRAD, accumulates_fp32=True),
+    ]
+    built = build_profile(
+        measurements(
+            sample(work, 100e-6, Implementation.CUBLAS),
+            *(
+                sample(variant, time_s, Implementation.CUBLAS)
+                for variant, time_s in zip(variants, (110e-6, 150e-6), strict=True)
+            ),
+        ),
+        base=base,
+    )
+    for variant, time_s in zip(variants, (110e-6, 150e-6), strict=True):
+        assert operator_timing(variant, one_node(built)).time_s == pytest.approx(time_s, rel=1e-3)
+    plain = GemmWork(m=4096, n=1024, k=4096, direction=Pass.WGRAD)  # not measured: as the forward product
+    assert operator_timing(plain, one_node(built)).time_s == pytest.approx(100e-6, rel=1e-3)
+
+
+def test_what_is_kept_apart_changes_nothing(base: HardwareProfile) -> None:
+    fit = sample(PRODUCTS[0], 1e-4, Implementation.CUBLAS)
+    check = sample(GemmWork(m=1000, n=1000, k=1000), 1.0, Implementation.CUBLAS, Purpose.CHECK)
+    assert build_profile(measurements(fit, check), base=base) == build_profile(measurements(fit), base=base)
+
+
+def test_shapes_left_out_of_the_grid_are_extrapolated(base: HardwareProfile) -> None:
+    corner = GemmWork(m=4096, n=8192, k=4096)
+    kept = [work for work in PRODUCTS if work != corner]
+    built = build_profile(measurements(*(sample(work, 1e-3, Implementation.CUBLAS) for work in kept)), base=base)
+    assert operator_timing(corner, one_node(built)).basis is Basis.EXTRAPOLATED
+    assert operator_timing(kept[0], one_node(built)).basis is Basis.MEASURED
+
+
+def test_memory_bound_kernels_eager_and_fused(base: HardwareProfile) -> None:
+    work = MemoryWork(kernel=MemoryKernel.NORM, read_bytes=1e9, write_bytes=1e9)
+    small = msgspec.structs.replace(work, read_bytes=1e6, write_bytes=1e6)
+    built = build_profile(
+        measurements(
+            sample(work, 1.0e-3, Implementation.COMPILED),
+            sample(work, 1.5e-3, Implementation.EAGER),
+            sample(small, 1.0, Implementation.EAGER),
+        ),
+        base=base,
+    )
+    assert operator_timing(work, one_node(built)).time_s == pytest.approx(1.0e-3, rel=1e-3)
+    assert operator_timing(work, one_node(built), fused_kernels=False).time_s == pytest.approx(1.5e-3, rel=1e-3)
+
+
+def test_scalars_bring_their_citation(base: HardwareProfile) -> None:
+    copy = MemoryWork(kernel=MemoryKernel.COPY, read_bytes=1e9, write_bytes=1e9)
+    raw = measurements(
+        sample(copy, 1e-3, Implementation.FUSED), sample(CopyWork(num_bytes=1e9), 0.02, Implementation.COPY_ENGINE)
+    )
+    launch = LaunchSample(eager_s=5e-6, collective_eager_s=None, cuda_graph_s=1e-6, kernel_floor_s=2e-6)
+    built = build_profile(msgspec.structs.replace(raw, launch=launch), base=base)
+    assert built.gpu.copy_bytes_per_s == pytest.approx(2e12)
+    assert built.gpu.pcie_bytes_per_s == pytest.approx(5e10)
+    assert built.gpu.usable_memory_bytes == 84_000_000_000
+    assert built.launch.eager_s == 5e-6
+    assert built.launch.collective_eager_s == base.launch.collective_eager_s
+    sources = {citation.figure: citation for citation in built.citations}
+    assert sources["gpu.copy_bytes_per_s"].source is Source.MEASURED
+    assert "meshwright profile" in sources["gpu.copy_bytes_per_s"].text
+    assert sources["gpu.bf16_flops_per_s"].source is Source.DATASHEET
+    assert len(sources) == len(built.citations)
+
+
+def test_interference_is_the_median_over_products(base: HardwareProfile) -> None:
+    def beside(factor: float) -> InterferenceSample:
+        return InterferenceSample(
+            compute=GemmWork(m=8192, n=8192, k=8192),
+            communication=COLLECTIVES[0],
+            implementation=Implementation.NCCL,
+            num_ctas=0,
+            compute_alone_s=1.0,
+            compute_beside_s=factor,
+            communication_alone_s=1.0,
+            communication_beside_s=2.0 * factor,
+        )
+
+    built = build_profile(measurements(interference=tuple(map(beside, (1.1, 1.2, 1.6)))), base=base)
+    assert built.interference.compute_slowdown == 1.2
+    assert built.interference.communication_slowdown == 2.4
