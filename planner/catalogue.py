@@ -21,7 +21,7 @@ RECOMPUTE_ORDER = tuple(policy for policy in Recompute if policy is not Recomput
 
 @lru_cache(maxsize=4096)
 def layer_strategies(
-    layer: LayerSpec, shape: LayerShape, fixes: Fixes, precision: Precision
+    layer: LayerSpec, shape: LayerShape, fixes: Fixes, precision: Precision, gpus_per_node: int
 ) -> tuple[LayerStrategy, ...]:
     """Strategies of one layer kind that keep everything; recomputation multiplies them."""
     return tuple(
@@ -38,7 +38,7 @@ def layer_strategies(
         )
         for tp, sp in attention_splits(layer, shape, fixes)
         for method in _context_methods(shape, fixes)
-        for dispatch in _dispatches(layer, shape, fixes)
+        for dispatch in _dispatches(layer, shape, fixes, gpus_per_node)
         for ffn_tp in _ffn_splits(layer, tp, sp, fixes)
         for communication in _communications(precision, tp * sp * shape.ep * shape.etp)
     )
@@ -93,14 +93,16 @@ def _context_methods(shape: LayerShape, fixes: Fixes) -> tuple[ContextMethod, ..
     return tuple(ContextMethod)
 
 
-def _dispatches(layer: LayerSpec, shape: LayerShape, fixes: Fixes) -> tuple[Dispatch, ...]:
+def _dispatches(layer: LayerSpec, shape: LayerShape, fixes: Fixes, gpus_per_node: int) -> tuple[Dispatch, ...]:
+    """Inside a node a plain all-to-all only sends more than a deduplicated one, which takes two hops between nodes."""
     if not layer.is_moe or shape.ep * shape.etp == 1:
         return (Dispatch.ALL_TO_ALL,)
     if fixes.dispatch:
         return (fixes.dispatch,)
     if shape.ep == 1:
         return (Dispatch.ALL_GATHER,)
-    return Dispatch.ALL_TO_ALL_DEDUP, Dispatch.ALL_GATHER
+    plain = (Dispatch.ALL_TO_ALL,) if shape.ep * shape.etp > gpus_per_node else ()
+    return Dispatch.ALL_TO_ALL_DEDUP, *plain, Dispatch.ALL_GATHER
 
 
 def _ffn_splits(layer: LayerSpec, tp: int, sp: int, fixes: Fixes) -> tuple[int, ...]:

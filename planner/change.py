@@ -59,11 +59,12 @@ def _scaled(text: str, before: object) -> str:
 
 
 def number(low: float, *, above: bool = False) -> Read:
-    """A finite number of at least `low` (or `above` it)."""
+    """A finite number of at least `low` (or `above` it), or a factor on what it was."""
 
-    def read(key: str, text: str, before: Any) -> float:  # noqa: ANN401, ARG001
+    def read(key: str, text: str, before: Any) -> float:  # noqa: ANN401
+        factor = _FACTOR.fullmatch(text)
         try:
-            value = float(text)
+            value = float(factor[1]) * before if factor and isinstance(before, float) else float(text)
         except ValueError:
             value = float("nan")
         if not (isfinite(value) and (value > low if above else value >= low)):

@@ -15,21 +15,23 @@ import msgspec
 from meshwright.costmodel.circumstances import Circumstances
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.model import ModelSpec
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
-from meshwright.planner.held.legality import check_legal
+from meshwright.planner.held.legality import NO_EXPERTS, check_legal
 from meshwright.planner.held.mesh import AXES, held_mesh
 from meshwright.planner.held.model import NUM_LAYERS, held_model, resized, sources
 from meshwright.planner.held.orders import held_orders
 from meshwright.planner.held.stages import held_stages
-from meshwright.planner.held.strategies import ATTENTION, attention_degrees, held_strategy
+from meshwright.planner.held.strategies import ATTENTION, DISPATCH, attention_degrees, held_strategy
 
 replace = msgspec.structs.replace
 NODES = ("num_gpus", "gpus_per_node")
+EXPERT_AXES = ("ep", "etp")
 
 
 class Draft(Value, frozen=True, kw_only=True):
@@ -112,7 +114,20 @@ def settled(draft: Draft) -> Draft:
     """The draft with all that was given in its parts."""
     if not draft.given:
         return draft
+    _check_experts(draft)
     return replace(_with_strategies(_with_mesh(_with_model(_with_cluster(draft)))), given=())
+
+
+def _check_experts(draft: Draft) -> None:
+    """Choices about experts would change nothing in a dense model."""
+    if draft.model.is_moe:
+        return
+    refused = f"{draft.model.name} {NO_EXPERTS}"
+    if DISPATCH in draft.of_section("layers"):
+        raise StrategyError("layers", DISPATCH, refused)
+    for axis, degree in draft.of_section("mesh").items():
+        if axis in EXPERT_AXES and degree not in (1, getattr(draft.mesh, axis)):
+            raise StrategyError("mesh", axis, refused)
 
 
 def with_surroundings(draft: Draft) -> Draft:

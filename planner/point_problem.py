@@ -93,9 +93,10 @@ def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: L
 
 
 def _strategies(problem: Problem, shape: LayerShape, layer: LayerSpec) -> tuple[LayerStrategy, ...]:
+    precision, node = problem.workload.precision, problem.cluster.gpus_per_node
     return tuple(
         msgspec.structs.replace(strategy, recompute=policy, offload=offload)
-        for strategy in layer_strategies(layer, shape, problem.fixes, problem.workload.precision)
+        for strategy in layer_strategies(layer, shape, problem.fixes, precision, node)
         for policy in recompute_policies(problem.fixes)
         for offload in offloads(policy, problem.fixes)
     )

@@ -124,7 +124,8 @@ def _end_costs(context: CostContext, shape: LayerShape, fastest: LayerStrategy) 
 def _costs(
     problem: Problem, context: CostContext, shape: LayerShape, layer: LayerSpec, policy: Recompute
 ) -> dict[LayerStrategy, LayerCost]:
-    strategies = layer_strategies(layer, shape, problem.fixes, problem.workload.precision)
+    precision, node = problem.workload.precision, problem.cluster.gpus_per_node
+    strategies = layer_strategies(layer, shape, problem.fixes, precision, node)
     return {strategy: context.compute(layer, _with(strategy, policy)) for strategy in strategies}
 
 

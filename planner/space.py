@@ -47,7 +47,8 @@ RULES = (
     "transient memory is rounded up to 1/256 of the memory limit",
     "operators of a layer run in the order that list scheduling finds, within"
     f" {RESERVE:g} times the passing memory of program order",
-    "dispatch by all-to-all sends a token once to each rank (a pinned `alltoall`: once to each expert)",
+    "dispatch by all-to-all sends a token once to each rank (over nodes by way of one copy for each) or,"
+    " where its ranks span nodes, once to each expert",
 )
 """What bounds the space; a pinned choice overrides the rule on it."""
 

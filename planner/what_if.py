@@ -18,6 +18,8 @@ from meshwright.planner.held.orders import num_solved_anew
 from meshwright.planner.plan import Plan, PredictionRecord
 from meshwright.planner.plan_conversion import configuration_of, plan_warnings, prediction_record
 
+PRICE = "cluster.price_per_gpu_hour"
+
 
 class FieldChange(Value, frozen=True, kw_only=True):
     """One changed field, in SI units."""
@@ -89,8 +91,8 @@ def what_if(plan: Plan, texts: tuple[str, ...]) -> WhatIf:
 
 
 def with_outlook(result: WhatIf, change: Changed) -> WhatIf:
-    """The answer with the outlook of the whole run, if a change is about circumstances of a run."""
-    if not any(made.key in CIRCUMSTANCE_CHANGES for made in change.changes):
+    """The answer with the outlook of the whole run, if a change is about circumstances of a run, or its price."""
+    if not any(made.key in CIRCUMSTANCE_CHANGES or made.key == PRICE for made in change.changes):
         return result
     return msgspec.structs.replace(result, outlook=training_outlook(change.configuration, result.prediction))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.hardware import Basis
 from meshwright.planner.describe.section import Section, milliseconds, percent
 from meshwright.planner.plan import Plan, PredictionRecord
 
@@ -65,5 +66,6 @@ def _hidden_notes(prediction: PredictionRecord) -> tuple[str, ...]:
 
 
 def _basis_notes(prediction: PredictionRecord) -> tuple[str, ...]:
-    shares = ", ".join(f"{percent(share)} {name}" for name, share in prediction.basis.items() if share > 0)
+    basis = {name: prediction.basis.get(name, 0.0) for name in Basis}  # a file has its keys sorted
+    shares = ", ".join(f"{percent(share)} {name}" for name, share in basis.items() if share > 0)
     return (f"operator times rest on hardware figures that are {shares}",) if shares else ()

@@ -73,7 +73,10 @@ def _reason_lines(answer: WhyNot) -> Iterator[str]:
     if answer.reason:
         yield answer.reason
     if answer.verdict is Verdict.FASTER:
-        yield "the plan was pinned otherwise, was made by another version, or this search went further: plan again"
+        yield (
+            "the plan was pinned otherwise, or was made by another version, or the choice is one of those that are only"
+            " searched where pinned: plan again, with it pinned"
+        )
 
 
 def _held_lines(held: Held | None) -> Iterator[str]:

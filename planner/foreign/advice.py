@@ -8,6 +8,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.stage_cost import stage_costs
 from meshwright.costmodel.step import schedule_of, stage_memory
 from meshwright.costmodel.value import Value
@@ -49,6 +50,14 @@ class Start(Value, frozen=True, kw_only=True):
     outcome: Outcome
 
 
+class Course(Value, frozen=True, kw_only=True):
+    """The best change, on top of it the best next one, and so on: all of them, how many, and where that ends."""
+
+    changes: dict[str, SettingValue]
+    num_rounds: int
+    end: Start
+
+
 class Changed(Value, frozen=True, kw_only=True):
     """A change that keeps every rule, and what comes of it."""
 
@@ -66,8 +75,8 @@ def advise(start: Start) -> tuple[Advice, ...]:
     return tuple(_advice(start, changed.changes, changed.outcome) for changed in _ranked(start))
 
 
-def combine(start: Start) -> tuple[Advice, ...]:
-    """The best single change, on top of it the best next one, and so on; empty where one change is all there is."""
+def follow(start: Start) -> Course:
+    """Take the best single change, then the best next one, until none is worth it."""
     changes: dict[str, SettingValue] = {}
     here, rounds = start, 0
     while rounds < MAX_ROUNDS and (ranked := _ranked(here)):
@@ -79,7 +88,32 @@ def combine(start: Start) -> tuple[Advice, ...]:
             configuration=best.configuration,
             outcome=best.outcome,
         )
-    return (_advice(start, changes, here.outcome),) if rounds > 1 else ()
+    return Course(changes=changes, num_rounds=rounds, end=here)
+
+
+def combine(start: Start, course: Course) -> tuple[Advice, ...]:
+    """All changes of a course as one; empty where one change is all there is."""
+    return (_advice(start, course.changes, course.end.outcome),) if course.num_rounds > 1 else ()
+
+
+def switches(start: Start, course: Course) -> str:
+    """Those changes of a course without which the framework would run in another way: its overlap, its formats."""
+    runtime = course.end.configuration.runtime
+    needed = {
+        name: value
+        for name, value in course.changes.items()
+        if _runtime(start, {other: course.changes[other] for other in course.changes if other != name}) != runtime
+    }
+    return start.framework.write(start.settings, needed)
+
+
+def _runtime(start: Start, changes: dict[str, SettingValue]) -> RuntimeSpec | None:
+    """How the framework runs with changes; None where they contradict each other."""
+    try:
+        settings = start.settings.changed(changes)
+        return start.framework.configuration_of(settings, start.cluster, start.expert_imbalance).runtime
+    except MeshwrightError:
+        return None
 
 
 def _advice(start: Start, changes: dict[str, SettingValue], outcome: Outcome) -> Advice:

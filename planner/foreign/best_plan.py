@@ -8,6 +8,7 @@ import msgspec
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.value import Value
 from meshwright.planner.check_fixes import check_fixes
@@ -17,10 +18,18 @@ from meshwright.planner.search import SearchProgress, SearchResult, search
 from meshwright.planner.space import Problem
 
 
+class Switched(Value, frozen=True, kw_only=True):
+    """Another way in which a framework can run, and the options that switch it on."""
+
+    runtime: RuntimeSpec
+    switches: str
+
+
 class BestPlan(Value, frozen=True, kw_only=True):
     """The fastest plan found with the framework's schedules and tensor parallelism.
 
-    `beyond` says what the plan still uses that the framework does not have.
+    `beyond` says what the plan still uses that the framework does not have, `switches` which options it needs beside
+    those of the configuration, as the framework writes them.
     """
 
     configuration: TrainingConfiguration
@@ -28,20 +37,36 @@ class BestPlan(Value, frozen=True, kw_only=True):
     lower_bound_s: float
     peak_memory_bytes: float
     beyond: tuple[str, ...]
+    switches: str = ""
 
 
 def best_plan(
     framework: Framework,
     configuration: TrainingConfiguration,
     progress: Callable[[SearchProgress], None] | None = None,
+    switched: Switched | None = None,
 ) -> BestPlan | None:
-    """Search once for each schedule that the framework has; None where nothing fits."""
+    """The best plan as the framework is configured, or `switched` to run in another way; None where nothing fits."""
+    plans = [_best_plan(framework, configuration, configuration.runtime, progress)]
+    if switched is not None and switched.runtime != configuration.runtime:
+        plan = _best_plan(framework, configuration, switched.runtime, progress)
+        plans.append(plan and msgspec.structs.replace(plan, switches=switched.switches))
+    return min(filter(None, plans), key=lambda plan: plan.step_time_s, default=None)
+
+
+def _best_plan(
+    framework: Framework,
+    configuration: TrainingConfiguration,
+    runtime: RuntimeSpec,
+    progress: Callable[[SearchProgress], None] | None,
+) -> BestPlan | None:
+    """Search once for each schedule that the framework has."""
     results = []
     for schedule in _schedules(framework, configuration):
         problem = _problem(configuration, schedule)
         try:
             check_fixes(problem)
-            results.append(search(problem, top=0, runtime=configuration.runtime, progress=progress))
+            results.append(search(problem, top=0, runtime=runtime, progress=progress))
         except MeshwrightError:
             continue
     if not results:

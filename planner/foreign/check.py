@@ -10,8 +10,8 @@ from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.step import StepPrediction, predict
 from meshwright.costmodel.value import Value
 from meshwright.hardware_profiles import load_cluster
-from meshwright.planner.foreign.advice import Advice, Outcome, Start, advise, combine
-from meshwright.planner.foreign.best_plan import BestPlan, best_plan
+from meshwright.planner.foreign.advice import Advice, Outcome, Start, advise, combine, follow, switches
+from meshwright.planner.foreign.best_plan import BestPlan, Switched, best_plan
 from meshwright.planner.foreign.framework import Framework, Source
 from meshwright.planner.foreign.megatron import MEGATRON
 from meshwright.planner.foreign.settings import IgnoredUse, Reading, UnknownOption, UnmodelledUse
@@ -91,8 +91,10 @@ def check(request: CheckRequest, progress: Callable[[SearchProgress], None] | No
                 step_time_s=prediction.step_time_s, peak_bytes=max(prediction.peak_memory_bytes), fits=prediction.fits
             ),
         )
-        advice, combined = advise(start), combine(start)
-        best = best_plan(framework, configuration, progress) if request.search else None
+        course = follow(start)
+        advice, combined = advise(start), combine(start, course)
+        switched = Switched(runtime=course.end.configuration.runtime, switches=switches(start, course))
+        best = best_plan(framework, configuration, progress, switched) if request.search else None
     unmodelled = (*reading.unmodelled, *framework.unmodelled(reading.settings))
     return CheckResult(
         framework=framework.name,

@@ -121,7 +121,7 @@ def _ignored_section(ignored: tuple[IgnoredUse, ...], *, verbose: bool) -> Secti
         lines = tuple(f"{group}: {', '.join(options)}" for group, options in groups.items())
     else:
         counts = ", ".join(f"{len(options)} {group}" for group, options in groups.items())
-        lines = (f"{len(ignored)} options: {counts}; -v lists them",)
+        lines = (f"{len(ignored)} option{'s' if len(ignored) > 1 else ''}: {counts}; -v lists them",)
     return Section(title="No effect on the prediction", lines=lines)
 
 
@@ -148,7 +148,11 @@ def _recompute_words(configuration: TrainingConfiguration) -> str:
     kinds = list(dict.fromkeys(policies))
     if len(kinds) == 1:
         return RECOMPUTE_WORDS[kinds[0]]
-    return "; ".join(f"{RECOMPUTE_WORDS[kind]} in {policies.count(kind)} layers" for kind in kinds)
+    return "; ".join(f"{RECOMPUTE_WORDS[kind]} in {_layers(policies.count(kind))}" for kind in kinds)
+
+
+def _layers(count: int) -> str:
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def _best_section(result: CheckResult) -> Section:
@@ -167,6 +171,8 @@ def _best_lines(best: BestPlan) -> Iterable[str]:
     state = f"ZeRO-{configuration.sharding.stage}"
     yield f"{degrees}, {pipeline.schedule}{chunks}, micro-batch {pipeline.micro_batch}, {state}"
     yield f"recomputed: {_recompute_words(configuration)}"
+    if best.switches:
+        yield f"with {best.switches}"
     if best.beyond:
         yield f"uses what the framework has not: {'; '.join(best.beyond)}"
 

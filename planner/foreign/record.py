@@ -33,12 +33,13 @@ class RunRecord(Value, frozen=True, kw_only=True):
 
 
 class BestRecord(Value, frozen=True, kw_only=True):
-    """The best plan found, and what of it the framework does not have."""
+    """The best plan found, what of it the framework does not have, and which options it needs beside those given."""
 
     step_time_s: float
     lower_bound_s: float
     peak_memory_bytes: float
     beyond: tuple[str, ...]
+    switches: str
     run: RunRecord
 
 
@@ -106,5 +107,6 @@ def _best_record(best: BestPlan) -> BestRecord:
         lower_bound_s=best.lower_bound_s,
         peak_memory_bytes=best.peak_memory_bytes,
         beyond=best.beyond,
+        switches=best.switches,
         run=run_record(best.configuration),
     )

@@ -11,11 +11,14 @@ from meshwright.costmodel.simulate import check_combination
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.planner.held.offload import check_host_memory
 
+NO_EXPERTS = "has no experts: it is a dense model"
+
 
 def check_legal(configuration: TrainingConfiguration) -> None:
     """Raises `StrategyError` for the first rule that is broken; says nothing of GPU memory, which is an answer."""
     pipeline, mesh = configuration.pipeline, configuration.mesh
     _check_sequence(configuration)
+    _check_experts(configuration)
     layers = zip(configuration.model.layers, chain.from_iterable(configuration.stages), strict=True)
     for layer, strategy in dict.fromkeys(layers):
         _check_degrees(layer, strategy, mesh)
@@ -34,6 +37,14 @@ def _check_sequence(configuration: TrainingConfiguration) -> None:
     if seq_len % shares:
         factors = "2 x cp x sp x tp" if mesh.cp > 1 else "sp x tp"
         raise StrategyError("workload", "seq_len", f"{seq_len} is not a multiple of {factors} = {shares}")
+
+
+def _check_experts(configuration: TrainingConfiguration) -> None:
+    """A load or a capacity of experts would change nothing in a dense model."""
+    model, workload = configuration.model, configuration.workload
+    if not model.is_moe and not workload.routes_evenly:
+        name = "capacity_factor" if workload.known_load is None else "expert_load"
+        raise StrategyError("workload", name, f"{model.name} {NO_EXPERTS}")
 
 
 def _check_degrees(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> None:

@@ -83,7 +83,8 @@ def _parsed(text: str, line: int) -> Command:
 
 
 def _num_known(command: Command, known: frozenset[str]) -> int:
-    return len(known.intersection(word.partition("=")[0].split()[0] for word in command.words if word.strip()))
+    names = (word.partition("=")[0].split() for word in command.words)
+    return len(known.intersection(name[0] for name in names if name))
 
 
 def _program_end(words: Sequence[str]) -> int:

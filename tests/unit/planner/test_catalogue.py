@@ -9,6 +9,7 @@ from meshwright.planner.catalogue import layer_strategies, offloads, recompute_p
 from meshwright.planner.fixes import parse_fixes
 from meshwright.planner.space import LayerShape
 
+GPUS_PER_NODE = 8
 ATTENTION = AttentionSpec(num_heads=32, num_kv_heads=4, head_dim=128, value_head_dim=128)
 DENSE = LayerSpec(attention=ATTENTION, ffn=DenseFfnSpec(intermediate=8192))
 MOE = LayerSpec(attention=ATTENTION, ffn=MoeFfnSpec(num_experts=16, top_k=2, intermediate=4096))
@@ -24,7 +25,7 @@ def _shape(group: int = 4, cp: int = 1, ep: int = 1, etp: int = 1) -> LayerShape
 def _strategies(
     layer: LayerSpec, shape: LayerShape, *fixes: str, precision: Precision = Precision.BF16
 ) -> tuple[LayerStrategy, ...]:
-    return layer_strategies(layer, shape, parse_fixes(fixes), precision)
+    return layer_strategies(layer, shape, parse_fixes(fixes), precision, GPUS_PER_NODE)
 
 
 def _splits(layer: LayerSpec, shape: LayerShape, *fixes: str) -> set[tuple[int, int]]:
@@ -73,6 +74,9 @@ def test_context_parallelism_rings_or_gathers() -> None:
     ("shape", "fixes", "expected"),
     [
         (_shape(ep=4), (), {Dispatch.ALL_TO_ALL_DEDUP, Dispatch.ALL_GATHER}),
+        (_shape(ep=8), (), {Dispatch.ALL_TO_ALL_DEDUP, Dispatch.ALL_GATHER}),
+        (_shape(ep=16), (), set(Dispatch)),
+        (_shape(ep=8, etp=2), (), set(Dispatch)),
         (_shape(ep=4), ("dispatch=alltoall",), {Dispatch.ALL_TO_ALL}),
         (_shape(ep=1, etp=2), (), {Dispatch.ALL_GATHER}),
         (_shape(ep=1), (), {Dispatch.ALL_TO_ALL}),

@@ -72,10 +72,11 @@ def test_every_strategy_left_out_is_beaten_in_everything(kind: ScheduleKind, vir
     inner, context = _inner(problem, point), point_context(problem, RUNTIME, point)
     split = kind is ScheduleKind.ZB_V
     step = inner.memory_limit_bytes / TRANSIENT_STEPS
+    precision, node = problem.workload.precision, problem.cluster.gpus_per_node
     for layer, choices in zip(problem.model.layer_types, inner.choices, strict=True):
         every = [
             msgspec.structs.replace(strategy, recompute=policy, offload=offload)
-            for strategy in layer_strategies(layer, point.shape, problem.fixes, problem.workload.precision)
+            for strategy in layer_strategies(layer, point.shape, problem.fixes, precision, node)
             for policy in recompute_policies(problem.fixes)
             for offload in offloads(policy, problem.fixes)
         ]

@@ -148,6 +148,17 @@ def test_other_pinned_choices_are_respected() -> None:
     assert {(strategy.tp, strategy.sp) for strategy in strategies} == {(1, 2)}
 
 
+@pytest.mark.parametrize("dispatch", list(Dispatch))
+def test_no_pinned_dispatch_is_faster_than_the_best_plan_between_nodes(dispatch: Dispatch) -> None:
+    def found(*fixes: str) -> SearchResult:
+        problem = _problem("ep=8", "tp=1", "pp=1", *fixes, layers=2)
+        cluster = msgspec.structs.replace(problem.cluster, gpus_per_node=4)
+        return search(msgspec.structs.replace(problem, cluster=cluster), top=0)
+
+    free = found()
+    assert found(f"dispatch={dispatch}").prediction.step_time_s >= free.certificate.lower_bound_s
+
+
 def test_pinned_context_parallelism_rings() -> None:
     configuration = search(_problem("attention=cp-ring", "cp=2"), top=0).configuration
     strategies = [strategy for stage in configuration.stages for strategy in stage]

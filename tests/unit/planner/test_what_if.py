@@ -71,6 +71,20 @@ def test_changes_are_checked_together(tiny_plan: Plan) -> None:
     assert [change.key for change in result.changes] == ["pipeline.schedule", "pipeline.virtual_stages"]
 
 
+def test_a_price_alone_is_worth_an_outlook(tiny_plan: Plan) -> None:
+    outlook = what_if(tiny_plan, ("price_per_gpu_hour=2.5",)).outlook
+    assert outlook is not None
+    assert outlook.expected is not None
+    assert outlook.expected.cost == pytest.approx(2.5 * outlook.expected.gpu_hours)
+
+
+def test_a_factor_on_a_plain_number(tiny_plan: Plan) -> None:
+    (change,) = what_if(tiny_plan, ("oversubscription=2x",)).changes
+    assert (change.before, change.after) == (1.0, 2.0)
+    with pytest.raises(InputError, match=r"'0\.5x' is not a number >= 1"):
+        what_if(tiny_plan, ("oversubscription=0.5x",))
+
+
 def test_another_gpu_brings_its_memory_and_its_links(tiny_plan: Plan) -> None:
     assert what_if(tiny_plan, ("gpu=h200",)).prediction.memory_limit_bytes > tiny_plan.prediction.memory_limit_bytes
     slow = what_if(tiny_plan, ("gpu=h800",))

@@ -166,6 +166,12 @@ def test_what_is_not_closed_is_an_error_with_its_line(script: str) -> None:
         follow("train.sh", script, {})
 
 
+@pytest.mark.parametrize("line", ["count = 3", 'test "$A" = b && echo', '[ "$A" == b ]', "echo = --"])
+def test_words_that_begin_with_an_equals_sign_are_passed_over(line: str) -> None:
+    launch = find_launch("train.sh", f"{line}\npython train.py --num-layers 4\n", {}, KNOWN)
+    assert [option.name for option in launch.options] == ["--num-layers"]
+
+
 def test_a_script_without_a_launch_is_an_error() -> None:
     with pytest.raises(InputError, match="holds no training command"):
         find_launch("train.sh", "echo hello\n", {}, KNOWN)
