@@ -83,7 +83,7 @@ class Journal:
             self._write_line(Header(fingerprint=fingerprint), mode="wb")
 
     def _read(self, fingerprint: str) -> None:
-        """Every whole line; one that was cut off in writing is left out, and cut off the file."""
+        """Every whole line; one that was cut off in writing is left out, and what was skipped, which is tried again."""
         lines = self.path.read_bytes().split(b"\n")
         try:
             header = msgspec.json.decode(lines[0], type=Header)
@@ -99,8 +99,9 @@ class Journal:
                 line = msgspec.json.decode(text, type=Line)
             except msgspec.MsgspecError:
                 continue
-            self.outcomes[line.key] = line.outcome
-            kept += text + b"\n"
+            if not isinstance(line.outcome, Skipped):
+                self.outcomes[line.key] = line.outcome
+                kept += text + b"\n"
         self.path.write_bytes(kept)
 
     def add(self, key: str, outcome: Outcome) -> None:

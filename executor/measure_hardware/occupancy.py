@@ -15,7 +15,7 @@ IDLE_BYTES = 1.5 * GIB
 def occupants(processes: Iterable[GpuProcess], uuids: Iterable[str], used_bytes: Iterable[float]) -> str:
     """Who uses the GPUs, in words; empty: nobody.
 
-    `processes` are those of all GPUs of the machine, `uuids` the GPUs in question, `used_bytes` the memory in use there.
+    `processes` are those of all GPUs of the machine, `uuids` the GPUs in question, `used_bytes` the memory used there.
     """
     ours = {uuid.removeprefix("GPU-") for uuid in uuids}
     others = [

@@ -81,6 +81,6 @@ def _work(rank: int, num_ranks: int, on_gpus: bool, meeting: str, task: LinkTask
         lines.put(msgspec.json.encode(Line(key=key, outcome=outcome)))
 
     LinkWorker(ranks, open_device(place.local_rank, on_gpus=on_gpus), record).run(task)
-    ranks.close()
     if place.is_first:
         lines.put(None)
+    ranks.close()

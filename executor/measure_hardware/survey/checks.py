@@ -9,6 +9,7 @@ import msgspec
 from meshwright.costmodel.program.operators import AttentionWork, GemmWork, GroupedGemmWork, Pass
 from meshwright.executor.measure_hardware.entry import Entry
 from meshwright.executor.measure_hardware.survey.attention import attention_pairs
+from meshwright.executor.measure_hardware.survey.grouped import MOST_WEIGHTS
 from meshwright.executor.measure_hardware.survey.models import (
     attention_candidates,
     dense_candidates,
@@ -65,7 +66,7 @@ def _random_grouped(count: int, seed: int) -> list[Entry]:
     for index, (each, n, k) in enumerate(zip(rows, widths, depths, strict=True)):
         groups = generator.choice((2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128))
         total = each * groups
-        if total <= 98304 and 2.0 * total * n * k <= LONGEST_FLOPS:
+        if total <= 98304 and groups * n * k <= MOST_WEIGHTS and 2.0 * total * n * k <= LONGEST_FLOPS:
             direction = DIRECTIONS[index % 3]
             works.append(GroupedGemmWork(num_groups=groups, rows=total, n=n, k=k, direction=direction))
     return [Entry(work=w, implementation=Implementation.GROUPED_MM, purpose=Purpose.CHECK) for w in works[:count]]

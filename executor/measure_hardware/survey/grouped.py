@@ -8,6 +8,9 @@ from meshwright.executor.measure_hardware.survey.skew import zipf_rows
 from meshwright.hardware_profiles.measurements import Implementation
 
 MOST_ROWS = 131072
+MOST_WEIGHTS = 4_000_000_000
+"""Values of all experts together: more than that is not on one GPU beside its optimizer."""
+
 LONGEST_FLOPS = 1.0e13
 ROWS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 COARSE_ROWS = (64, 256, 1024, 4096)
@@ -83,7 +86,7 @@ def _entries(
 ) -> tuple[Entry, ...]:
     entries = []
     for groups, rows, (n, k) in cells:
-        if rows > MOST_ROWS or 2.0 * rows * n * k > LONGEST_FLOPS:
+        if rows > MOST_ROWS or groups * n * k > MOST_WEIGHTS or 2.0 * rows * n * k > LONGEST_FLOPS:
             continue
         work = GroupedGemmWork(
             num_groups=groups,

@@ -6,11 +6,11 @@ from meshwright.costmodel.program.operators import GemmWork, GroupedGemmWork, Pa
 from meshwright.costmodel.value import Value
 from meshwright.executor.measure_hardware.entry import Entry
 from meshwright.executor.measure_hardware.survey.attention import attention_pairs
+from meshwright.executor.measure_hardware.survey.grouped import MOST_ROWS, MOST_WEIGHTS
 from meshwright.hardware_profiles.measurements import Implementation, Purpose
 
 TOKENS = (2048, 4096, 8192, 16384)
 LONGEST_FLOPS = 1.2e13
-MOST_ROWS = 131072
 
 
 class ModelShape(Value, frozen=True, kw_only=True):
@@ -131,7 +131,7 @@ def grouped_candidates() -> tuple[Entry, ...]:
 def _experts(model: ModelShape, parallel: int, tokens: int) -> list[GroupedGemmWork]:
     groups, rows = model.experts // parallel, tokens * model.top_k
     shapes = ((2 * model.expert_ffn, model.hidden), (model.hidden, model.expert_ffn))
-    if rows > MOST_ROWS:
+    if rows > MOST_ROWS or 2 * groups * model.hidden * model.expert_ffn > MOST_WEIGHTS:
         return []
     return [
         GroupedGemmWork(num_groups=groups, rows=rows, n=n, k=k, direction=direction)
