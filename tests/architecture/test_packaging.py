@@ -14,7 +14,8 @@ import pytest
 
 import meshwright
 
-LAYERS = ("costmodel", "hardware_profiles", "planner")
+PLANNING_LAYERS = ("costmodel", "hardware_profiles", "planner")
+LAYERS = (*PLANNING_LAYERS, "executor")
 HEAVY = ("highspy", "matplotlib", "networkx", "numpy", "pulp", "rich", "torch", "yaml")
 
 
@@ -44,7 +45,7 @@ def test_every_root_folder_of_code_is_linked(repository: Path) -> None:
     assert links == folders
 
 
-@pytest.mark.parametrize("name", [*LAYERS, "executor", "kernels"])
+@pytest.mark.parametrize("name", [*LAYERS, "kernels"])
 def test_bare_names_are_not_ours(repository: Path, name: str) -> None:
     code = f"import importlib.util; print(importlib.util.find_spec({name!r}))"
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(repository / "src")}
@@ -54,16 +55,26 @@ def test_bare_names_are_not_ours(repository: Path, name: str) -> None:
     assert str(repository) not in done.stdout
 
 
-@pytest.mark.parametrize("module", ["meshwright", *(f"meshwright.{layer}" for layer in LAYERS)])
+@pytest.mark.parametrize("module", ["meshwright", *(f"meshwright.{layer}" for layer in PLANNING_LAYERS)])
 def test_planning_layers_do_not_load_torch(repository: Path, module: str) -> None:
     assert not _modules_after(repository, f"import {module}") & {"torch", "triton"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "--help"], ["clusters", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "--help"], ["profile", "--help"]])
 def test_help_loads_nothing_heavy(repository: Path, arguments: list[str]) -> None:
     modules = _modules_after(repository, f"from meshwright.cli import main; assert main({arguments!r}) == 0")
     assert not modules & set(HEAVY)
     assert not any(name.startswith(tuple(f"meshwright.{layer}" for layer in LAYERS[1:])) for name in modules)
+
+
+def test_the_survey_of_a_profile_does_not_load_torch(repository: Path) -> None:
+    code = "from meshwright.executor.measure_hardware import Extent, build_survey as b\n"
+    assert not _modules_after(repository, code + "b(Extent.FULL, num_gpus=2, gpus_per_node=2)") & {"torch", "triton"}
+
+
+def test_profile_needs_no_solver(repository: Path) -> None:
+    code = "import meshwright.commands.profile, meshwright.executor.measure_hardware.driver"
+    assert not _modules_after(repository, code) & {"pulp", "highspy"}
 
 
 def test_the_changelog_knows_this_version(repository: Path) -> None:

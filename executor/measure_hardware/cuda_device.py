@@ -1,0 +1,101 @@
+"""A CUDA GPU, timed by its own events on a stream of its own."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+
+import torch
+
+from meshwright.executor.measure_hardware.device import Device, Work
+
+HEATING_SIZE = 8192
+BUSY_PRODUCTS = 6
+PRODUCTS_AT_ONCE = 100
+MILLISECOND = 1e-3
+
+
+class CudaDevice(Device):
+    """GPU `index`. Work is captured into CUDA graphs, so that times are the GPU's and not the host's."""
+
+    captures = True
+
+    def __init__(self, index: int) -> None:
+        self.torch_device = torch.device("cuda", index)
+        properties = torch.cuda.get_device_properties(self.torch_device)
+        self.l2_bytes = float(properties.L2_cache_size)
+        with torch.cuda.device(self.torch_device):
+            self.stream = torch.cuda.Stream(self.torch_device)
+        self._heaters: tuple[torch.Tensor, ...] = ()
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Its stream; autograd runs backwards on the stream of the forward, so both are made and captured there."""
+        with torch.cuda.device(self.torch_device), torch.cuda.stream(self.stream):
+            yield
+
+    def capture(self, work: Work) -> Work:
+        """A CUDA graph of the work. Its outputs live in the graph's own memory.
+
+        `torch.cuda.graph` would return all cached memory first, which takes longer than most samples do.
+        """
+        graph = torch.cuda.CUDAGraph()
+        self.stream.synchronize()
+        with self.scope():
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                work()
+            except BaseException:
+                with suppress(RuntimeError):  # says once more that the capture failed
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        return graph.replay
+
+    def durations(self, work: Work, count: int) -> tuple[float, ...]:
+        """Between events of the stream, waited for in the end alone."""
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        events[0].record(self.stream)
+        for event in events[1:]:
+            work()
+            event.record(self.stream)
+        events[-1].synchronize()
+        return tuple(before.elapsed_time(after) * MILLISECOND for before, after in pairwise(events))
+
+    def heat(self, seconds: float) -> None:
+        """Products of 8192^3 on random values."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._multiply(PRODUCTS_AT_ONCE)
+            self.stream.synchronize()
+
+    def keep_busy(self) -> None:
+        """About 9 ms of an H100."""
+        self._multiply(BUSY_PRODUCTS)
+
+    def tidy(self) -> None:
+        """Graphs and inputs of earlier samples are given back once they fill half of the memory."""
+        free, total = torch.cuda.mem_get_info(self.torch_device)
+        if free < total / 2:
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def release(self) -> None:
+        """Cached blocks, and the heating operands."""
+        self._heaters = ()
+        torch.cuda.synchronize(self.torch_device)
+        torch.cuda.empty_cache()
+
+    def _multiply(self, count: int) -> None:
+        with self.scope():
+            if not self._heaters:
+                shape = (HEATING_SIZE, HEATING_SIZE)
+                self._heaters = tuple(
+                    torch.randn(shape, device=self.torch_device, dtype=torch.bfloat16) for _ in range(3)
+                )
+            left, right, out = self._heaters
+            for _ in range(count):
+                torch.mm(left, right, out=out)

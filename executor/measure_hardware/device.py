@@ -1,0 +1,47 @@
+"""What the timer needs of a device. `CudaDevice` measures by events of the GPU, `CpuDevice` by the host's clock."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+
+Work = Callable[[], object]
+
+
+class Device(ABC):
+    """One device, and how its time is told."""
+
+    torch_device: torch.device
+    l2_bytes: float
+    captures: bool
+
+    @abstractmethod
+    def scope(self) -> AbstractContextManager[object]:
+        """Everything that is measured is made and run inside."""
+
+    @abstractmethod
+    def capture(self, work: Work) -> Work:
+        """The same work recorded, so that running it costs the host little."""
+
+    @abstractmethod
+    def durations(self, work: Work, count: int) -> tuple[float, ...]:
+        """Seconds of each of `count` runs of the work, one right after the other."""
+
+    @abstractmethod
+    def heat(self, seconds: float) -> None:
+        """Large products for so long, to reach the clocks and the temperature of sustained work."""
+
+    @abstractmethod
+    def keep_busy(self) -> None:
+        """Start some large products and do not wait for them: no pause while the next sample is made ready."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Called after each sample: what it used may be given back."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give cached memory back."""

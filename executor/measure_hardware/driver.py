@@ -1,0 +1,250 @@
+"""One run of `meshwright profile`, from the checks to the files: what is measured when, and what is kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshwright.costmodel.program.operators import GemmWork
+from meshwright.executor.measure_hardware.cuda_device import CudaDevice
+from meshwright.executor.measure_hardware.device import Device
+from meshwright.executor.measure_hardware.devices import open_device
+from meshwright.executor.measure_hardware.entry import Entry, Extent, InterferenceEntry, Survey
+from meshwright.executor.measure_hardware.journal import (
+    PARTIAL_SUFFIX,
+    CollectiveLaunched,
+    Drift,
+    Journal,
+    Launched,
+    Outcome,
+    Skipped,
+)
+from meshwright.executor.measure_hardware.launch import launch_costs
+from meshwright.executor.measure_hardware.links.peer_copies import measure_copy_interference, measure_peer_copies
+from meshwright.executor.measure_hardware.links.ranks import Ranks, place_from_environment
+from meshwright.executor.measure_hardware.links.worker import LinkTask
+from meshwright.executor.measure_hardware.local_run import LocalRun, Record
+from meshwright.executor.measure_hardware.machine import describe_machine, gpu_uuid, reading_of
+from meshwright.executor.measure_hardware.nvidia_smi import throttle_reasons
+from meshwright.executor.measure_hardware.outcome import ProfileOutcome, collect
+from meshwright.executor.measure_hardware.pace import Pace
+from meshwright.executor.measure_hardware.preflight import check_request
+from meshwright.executor.measure_hardware.progress import Advance, progress_bar
+from meshwright.executor.measure_hardware.request import ProfileRequest
+from meshwright.executor.measure_hardware.survey import build_survey
+from meshwright.executor.measure_hardware.team import JoinedTeam, LocalTeam, Team, follow
+from meshwright.executor.measure_hardware.usable_memory import usable_memory_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from meshwright.hardware_profiles.measurements import Machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Seconds: of one GPU's samples with all preparation, of those between GPUs, and of heating before either."""
+
+    local_s: float
+    links_s: float
+    heat_s: float
+    link_heat_s: float
+
+
+BUDGETS = {
+    Extent.TINY: Budget(local_s=2.0, links_s=1.0, heat_s=0.0, link_heat_s=0.0),
+    Extent.QUICK: Budget(local_s=32.0, links_s=6.0, heat_s=5.0, link_heat_s=2.0),
+    Extent.FULL: Budget(local_s=320.0, links_s=75.0, heat_s=20.0, link_heat_s=5.0),
+}
+REFERENCE_SIZES = {Extent.TINY: 32, Extent.QUICK: 8192, Extent.FULL: 8192}
+INTERFERENCE_S = 0.5
+LEAST_LINK_S, MOST_LINK_S = 0.02, 0.1
+LAUNCH_KEY_LOCAL = "launch"
+PEER_S = 0.1
+READING_WORK = 120
+SURVEY_VERSION = 1
+
+
+def run_profile(request: ProfileRequest, console: Console) -> ProfileOutcome | None:
+    """Measure everything that is asked for; None on the ranks of torchrun that only take part."""
+    started_s = time.monotonic()
+    place = place_from_environment()
+    if place is None:
+        check_request(request)
+        return _lead(request, console, _local_team(request), open_device(0, on_gpus=request.on_gpus), started_s)
+    if place.is_first:
+        check_request(request)
+    ranks = Ranks(place, on_gpus=request.on_gpus)
+    try:
+        device = open_device(place.local_rank, on_gpus=request.on_gpus)
+        if not place.is_first:
+            follow(ranks, device)
+            return None
+        team = JoinedTeam(ranks)
+        try:
+            return _lead(request, console, team, device, started_s)
+        finally:
+            team.dismiss()
+    finally:
+        ranks.close()
+
+
+def _local_team(request: ProfileRequest) -> Team:
+    if not request.on_gpus:
+        return LocalTeam(request.num_ranks, on_gpus=False)
+    import torch
+
+    return LocalTeam(torch.cuda.device_count(), on_gpus=True)
+
+
+def _lead(request: ProfileRequest, console: Console, team: Team, device: Device, started_s: float) -> ProfileOutcome:
+    survey = build_survey(request.extent, num_gpus=team.size, gpus_per_node=team.per_node, seed=request.seed)
+    usable = usable_memory_bytes(device.torch_device) if request.on_gpus else 2**30
+    idle = describe_machine(
+        device=device.torch_device, num_gpus=team.size, usable_bytes=usable, reading=reading_of(device.torch_device)
+    )
+    journal = _open_journal(request, console, idle)
+    run = _Run(request=request, device=device, team=team, journal=journal, started_s=started_s)
+    total = survey.num_samples + 1
+    done = total - run.num_left(survey)
+    try:
+        with progress_bar(console, total, done) as advance:
+            run.measure(survey, advance)
+    except KeyboardInterrupt:
+        console.print(
+            f"interrupted: {len(journal.outcomes)} results are kept in {journal.path}; "
+            "the same command goes on from there",
+            highlight=False,
+        )
+        raise
+    hot = describe_machine(device=device.torch_device, num_gpus=team.size, usable_bytes=usable, reading=run.reading)
+    return collect(hot, journal, throttle=run.throttle)
+
+
+def _open_journal(request: ProfileRequest, console: Console, machine: Machine) -> Journal:
+    fingerprint = (
+        f"{machine.num_gpus} x {machine.gpu}, {machine.total_memory_bytes} bytes, {machine.host_cpu}, "
+        f"driver {machine.driver}, CUDA {machine.cuda}, PyTorch {machine.torch}, "
+        f"survey {SURVEY_VERSION} {request.extent} {request.seed}"
+    )
+    path = request.output.with_name(request.output.name + PARTIAL_SUFFIX)
+    journal = Journal(path, fingerprint, restart=request.restart)
+    if journal.stranger:
+        console.print(f"{path} is of another machine or survey: starting from the beginning", highlight=False)
+    elif journal.found:
+        console.print(
+            f"going on after {journal.found} results in {path} (--restart measures all again)", highlight=False
+        )
+    return journal
+
+
+class _Run:
+    """The order of things: prepare, check, heat, one GPU's samples, launches, copies, then everything between GPUs."""
+
+    def __init__(
+        self, *, request: ProfileRequest, device: Device, team: Team, journal: Journal, started_s: float
+    ) -> None:
+        self.request = request
+        self.device = device
+        self.team = team
+        self.journal = journal
+        self.started_s = started_s
+        self.budget = BUDGETS[request.extent]
+        self.reading = reading_of(device.torch_device)
+        self.throttle = 0
+
+    def num_left(self, survey: Survey) -> int:
+        """Samples that no earlier run has taken, launches included."""
+        kinds = (survey.local, survey.health, survey.links, survey.peer_copies)
+        pairs = (*survey.link_interference, *survey.copy_interference)
+        left = sum(len(self._left(kind)) for kind in kinds) + len(self._left_pairs(pairs))
+        return left + (LAUNCH_KEY_LOCAL not in self.journal)
+
+    def measure(self, survey: Survey, advance: Advance) -> None:
+        """Everything that is left."""
+
+        def record(key: str, outcome: Outcome) -> None:
+            self.journal.add(key, outcome)
+            if not isinstance(outcome, Drift | CollectiveLaunched):
+                advance(_words(key))
+
+        self._measure_local(survey, record)
+        if LAUNCH_KEY_LOCAL not in self.journal:
+            record(LAUNCH_KEY_LOCAL, Launched(sample=launch_costs(self.device)))
+        if isinstance(self.device, CudaDevice):
+            measure_peer_copies(self._left(survey.peer_copies), record, PEER_S)
+            measure_copy_interference(self.device, self._left_pairs(survey.copy_interference), record)
+        self._measure_links(survey, record)
+
+    def _measure_local(self, survey: Survey, record: Record) -> None:
+        entries = self._left(survey.local)
+        if not entries:
+            return
+        size = REFERENCE_SIZES[self.request.extent]
+        local = LocalRun(self.device, record, GemmWork(m=size, n=size, k=size))
+        local.prepare(entries)
+        local.check(entries)
+        self.device.heat(self.budget.heat_s)
+        self._read_at_work()
+        spent_s = time.monotonic() - self.started_s
+        local.measure(entries, Pace(self.budget.local_s - spent_s, len(entries), time.monotonic))
+
+    def _read_at_work(self) -> None:
+        """Clocks, power and temperature while products are running."""
+        for _ in range(READING_WORK):
+            self.device.keep_busy()
+        self.reading = reading_of(self.device.torch_device)
+        if self.request.on_gpus:
+            self.throttle = _reasons_of(gpu_uuid(self.device.torch_device))
+
+    def _measure_links(self, survey: Survey, record: Record) -> None:
+        if self.team.size == 1:
+            return
+        links, pairs = self._left(survey.links), self._left_pairs(survey.link_interference)
+        health = self._left(survey.health)
+        if not (links or pairs or health):
+            return
+        left_s = self.budget.links_s - INTERFERENCE_S * len(pairs)
+        task = LinkTask(
+            health=health,
+            links=links,
+            interference=pairs,
+            heat_s=self.budget.link_heat_s,
+            sample_s=max(LEAST_LINK_S, min(MOST_LINK_S, left_s / max(1, len(links)))),
+        )
+        problem = self.team.run(task, self.device, record)
+        if problem:
+            keys = [*(entry.key for entry in (*health, *links)), *(pair.key for pair in pairs)]
+            for key in keys:
+                if key not in self.journal:
+                    record(key, Skipped(what=key, reason=problem))
+
+    def _left(self, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        return tuple(entry for entry in entries if entry.key not in self.journal)
+
+    def _left_pairs(self, pairs: tuple[InterferenceEntry, ...]) -> tuple[InterferenceEntry, ...]:
+        return tuple(pair for pair in pairs if pair.key not in self.journal)
+
+
+def _reasons_of(uuid: str) -> int:
+    reasons = {key.removeprefix("GPU-"): bits for key, bits in throttle_reasons().items()}
+    return reasons.get(uuid, 0)
+
+
+def _words(key: str) -> str:
+    """What a key is about, for the progress bar."""
+    for tag, words in WORDS.items():
+        if f'"type":"{tag}"' in key:
+            return words
+    return "launches"
+
+
+WORDS = {
+    "collective": "collectives",
+    "grouped_gemm": "grouped products",
+    "gemm": "products",
+    "attention": "attention",
+    "memory": "memory-bound operators",
+    "copy": "host copies",
+}

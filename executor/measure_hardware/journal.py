@@ -1,0 +1,121 @@
+"""What has been measured so far, line by line in a file, so that an interrupted run goes on where it stopped.
+
+The first line says on which machine and for which survey; every other line is one finished piece of work under its key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from meshwright.costmodel.value import Value
+from meshwright.hardware_profiles.measurements import InterferenceSample, LaunchSample, Sample
+
+PARTIAL_SUFFIX = ".partial.jsonl"
+
+
+class Skipped(Value, frozen=True, kw_only=True, tag="skipped"):
+    """Something that could not be measured, and why."""
+
+    what: str
+    reason: str
+
+
+class Drift(Value, frozen=True, kw_only=True, tag="drift"):
+    """The time of the reference product at some point of the run."""
+
+    time_s: float
+
+
+class Measured(Value, frozen=True, kw_only=True, tag="measured"):
+    """One sample."""
+
+    sample: Sample
+
+
+class Interfered(Value, frozen=True, kw_only=True, tag="interfered"):
+    """One pair of computation and communication."""
+
+    sample: InterferenceSample
+
+
+class Launched(Value, frozen=True, kw_only=True, tag="launched"):
+    """What launching costs."""
+
+    sample: LaunchSample
+
+
+class CollectiveLaunched(Value, frozen=True, kw_only=True, tag="collective_launched"):
+    """Host seconds to launch a small collective."""
+
+    time_s: float
+
+
+Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Skipped | Drift
+
+
+class Line(Value, frozen=True, kw_only=True):
+    """A line of the file."""
+
+    key: str
+    outcome: Outcome
+
+
+class Header(Value, frozen=True, kw_only=True):
+    """The first line."""
+
+    fingerprint: str
+
+
+class Journal:
+    """The finished work of one run. `found` lines came from an earlier run; `stranger`: the file was of another one."""
+
+    def __init__(self, path: Path, fingerprint: str, *, restart: bool) -> None:
+        self.path = path
+        self.outcomes: dict[str, Outcome] = {}
+        self.stranger = False
+        if path.exists() and not restart:
+            self._read(fingerprint)
+        self.found = len(self.outcomes)
+        if not self.found:
+            self._write_line(Header(fingerprint=fingerprint), mode="wb")
+
+    def _read(self, fingerprint: str) -> None:
+        """Every whole line; one that was cut off in writing is left out, and what was skipped, which is tried again."""
+        lines = self.path.read_bytes().split(b"\n")
+        try:
+            header = msgspec.json.decode(lines[0], type=Header)
+        except msgspec.MsgspecError:
+            self.stranger = True
+            return
+        if header.fingerprint != fingerprint:
+            self.stranger = True
+            return
+        kept = lines[0] + b"\n"
+        for text in lines[1:-1]:
+            try:
+                line = msgspec.json.decode(text, type=Line)
+            except msgspec.MsgspecError:
+                continue
+            if not isinstance(line.outcome, Skipped):
+                self.outcomes[line.key] = line.outcome
+                kept += text + b"\n"
+        self.path.write_bytes(kept)
+
+    def add(self, key: str, outcome: Outcome) -> None:
+        """Keep it, in the file too."""
+        self.outcomes[key] = outcome
+        self._write_line(Line(key=key, outcome=outcome), mode="ab")
+
+    def _write_line(self, value: Value, mode: str) -> None:
+        with self.path.open(mode) as file:
+            file.write(msgspec.json.encode(value) + b"\n")
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.outcomes
+
+    def finish(self) -> None:
+        """The results are written: the file has served."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,53 @@
+"""What it costs the host to launch a kernel, eagerly and in a CUDA graph, and the least time that a kernel takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from meshwright.executor.measure_hardware.device import Device
+from meshwright.executor.measure_hardware.times import times_of
+from meshwright.hardware_profiles.measurements import LaunchSample
+
+KERNELS = 500
+"""Fewer than the driver queues before it makes the host wait."""
+
+REPEATS = 15
+ELEMENTS = 256
+
+
+def launch_costs(device: Device, clock: Callable[[], float] = time.perf_counter) -> LaunchSample:
+    """Of an addition of 256 values: the host's time a kernel, and the GPU's in a chain of dependent kernels."""
+    with device.scope():
+        values = torch.randn(ELEMENTS, device=device.torch_device)
+        other = torch.randn(ELEMENTS, device=device.torch_device)
+
+        def eager() -> None:
+            for _ in range(KERNELS):
+                torch.add(values, other)
+
+        def chain() -> None:
+            for _ in range(KERNELS):
+                values.add_(other)
+
+        replay = device.capture(chain)
+        floor_s = times_of(device.durations(replay, REPEATS)).time_s / KERNELS
+        return LaunchSample(
+            eager_s=host_seconds(eager, device, clock) / KERNELS,
+            collective_eager_s=None,
+            cuda_graph_s=host_seconds(replay, device, clock) / KERNELS,
+            kernel_floor_s=floor_s,
+        )
+
+
+def host_seconds(work: Callable[[], object], device: Device, clock: Callable[[], float]) -> float:
+    """Median time until `work` returns to the host, begun each time when the GPU has nothing to do."""
+    seconds = []
+    for _ in range(REPEATS):
+        device.durations(lambda: None, 1)
+        start = clock()
+        work()
+        seconds.append(max(1e-9, clock() - start))
+    return times_of(seconds).time_s

@@ -1,0 +1,27 @@
+"""Random inputs: normal values, never zeros, which would draw less power."""
+
+from __future__ import annotations
+
+import torch
+
+FP8 = torch.float8_e4m3fn
+
+
+def normal(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """Standard normal values."""
+    return torch.randn(shape, device=device, dtype=dtype)
+
+
+def normal_fp8(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Standard normal values in e4m3."""
+    return normal(shape, device).to(FP8)
+
+
+def unwritten(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """An output that is not a number until it is written."""
+    return torch.full(shape, float("nan"), device=device, dtype=dtype)
+
+
+def scale_of_one(device: torch.device) -> torch.Tensor:
+    """The scale of a whole FP8 tensor."""
+    return torch.ones((), device=device, dtype=torch.float32)

@@ -1,0 +1,56 @@
+"""What must hold before anything is measured; each refusal is one line."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from meshwright.costmodel.errors import InputError
+from meshwright.executor.measure_hardware.request import ProfileRequest
+
+SHIPPED = "shipped profiles need no GPU: `meshwright clusters` lists them"
+
+
+def check_torch() -> None:
+    """PyTorch is there."""
+    if find_spec("torch") is None:
+        raise InputError("profile", "", f"needs PyTorch: pip install 'meshwright[train]'; {SHIPPED}")
+
+
+def check_request(request: ProfileRequest) -> None:
+    """Files can be written, GPUs are there and free."""
+    for path in (request.output, request.measurements):
+        check_writable(path)
+    if request.output.resolve() == request.measurements.resolve():
+        raise InputError("--measurements", "", f"{request.measurements} is the profile too; expected another file")
+    if request.on_gpus:
+        check_gpus(shared=request.shared)
+
+
+def check_gpus(*, shared: bool) -> None:
+    """PyTorch sees CUDA GPUs, and nobody else computes on them."""
+    import torch
+
+    from meshwright.executor.measure_hardware.machine import gpu_uuid
+    from meshwright.executor.measure_hardware.nvidia_smi import gpu_processes
+    from meshwright.executor.measure_hardware.occupancy import occupants
+
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda else " (this PyTorch is built without CUDA)"
+        raise InputError("profile", "", f"needs a CUDA GPU that PyTorch sees{built}; {SHIPPED}")
+    if shared:
+        return
+    processes = gpu_processes()  # before this process is one of them, maybe under a number that it does not know
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    used = [total - free for free, total in (torch.cuda.mem_get_info(gpu) for gpu in gpus)]
+    others = occupants(processes, [gpu_uuid(gpu) for gpu in gpus], [float(each) for each in used])
+    if others:
+        raise InputError("profile", "", f"the GPUs are in use: {others}; --shared measures all the same")
+
+
+def check_writable(path: Path) -> None:
+    """A file can be made there."""
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(str(path), "", "cannot be written; expected a file in an existing folder")

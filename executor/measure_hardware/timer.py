@@ -1,0 +1,82 @@
+"""Times one operator: many runs in a CUDA graph, over rotating inputs, until enough time has been spent.
+
+A measurement spans about two milliseconds of runs, so that the events around it and the start of the graph do not
+matter; at least five are taken, after a fifth of the time has gone into warming up with the very same work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+import torch
+
+from meshwright.executor.measure_hardware.device import Device, Work
+from meshwright.executor.measure_hardware.operators import Runnable
+from meshwright.executor.measure_hardware.times import Times, times_of
+
+SPAN_S = 2e-3
+FEWEST, MOST = 5, 40
+TRIALS = 2
+LONG_S = 5e-3
+WARM_UP_SHARE = 0.2
+SHORT_RUN_S = 4e-5
+SHORT_RUN_SHARE = 0.3
+MOST_RUNS = 1024
+
+
+def time_operator(runnable: Runnable, device: Device, seconds: float) -> Times:
+    """Time of one run. Kernels too short to draw much power get less of `seconds`."""
+    first_s = trial_s(lambda: runnable.run(0), device)
+    runs = num_runs(first_s, runnable.num_sets)
+    loop = recorded(_loop(runnable, runs), device, capturable=runnable.capturable)
+    span_s = trial_s(loop, device)
+    budget_s = seconds * (SHORT_RUN_SHARE if span_s / runs < SHORT_RUN_S else 1.0)
+    for _ in range(math.ceil(WARM_UP_SHARE * budget_s / span_s) - 1):
+        loop()
+    repeats = max(FEWEST, min(MOST, round((1.0 - WARM_UP_SHARE) * budget_s / span_s)))
+    spans = times_of(device.durations(loop, repeats))
+    return per_run(spans, runs)
+
+
+def trial_s(work: Work, device: Device) -> float:
+    """About how long the work takes: the least of a few trials, of which the first loads and chooses kernels."""
+    loading_s = device.durations(work, 1)[0]
+    return min(loading_s, *device.durations(work, 1 if loading_s > LONG_S else TRIALS))
+
+
+def num_runs(run_s: float, num_sets: int) -> int:
+    """Runs of one measurement: a whole number of rounds over the input sets, about `SPAN_S`, at least one round."""
+    rounds = max(1, math.ceil(SPAN_S / (run_s * num_sets)))
+    return max(num_sets, min(rounds * num_sets, MOST_RUNS // num_sets * num_sets))
+
+
+def recorded(loop: Work, device: Device, *, capturable: bool) -> Work:
+    """The loop as a graph; as it is where that cannot be (large kernels hide the host's time even so)."""
+    if not (capturable and device.captures):
+        return loop
+    try:
+        return device.capture(loop)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        return loop
+
+
+def per_run(spans: Times, runs: int) -> Times:
+    """From the time of a measurement to that of one run."""
+    return msgspec.structs.replace(
+        spans, time_s=spans.time_s / runs, low_s=spans.low_s / runs, high_s=spans.high_s / runs
+    )
+
+
+def _loop(runnable: Runnable, runs: int) -> Callable[[], None]:
+    """Outputs of a round live side by side, so that writing them is not to the cache alone."""
+
+    def loop() -> None:
+        kept: list[object] = [None] * runnable.num_sets
+        for run in range(runs):
+            kept[run % runnable.num_sets] = runnable.run(run % runnable.num_sets)
+
+    return loop

@@ -1,0 +1,125 @@
+"""`meshwright profile`: measures this machine's GPUs and links, and writes what they really reach as a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from meshwright.commands.output import print_table
+
+if TYPE_CHECKING:
+    from meshwright.costmodel.hardware import HardwareProfile
+    from meshwright.executor.measure_hardware import ProfileRequest
+    from meshwright.executor.measure_hardware.comparison import Comparison
+    from meshwright.executor.measure_hardware.outcome import ProfileOutcome
+
+EXAMPLES = """\b
+Examples:
+  meshwright profile --quick -o trial.json
+  meshwright profile -o my-gpus.json
+  torchrun --nnodes 2 --nproc-per-node 8 ... -m meshwright profile -o my-cluster.json
+"""
+
+MOST_SKIPPED = 20
+COLUMNS = ("figure", "measured", "data sheet", "unit", "share")
+
+
+def command(
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PROFILE.json", help="Where the profile goes.")
+    ] = Path("profile.json"),
+    measurements: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Where every sample goes; default: beside the profile."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few samples of each kind, in under a minute.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Measure all again instead of going on after an interruption.")
+    ] = False,
+    shared: Annotated[bool, typer.Option("--shared", help="Measure although others use the GPUs.")] = False,
+    base: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Profile with the data sheet; default: by the GPU's name.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Draws the order of samples and the shapes that tables are judged by.")] = 0,
+) -> None:
+    """Measure this machine's GPUs and links.
+
+    Takes six minutes on one GPU and eight on two; an interrupted run goes on where it stopped. Nothing of the GPUs'
+    settings is changed.
+    """
+    from meshwright.executor.measure_hardware.preflight import check_torch
+    from meshwright.executor.measure_hardware.request import ProfileRequest
+
+    check_torch()
+    from meshwright.executor.measure_hardware.entry import Extent
+
+    request = ProfileRequest(
+        output=output,
+        measurements=measurements or output.with_name(f"{output.stem}.measurements.json"),
+        extent=Extent.QUICK if quick else Extent.FULL,
+        restart=restart,
+        shared=shared,
+        base=base,
+        seed=seed,
+    )
+    run(request)
+
+
+def run(request: ProfileRequest) -> None:
+    """Measure, write, print."""
+    from rich.console import Console
+
+    from meshwright.executor.measure_hardware.base_profile import base_profile
+    from meshwright.executor.measure_hardware.comparison import comparisons
+    from meshwright.executor.measure_hardware.driver import run_profile
+    from meshwright.executor.measure_hardware.files import write_json
+    from meshwright.executor.measure_hardware.warnings import warnings_of
+
+    console = Console(stderr=True)
+    outcome = run_profile(request, console)
+    if outcome is None:
+        return
+    write_json(outcome.measurements, request.measurements)
+    typer.echo(f"{len(outcome.measurements.samples)} samples written to {request.measurements}")
+    base = base_profile(outcome.measurements.machine.gpu, request.base)
+    rows = comparisons(outcome.measurements, base.gpu)
+    print_table(_title(outcome), COLUMNS, [_row(row) for row in rows])
+    _print_skipped(outcome)
+    for warning in warnings_of(outcome, rows):
+        typer.echo(f"warning: {warning}")
+    _write_profile(request, outcome, base)
+    outcome.journal.finish()
+
+
+def _write_profile(request: ProfileRequest, outcome: ProfileOutcome, base: HardwareProfile) -> None:
+    from meshwright.executor.measure_hardware.files import write_json
+    from meshwright.hardware_profiles.build import build_profile
+
+    write_json(build_profile(outcome.measurements, base=base), request.output)
+    typer.echo(f"profile written to {request.output}")
+
+
+def _title(outcome: ProfileOutcome) -> str:
+    machine = outcome.measurements.machine
+    return (
+        f"{machine.num_gpus} x {machine.gpu}: driver {machine.driver}, CUDA {machine.cuda}, PyTorch {machine.torch}, "
+        f"{machine.sm_clock_mhz:.0f} MHz and {machine.power_w:.0f} W of {machine.power_limit_w:.0f} at work"
+    )
+
+
+def _row(row: Comparison) -> tuple[str, ...]:
+    printed = f"{row.data_sheet:,.0f}" if row.data_sheet else "-"
+    return (row.figure, f"{row.measured:,.0f}", printed, row.unit, f"{row.share:.0%}" if row.data_sheet else "-")
+
+
+def _print_skipped(outcome: ProfileOutcome) -> None:
+    """Each reason once, with how many samples it cost and one of them."""
+    reasons: dict[str, list[str]] = {}
+    for skipped in outcome.skipped:
+        reasons.setdefault(skipped.reason, []).append(skipped.what)
+    rows = [(str(len(whats)), reason, whats[0]) for reason, whats in reasons.items()]
+    if rows:
+        title = f"Not measured: {len(outcome.skipped)}"
+        print_table(title, ("samples", "reason", "for example"), rows[:MOST_SKIPPED])
