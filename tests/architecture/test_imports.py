@@ -35,7 +35,7 @@ def test_the_contracts_hold(repository: Path) -> None:
     ids=["upwards", "torch", "data to face", "module outside every layer"],
 )
 def test_the_contracts_notice_a_breach(repository: Path, tmp_path: Path, module: str, breach: str) -> None:
-    for folder in ("src", "costmodel", "hardware_profiles", "planner"):
+    for folder in ("src", "costmodel", "executor", "hardware_profiles", "planner"):
         shutil.copytree(repository / folder, tmp_path / folder, symlinks=True)
     shutil.copy(repository / "pyproject.toml", tmp_path)
     (tmp_path / module).write_text(breach + "\n", encoding="utf-8")
