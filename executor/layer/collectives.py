@@ -8,13 +8,17 @@ from torch import Tensor
 
 from meshwright.executor.layer.groups import Communicator
 
+# Renamed in torch 2.13, which warns about the old names.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def all_gather_rows(x: Tensor, ranks: Communicator) -> Tensor:
     """The rows of all ranks, in their order: (size T, ...)."""
     if ranks.size == 1:
         return x
     out = x.new_empty(ranks.size * x.shape[0], *x.shape[1:])
-    dist.all_gather_into_tensor(out, x.contiguous(), group=ranks.group)
+    _all_gather(out, x.contiguous(), group=ranks.group)
     return out
 
 
@@ -23,7 +27,7 @@ def reduce_scatter_rows(x: Tensor, ranks: Communicator) -> Tensor:
     if ranks.size == 1:
         return x
     out = x.new_empty(x.shape[0] // ranks.size, *x.shape[1:])
-    dist.reduce_scatter_tensor(out, x.contiguous(), group=ranks.group)
+    _reduce_scatter(out, x.contiguous(), group=ranks.group)
     return out
 
 

@@ -70,7 +70,7 @@ class ParameterSpec:
 
     def part(self, full: Tensor, groups: LayerGroups) -> Tensor:
         """This rank's part of the full tensor."""
-        if self.cut is Cut.WHOLE:
+        if self.ranks(groups).size == 1:
             return full
         parts = [full.narrow(self.dim, start, length) for start, length in self.pieces(self.ranks(groups))]
         return torch.cat(parts, self.dim) if len(parts) > 1 else parts[0].contiguous()
