@@ -181,8 +181,8 @@ def _time_one(case: Case, rank: Rank, options: argparse.Namespace) -> LayerTimes
     on_cuda = rank.device.type == "cuda"
     if on_cuda:
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    torch._dynamo.reset()
+    if options.compile:
+        torch._dynamo.reset()  # every layer has shapes of its own
     choice = TimingChoice(
         device=rank.device,
         dtype=torch.bfloat16 if on_cuda else torch.float32,

@@ -100,9 +100,8 @@ class ReferenceLayer:
         half = x_SND.shape[-1] // 2
         powers = torch.arange(half, dtype=torch.float64, device=x_SND.device) / half
         angles = torch.arange(x_SND.shape[0], device=x_SND.device).view(-1, 1, 1) / self.rope_theta**powers
-        turned = torch.complex(x_SND[..., :half], x_SND[..., half:]) * torch.polar(
-            torch.ones_like(angles, dtype=self.wide), angles.to(self.wide)
-        )
+        numbers = torch.complex(x_SND[..., :half], x_SND[..., half:])
+        turned = numbers * torch.polar(torch.ones_like(angles), angles).to(numbers.dtype)
         return torch.cat((turned.real, turned.imag), -1)
 
     # Feed-forward.

@@ -39,6 +39,10 @@ class Values:
             tensor = self._tensors[name] + tensor
         self._tensors[name] = tensor
 
+    def move(self, name: str, tensor: Tensor) -> None:
+        """The same values in another place."""
+        self._tensors[name] = tensor
+
     def ride(self, tensor: str, name: str, rider: object) -> None:
         """Hand `rider` on beside a tensor."""
         self._riders[f"{tensor}.{name}"] = rider

@@ -125,6 +125,9 @@ class _Runs:
 
 def _times(case: Case, choice: TimingChoice, runs: _Runs, error: float, prediction: LayerPrediction) -> LayerTimes:
     runner, program, setting = runs.runner, runs.runner.program, case.setting
+    on_cuda = choice.device.type == "cuda"
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats(choice.device)
     for _ in range(WARM_UP_PASSES):
         runs.once()
     reads_before = runner.host.count
@@ -133,7 +136,6 @@ def _times(case: Case, choice: TimingChoice, runs: _Runs, error: float, predicti
     forward, backward = runs.whole(choice.passes)
     operators = tuple(_operator_times(op, clock, prediction) for op in (*program.forward, *program.backward))
     num_forward = len(program.forward)
-    on_cuda = choice.device.type == "cuda"
     return LayerTimes(
         model=case.model,
         strategy=case.strategy_name,

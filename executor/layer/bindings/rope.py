@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meshwright.costmodel.program.operators import GRADIENT, Operator
 from meshwright.executor.layer.bindings.latent import ROTARY_PART
-from meshwright.executor.layer.functions.rotary import rotate_into, rotated
+from meshwright.executor.layer.functions.rotary import rotate_beside, rotate_into, rotated, rotated_beside
 from meshwright.executor.layer.scope import Scope
 from meshwright.executor.layer.values import side_by_side
 
@@ -23,9 +23,27 @@ def rope(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 
 def rope_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Gradients, rotated the other way round."""
-    if scope.layer.layer.attention.is_mla:
+    attention = scope.layer.layer.attention
+    if attention.is_mla:
         return _latent_rope_backward(scope)
-    return _rotate_all(operator, scope, scope.rotary.reverse_sin)
+    if attention.qk_norm:
+        return _rotate_all(operator, scope, scope.rotary.reverse_sin)
+    return _rotate_beside_values(operator, scope)
+
+
+def _rotate_beside_values(operator: Operator, scope: Scope) -> dict[str, Tensor]:
+    """Gradients of queries and keys, written beside that of the values, so that the projection finds them joined.
+
+    The values' gradient is there by now: what writes it also writes what is rotated.
+    """
+    shape, value = scope.layer.shape, f"{GRADIENT}v"
+    parts = [x.unflatten(1, (-1, shape.head_dim)) for x in scope.reads(operator)]
+    last = scope.values[value].unflatten(1, (-1, shape.value_head_dim))
+    function = scope.layer.fused(rotated_beside) if scope.layer.fuse else rotate_beside
+    joint = function(parts, last, scope.rotary.cos, scope.rotary.reverse_sin)
+    query, key, values = joint.split([shape.query_width, shape.key_width, shape.value_width], 1)
+    scope.values.move(value, values)
+    return dict(zip(operator.writes, (query, key), strict=True))
 
 
 def _rotate_all(operator: Operator, scope: Scope, sin: Tensor) -> dict[str, Tensor]:

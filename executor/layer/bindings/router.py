@@ -33,7 +33,7 @@ def router_forward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 
 def _float32_product(left: Tensor, right: Tensor) -> Tensor:
     """The product without rounding its sums to 16 bits."""
-    if left.is_cuda and left.dtype is not torch.float32:
+    if left.is_cuda and left.dtype is torch.bfloat16:
         return torch.mm(left, right, out_dtype=torch.float32)
     return (left @ right).to(statistics_type(left.dtype))
 

@@ -41,7 +41,9 @@ def shipped_rms_norm_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """As `rms_norm_backward`, by the kernel that torch ships for CUDA."""
     mask = [True, weight is not None]
-    grad_x, grad_weight = torch.ops.aten._fused_rms_norm_backward(grad, x, [x.shape[-1]], scale, weight, mask)
+    grad_x, grad_weight = torch.ops.aten._fused_rms_norm_backward(
+        grad.contiguous(), x.contiguous(), [x.shape[-1]], scale, weight, mask
+    )
     return grad_x, grad_weight
 
 

@@ -23,6 +23,23 @@ def rotate_into(out_TND: Tensor, x_TND: Tensor, cos: Tensor, sin: Tensor) -> Non
     out_second.addcmul_(first, sin)
 
 
+def rotated_beside(parts_TND: list[Tensor], last_TND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotated parts and `last_TND` as it is, side by side, (T, W), as one expression for `torch.compile`."""
+    turned = [rotated(part, cos, sin).flatten(1) for part in parts_TND]
+    return torch.cat((*turned, last_TND.flatten(1)), 1)
+
+
+def rotate_beside(parts_TND: list[Tensor], last_TND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As `rotated_beside`, kernel by kernel."""
+    widths = [part.shape[1] * part.shape[2] for part in (*parts_TND, last_TND)]
+    joint = last_TND.new_empty(last_TND.shape[0], sum(widths))
+    *targets, last = joint.split(widths, 1)
+    for target, part in zip(targets, parts_TND, strict=True):
+        rotate_into(target.unflatten(1, part.shape[1:]), part, cos, sin)
+    last.copy_(last_TND.flatten(1))
+    return joint
+
+
 def rotated(x_TND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The rotated heads, as one expression for `torch.compile`. The reverse rotation has the sine negated."""
     first, second = x_TND.chunk(2, -1)
