@@ -1,3 +1,1 @@
-"""What touches GPUs: measures them, and runs plans on them. It obeys a plan and never searches."""
-
-from __future__ import annotations
+"""Runs plans and measures hardware: the only layer, with kernels, that imports torch."""

@@ -1,0 +1,309 @@
+"""Single layers, operator by operator: measured beside predicted.
+
+    python benchmarks/layer_times.py                       one GPU
+    python benchmarks/layer_times.py --num-gpus 2          two GPUs of a host: EP2, SP2, TP2 (starts both ranks itself)
+    python benchmarks/layer_times.py --check               first: small layers, all gradients against float32 autograd
+    python benchmarks/layer_times.py --device cpu --tiny   anywhere: tiny shapes, to try the driver itself
+
+Layers of the six models of MegaScale-MoE's table 2 (sequence 8,192), of Qwen3-30B-A3B and of Llama-3.1-8B (4,096 and
+8,192), in BF16, run by `meshwright.executor.layer`: one stream, operators issued from Python one after another, eager
+or (--compile) with memory-bound functions compiled. Routing is balanced unless --natural-routing. An operator's time is
+the median of CUDA events around it in 25 passes of the layer, with the host ahead; a pass's time that of whole passes
+one after another, host included. Every layer's output is first compared with a float32 reference. The table's `error`
+is predicted over measured, less one. Writes JSON after each layer: a run that is cut off leaves what it has.
+Needs PYTHONPATH=src where Meshwright is not installed; neither PuLP nor HiGHS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
+from meshwright.costmodel.presets import load_model
+from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.executor.layer.context import AttentionKernel
+from meshwright.executor.layer.groups import Communicator, groups_over_all_ranks
+from meshwright.executor.layer_timing.cases import MODELS, Case, make_case, shapes_for, strategies_for, timed_layer
+from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors
+from meshwright.executor.layer_timing.machine import describe_machine
+from meshwright.executor.layer_timing.measure import TimingChoice, measure_layer
+from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, plain_runtime
+from meshwright.executor.layer_timing.record import (
+    LAYER_TIMES_SCHEMA_VERSION,
+    LayerTimes,
+    LayerTimesRecord,
+    write_record,
+)
+from meshwright.executor.layer_timing.table import layer_table, summary_table
+
+CPU_MEMORY_BYTES = 1e12
+CHECK_LIMIT = {torch.bfloat16: 0.03, torch.float32: 1e-4}
+GQA = AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, value_head_dim=64, qk_norm=True)
+LATENT = AttentionSpec(
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=192,
+    value_head_dim=128,
+    kv_lora_rank=128,
+    query_lora_rank=128,
+    rope_head_dim=64,
+)
+CHECKED_LAYERS = {
+    "dense": LayerSpec(attention=GQA, ffn=DenseFfnSpec(intermediate=1024)),
+    "moe": LayerSpec(attention=GQA, ffn=MoeFfnSpec(num_experts=8, top_k=2, intermediate=512, shared_intermediate=512)),
+    "moe, empty experts": LayerSpec(attention=GQA, ffn=MoeFfnSpec(num_experts=128, top_k=2, intermediate=128)),
+    "latent": LayerSpec(attention=LATENT, ffn=DenseFfnSpec(intermediate=1024)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    """This process among those of the run."""
+
+    number: int
+    world: int
+    device: torch.device
+
+    @property
+    def communicator(self) -> Communicator:
+        """All ranks."""
+        group = dist.group.WORLD if self.world > 1 else None
+        return Communicator(size=self.world, rank=self.number, group=group)
+
+    def agree(self, flag: bool) -> bool:
+        """The first rank's answer, on all ranks."""
+        if self.world == 1:
+            return flag
+        answer = torch.tensor([int(flag)], device=self.device)
+        dist.broadcast(answer, 0)
+        return bool(answer.item())
+
+    def show(self, text: str) -> None:
+        """Print, once for all ranks."""
+        if self.number == 0:
+            print(text, flush=True)
+
+
+def main() -> int:
+    """Start the ranks; the exit status is 1 where something failed."""
+    options = parse_options()
+    if options.num_gpus == 1:
+        return run_rank(0, options, 0)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(run_rank, args=(options, port), nprocs=options.num_gpus)  # type: ignore[no-untyped-call]
+    return 0
+
+
+def parse_options() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--num-gpus", type=int, default=1)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--models", default=",".join(MODELS), help="presets, separated by commas")
+    parser.add_argument("--strategies", default="", help="names, separated by commas; all where empty")
+    parser.add_argument("--shapes", default="", help="such as 4096x1,8192x2 (sequence x micro-batch)")
+    parser.add_argument("--attention", choices=[kernel.value for kernel in AttentionKernel], default="cudnn")
+    parser.add_argument("--compile", action="store_true", help="compile memory-bound functions")
+    parser.add_argument("--natural-routing", action="store_true")
+    parser.add_argument("--passes", type=int, default=25)
+    parser.add_argument("--profile", default="h100", help="name or path of the hardware profile that predicts")
+    parser.add_argument("--seconds", type=float, default=480.0, help="no layer is begun after so long")
+    parser.add_argument("--check", action="store_true", help="only check gradients of small layers")
+    parser.add_argument("--tiny", action="store_true", help="small made-up layers: only a try")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    return parser.parse_args()
+
+
+def run_rank(number: int, options: argparse.Namespace, port: int) -> int:
+    """One rank's part of everything."""
+    rank = _join(number, options, port)
+    try:
+        return check_all(rank, options) if options.check else time_all(rank, options)
+    finally:
+        if rank.world > 1:
+            dist.destroy_process_group()
+
+
+def _join(number: int, options: argparse.Namespace, port: int) -> Rank:
+    device = torch.device(options.device, number) if options.device == "cuda" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    if options.num_gpus > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=number, world_size=options.num_gpus)
+    return Rank(number=number, world=options.num_gpus, device=device)
+
+
+# Timing.
+
+
+def time_all(rank: Rank, options: argparse.Namespace) -> int:
+    """Time every case, write what there is after each."""
+    started_s, done, failed = time.perf_counter(), list[LayerTimes](), 0
+    for case in cases(rank, options):
+        if not rank.agree(time.perf_counter() - started_s < options.seconds):
+            rank.show(f"out of time before {case.title}")
+            break
+        try:
+            done.append(_time_one(case, rank, options))
+        except (MeshwrightError, RuntimeError) as problem:
+            if rank.world > 1:
+                raise  # the other ranks wait in a collective: nothing to go on with
+            failed += 1
+            rank.show(f"{case.title}: FAILED: {problem}")
+            continue
+        rank.show(layer_table(done[-1]) + "\n")
+        if rank.number == 0:
+            write_record(options.output, _record(done, rank, options))
+    rank.show(summary_table(done))
+    return 1 if failed else 0
+
+
+def _time_one(case: Case, rank: Rank, options: argparse.Namespace) -> LayerTimes:
+    on_cuda = rank.device.type == "cuda"
+    if on_cuda:
+        torch.cuda.empty_cache()
+    if options.compile:
+        torch._dynamo.reset()  # every layer has shapes of its own
+    choice = TimingChoice(
+        device=rank.device,
+        dtype=torch.bfloat16 if on_cuda else torch.float32,
+        attention_kernel=AttentionKernel(options.attention) if on_cuda else AttentionKernel.FORMULA,
+        fuse=options.compile,
+        balanced=not options.natural_routing,
+        passes=options.passes,
+    )
+    cluster = host_cluster(options.profile, rank.world)
+    runtime = plain_runtime(choice.attention_kernel, fused_kernels=choice.fuse)
+    strategy = case.setting.strategy
+    return measure_layer(
+        case,
+        choice,
+        groups_over_all_ranks(strategy, rank.communicator),
+        replica=rank.number // strategy.replica_gpus,
+        predict=lambda timed: LayerPrediction(timed.program, cluster, runtime),
+    )
+
+
+def cases(rank: Rank, options: argparse.Namespace) -> Iterator[Case]:
+    """What the options ask for."""
+    if options.tiny:
+        yield from _tiny_cases(rank)
+        return
+    wanted = set(filter(None, options.strategies.split(",")))
+    memory_bytes = CPU_MEMORY_BYTES
+    if rank.device.type == "cuda":
+        memory_bytes = torch.cuda.get_device_properties(rank.device).total_memory
+    for model in options.models.split(","):
+        strategies = strategies_for(timed_layer(load_model(model)), rank.world)
+        for seq_len, micro_batch in _shapes(model, options):
+            for name, strategy in strategies.items():
+                if not wanted or name in wanted:
+                    case = make_case(
+                        model,
+                        name,
+                        strategy,
+                        seq_len=seq_len,
+                        micro_batch=micro_batch,
+                        num_gpus=rank.world,
+                        memory_bytes=memory_bytes,
+                    )
+                    yield case
+
+
+def _shapes(model: str, options: argparse.Namespace) -> tuple[tuple[int, int], ...]:
+    if options.shapes:
+        pairs = (shape.split("x") for shape in options.shapes.split(","))
+        return tuple((int(seq_len), int(micro_batch)) for seq_len, micro_batch in pairs)
+    return shapes_for(model)
+
+
+def _tiny_cases(rank: Rank) -> Iterator[Case]:
+    for kind, layer in CHECKED_LAYERS.items():
+        for name, strategy in strategies_for(layer, rank.world).items():
+            setting = ProgramSetting(
+                hidden=256,
+                micro_batch=1,
+                seq_len=64,
+                strategy=strategy,
+                gpus_per_node=rank.world,
+                fp32_gradients=False,
+            )
+            yield Case(model=kind, strategy_name=name, layer=layer, setting=setting, num_experts_of_model=0)
+
+
+def _record(done: list[LayerTimes], rank: Rank, options: argparse.Namespace) -> LayerTimesRecord:
+    return LayerTimesRecord(
+        schema_version=LAYER_TIMES_SCHEMA_VERSION,
+        machine=describe_machine(rank.device, rank.world),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        command=" ".join(["python", "benchmarks/layer_times.py", *sys.argv[1:]]),
+        profile=options.profile,
+        layers=tuple(done),
+    )
+
+
+# Checking.
+
+
+def check_all(rank: Rank, options: argparse.Namespace) -> int:
+    """Print the worst error of every small layer under every strategy; 1 where one is above the limit."""
+    failed = 0
+    dtype = torch.bfloat16 if rank.device.type == "cuda" else torch.float32
+    for kind, layer in CHECKED_LAYERS.items():
+        for name, strategy in strategies_for(layer, rank.world).items():
+            checked = CheckedLayer(
+                layer=layer,
+                setting=ProgramSetting(
+                    hidden=512, micro_batch=2, seq_len=256, strategy=strategy, gpus_per_node=rank.world
+                ),
+                device=rank.device,
+                dtype=dtype,
+                all_ranks=rank.communicator,
+                attention_kernel=_kernel(rank, options),
+                fuse=options.compile,
+            )
+            failed += _check_one(f"{kind}, {name}", checked, rank)
+    return 1 if failed else 0
+
+
+def _kernel(rank: Rank, options: argparse.Namespace) -> AttentionKernel:
+    return AttentionKernel(options.attention) if rank.device.type == "cuda" else AttentionKernel.FORMULA
+
+
+def _check_one(title: str, checked: CheckedLayer, rank: Rank) -> bool:
+    try:
+        errors = gradient_errors(checked)
+    except RuntimeError as problem:
+        if rank.world > 1:
+            raise
+        rank.show(f"{title:<40} FAILED: {problem}")
+        return True
+    worst = max(errors, key=lambda name: errors[name])
+    wrong = not errors[worst] <= CHECK_LIMIT[checked.dtype]
+    rank.show(f"{title:<40} worst {worst} {errors[worst]:.2e}{'  WRONG' if wrong else ''}")
+    if wrong:
+        rank.show("  " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

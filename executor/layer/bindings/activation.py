@@ -1,0 +1,62 @@
+"""Activations of dense blocks, shared experts and routed experts, whose rows carry their gate weights here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from meshwright.costmodel.program.operators import Operator
+from meshwright.executor.layer.functions import activations
+from meshwright.executor.layer.routing import GATES
+from meshwright.executor.layer.scope import Scope, forward_name
+
+ROUTED = "experts_activation"
+SHARED_GATE = "shared_gate.scale"
+
+
+def activation(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
+    """The input of FC2."""
+    gates = _gates(operator, scope)
+    if len(operator.reads) == 1:
+        return {operator.writes[0]: activations.gelu(scope.values[operator.reads[0]], gates)}
+    gate, up = scope.reads(operator)
+    function = scope.layer.fused(activations.swiglu_fused) if scope.layer.fuse else activations.swiglu
+    return {operator.writes[0]: function(gate, up, gates)}
+
+
+def activation_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
+    """Gradients of the outputs of FC1 and FC3; that of the gate weights rides with the first."""
+    *sources, grad = scope.reads(operator)
+    gates = _gates(operator, scope)
+    if len(sources) == 1:
+        joint, grad_gates = activations.gelu_backward(sources[0], gates, grad)
+    else:
+        fuse = scope.layer.fuse
+        swiglu = scope.layer.fused(activations.swiglu_backward_fused) if fuse else activations.swiglu_backward
+        joint, grad_gates = swiglu(sources[0], sources[1], gates, grad)
+    if grad_gates is not None:
+        through_bias = scope.values.optional_rider("grad:fc2_in", GATES)
+        scope.values.ride("grad:ffn_in", GATES, grad_gates if through_bias is None else grad_gates + through_bias)
+    return dict(zip(operator.writes, joint.chunk(len(sources), -1), strict=True))
+
+
+def _gates(operator: Operator, scope: Scope) -> Tensor | None:
+    if forward_name(operator) != ROUTED or not scope.layer.setting.gate_before_fc2:
+        return None
+    return scope.values.rider("ffn_in", GATES, Tensor)
+
+
+def scale_shared(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
+    """Shared experts times a sigmoid gate a token."""
+    ungated, logits = scope.reads(operator)
+    return {operator.writes[0]: ungated * torch.sigmoid(logits)}
+
+
+def scale_shared_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
+    """Gradients of the shared experts' output and of the gate's logits."""
+    grad, ungated, logits = scope.reads(operator)
+    gate = torch.sigmoid(logits)
+    grad_logits = (grad * ungated).sum(-1, keepdim=True) * gate * (1 - gate)
+    return dict(zip(operator.writes, (grad * gate, grad_logits), strict=True))

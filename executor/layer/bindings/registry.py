@@ -1,0 +1,127 @@
+"""From an operator to its binding."""
+
+from __future__ import annotations
+
+from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.program.operators import (
+    AttentionWork,
+    Axis,
+    CollectiveWork,
+    GemmWork,
+    GroupedGemmWork,
+    MemoryKernel,
+    MemoryWork,
+    Operator,
+)
+from meshwright.costmodel.strategy import Dispatch
+from meshwright.executor.layer.bindings import (
+    activation,
+    gather_exchange,
+    local_exchange,
+    norms,
+    region,
+    residual,
+    rope,
+    router,
+    row_exchange,
+)
+from meshwright.executor.layer.bindings.attention import attention, attention_backward
+from meshwright.executor.layer.bindings.experts import grouped_binding
+from meshwright.executor.layer.bindings.linear import dense_binding
+from meshwright.executor.layer.bindings.sequence import SEQUENCE_EXCHANGES
+from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.scope import Binding
+
+GATHERED: dict[str, Binding] = {
+    "dispatch": gather_exchange.gather_tokens,
+    "permute": gather_exchange.pick_rows,
+    "unpermute": gather_exchange.sum_rows,
+    "combine": gather_exchange.scatter_outputs,
+    "combine.backward": gather_exchange.gather_tokens,
+    "unpermute.backward": gather_exchange.pick_gradients,
+    "permute.backward": gather_exchange.sum_gradients,
+    "dispatch.backward": gather_exchange.scatter_gradients,
+}
+SENT: dict[str, Binding] = {
+    "permute": local_exchange.permute,
+    "dispatch": row_exchange.send_rows,
+    "sort": row_exchange.sort_rows,
+    "unsort": row_exchange.unsort_rows,
+    "combine": row_exchange.return_rows,
+    "unpermute": local_exchange.unpermute,
+    "unpermute.backward": local_exchange.unpermute_backward,
+    "combine.backward": row_exchange.send_rows,
+    "unsort.backward": row_exchange.sort_rows,
+    "sort.backward": row_exchange.unsort_rows,
+    "dispatch.backward": row_exchange.return_rows,
+    "permute.backward": local_exchange.permute_backward,
+}
+MEMORY_BOUND: dict[MemoryKernel, tuple[Binding, Binding]] = {
+    MemoryKernel.ROPE: (rope.rope, rope.rope_backward),
+    MemoryKernel.RESIDUAL: (residual.add_all, residual.add_all),
+    MemoryKernel.ROUTER: (router.top_k, router.top_k_backward),
+}
+NAMED: dict[str, Binding] = {
+    "qk_norm": norms.head_norms,
+    "qk_norm.backward": norms.head_norms_backward,
+    "shared_gate.scale": activation.scale_shared,
+    "shared_gate.scale.backward": activation.scale_shared_backward,
+}
+"""Operators whose kernel has another binding under most other names."""
+
+BACKWARD = ".backward"
+
+
+def binding_of(operator: Operator, layer: LayerContext) -> Binding:
+    """What runs an operator of a layer; raises `StrategyError` for one that nothing runs yet."""
+    match operator.work:
+        case GemmWork():
+            return dense_binding(operator)
+        case GroupedGemmWork():
+            return grouped_binding(operator)
+        case AttentionWork():
+            return attention_backward if operator.work.backward else attention
+        case CollectiveWork():
+            return _collective(operator, layer)
+        case MemoryWork():
+            return _memory_bound(operator, operator.work.kernel, layer)
+        case _:
+            raise _unknown(operator)
+
+
+def _unknown(operator: Operator) -> StrategyError:
+    return StrategyError("layer", operator.name, "the executor does not run this operator yet")
+
+
+def _collective(operator: Operator, layer: LayerContext) -> Binding:
+    if operator.axis is Axis.TENSOR:
+        return region.exchange
+    if operator.axis is Axis.SEQUENCE:
+        return SEQUENCE_EXCHANGES[operator.name]
+    if operator.axis is Axis.EXPERT:
+        return _exchange(operator, layer)
+    raise _unknown(operator)
+
+
+def _exchange(operator: Operator, layer: LayerContext) -> Binding:
+    strategy = layer.setting.strategy
+    gathers = strategy.dispatch is Dispatch.ALL_GATHER and strategy.ep > 1
+    binding = (GATHERED if gathers else SENT).get(operator.name)
+    if binding is None:
+        raise _unknown(operator)
+    return binding
+
+
+def _memory_bound(operator: Operator, kernel: MemoryKernel, layer: LayerContext) -> Binding:
+    backward = operator.name.endswith(BACKWARD)
+    if operator.name in NAMED:
+        return NAMED[operator.name]
+    if kernel is MemoryKernel.NORM:
+        return norms.norm_backward if backward else norms.norm
+    if kernel is MemoryKernel.ACTIVATION:
+        return activation.activation_backward if backward else activation.activation
+    if kernel is MemoryKernel.PERMUTE:
+        return _exchange(operator, layer)
+    if kernel not in MEMORY_BOUND:
+        raise _unknown(operator)
+    return MEMORY_BOUND[kernel][backward]

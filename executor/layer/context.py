@@ -1,0 +1,126 @@
+"""What the bindings of a layer need to know beside its tensors: shapes, numerics, communicators, kernels chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from meshwright.costmodel.errors import ModelError, StrategyError
+from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
+from meshwright.costmodel.program.attention_shape import AttentionShape, attention_shape
+from meshwright.costmodel.program.operators import Precision
+from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.costmodel.strategy import Dispatch
+from meshwright.executor.layer.groups import Communicator, LayerGroups
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class AttentionKernel(StrEnum):
+    """What computes attention. FORMULA: plain products and a softmax, any device, any format; the truth."""
+
+    CUDNN = "cudnn"
+    FA2 = "fa2"
+    FORMULA = "formula"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingChoice:
+    """What a model description leaves open about routing, and whether it is overruled.
+
+    normalize: the weights of the chosen experts add up to `scale`. balanced: tokens go to experts in turn, whatever the
+    router says (it is still computed, and the weights are its own), so that every expert has as many rows.
+    """
+
+    normalize: bool = True
+    scale: float = 1.0
+    balanced: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerContext:
+    """One layer on one rank. `fuse`: memory-bound functions run compiled, not operator by operator."""
+
+    layer: LayerSpec
+    setting: ProgramSetting
+    device: torch.device
+    dtype: torch.dtype
+    groups: LayerGroups = field(default_factory=LayerGroups)
+    attention_kernel: AttentionKernel = AttentionKernel.FORMULA
+    routing: RoutingChoice = RoutingChoice()
+    fuse: bool = False
+    norm_epsilon: float = 1e-6
+    rope_theta: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        check_supported(self.layer, self.setting)
+
+    @property
+    def shape(self) -> AttentionShape:
+        """Heads and widths of this rank's attention."""
+        return attention_shape(self.setting, self.layer.attention)
+
+    @property
+    def moe(self) -> MoeFfnSpec:
+        """The mixture of experts of a layer that has one."""
+        if not isinstance(self.layer.ffn, MoeFfnSpec):
+            raise ModelError("layer", "ffn", "is dense; expected a mixture of experts")
+        return self.layer.ffn
+
+    @property
+    def experts_per_rank(self) -> int:
+        """Routed experts on this rank."""
+        return self.moe.num_experts // self.groups.expert.size
+
+    @property
+    def tensor_ranks(self) -> Communicator:
+        """The ranks of attention's tensor parallelism."""
+        return self.groups.tensor
+
+    def fused(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        """The function compiled, which its caller asks for where `fuse` is set."""
+        compiled: Callable[Arguments, Result] = _compiled(function)
+        return compiled
+
+
+@lru_cache(maxsize=64)
+def _compiled(function: Callable[..., Result]) -> Callable[..., Result]:
+    compiled: Callable[..., Result] = torch.compile(function, fullgraph=True, dynamic=False)
+    return compiled
+
+
+def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
+    """Raise for what the bindings do not run yet."""
+    attention, strategy = layer.attention, setting.strategy
+    limited = 0 < attention.window < setting.seq_len or 0 < attention.chunk < setting.seq_len
+    models = {
+        "window": (limited, "sliding windows and chunks"),
+        "sinks": (attention.sinks, "attention sinks"),
+        "shares_key_value": (attention.shares_key_value, "keys and values of another layer"),
+    }
+    for name, (asked, what) in models.items():
+        if asked:
+            raise ModelError("attention", name, f"the executor does not run {what} yet")
+    choices = {
+        "cp": (strategy.cp > 1, "context parallelism"),
+        "etp": (strategy.etp > 1, "experts split over etp"),
+        "dispatch": (
+            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.ep > 1,
+            "deduplicated dispatch",
+        ),
+        "communication": (strategy.communication is Precision.FP8, "FP8 communication"),
+        "precision": (setting.precision is Precision.FP8, "FP8 products"),
+        "gate_before_fc2": (
+            not setting.gate_before_fc2 and strategy.ep > 1 and strategy.dispatch is Dispatch.ALL_GATHER,
+            "a gate behind FC2 with gathered tokens",
+        ),
+    }
+    for name, (asked, what) in choices.items():
+        if asked:
+            raise StrategyError("layer", name, f"the executor does not run {what} yet")

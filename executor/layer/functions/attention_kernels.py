@@ -1,0 +1,81 @@
+"""Causal attention by the fused kernels that torch has for CUDA, called as its autograd calls them.
+
+(B, N, S, D), grouped queries as they are. The positions of arguments are those of torch 2.11 and 2.13.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelState:
+    """What a forward kernel leaves for its backward: cumulative lengths and random states (unused here), lengths."""
+
+    tensors: tuple[Tensor | None, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+
+def cudnn(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, KernelState]:
+    """Output, log of the softmax's sums, state."""
+    results = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, True, 0.0, True, False)
+    out, sums, starts_q, starts_k, max_q, max_k, seed, offset, _ = results
+    return out, sums, KernelState(tensors=(starts_q, starts_k, seed, offset), lengths=(max_q, max_k))
+
+
+def cudnn_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, state: KernelState
+) -> list[Tensor]:
+    """Gradients of queries, keys and values."""
+    starts_q, starts_k, seed, offset = state.tensors
+    max_q, max_k = state.lengths
+    grads = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
+        grad, query, key, value, out, sums, seed, offset, None, starts_q, starts_k, max_q, max_k, 0.0, True
+    )
+    return list(grads)
+
+
+def fa2(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, KernelState]:
+    """As `cudnn`; a narrower value head is padded to the key's, which FlashAttention-2 needs."""
+    padded = _padded(value, query.shape[-1])
+    results = torch.ops.aten._scaled_dot_product_flash_attention(
+        query, key, padded, 0.0, True, False, scale=query.shape[-1] ** -0.5
+    )
+    out, sums, starts_q, starts_k, max_q, max_k, seed, offset, _ = results
+    state = KernelState(tensors=(starts_q, starts_k, seed, offset), lengths=(max_q, max_k))
+    return out[..., : value.shape[-1]], sums, state
+
+
+def fa2_backward(
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, state: KernelState
+) -> list[Tensor]:
+    """Gradients of queries, keys and values."""
+    starts_q, starts_k, seed, offset = state.tensors
+    max_q, max_k = state.lengths
+    width, scale = query.shape[-1], query.shape[-1] ** -0.5
+    grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_backward(
+        _padded(grad, width),
+        query,
+        key,
+        _padded(value, width),
+        _padded(out, width),
+        sums,
+        starts_q,
+        starts_k,
+        max_q,
+        max_k,
+        0.0,
+        True,
+        seed,
+        offset,
+        scale=scale,
+    )
+    return [grad_query, grad_key, grad_value[..., : value.shape[-1]]]
+
+
+def _padded(x: Tensor, width: int) -> Tensor:
+    return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))

@@ -1,0 +1,46 @@
+"""The communicators of a layer and this rank's place in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.strategy import LayerStrategy
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Communicator:
+    """`size` ranks of which this is number `rank`; a single rank needs no process group."""
+
+    size: int = 1
+    rank: int = 0
+    group: ProcessGroup | None = None
+
+
+ALONE = Communicator()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerGroups:
+    """Tensor parallelism of attention, Ulysses, tensor parallelism of the FFN, experts."""
+
+    tensor: Communicator = ALONE
+    sequence: Communicator = ALONE
+    ffn: Communicator = ALONE
+    expert: Communicator = ALONE
+
+
+def groups_over_all_ranks(strategy: LayerStrategy, all_ranks: Communicator) -> LayerGroups:
+    """The groups of a strategy whose every axis is cut over all ranks or not at all."""
+
+    def of(axis: str) -> Communicator:
+        size = getattr(strategy, axis)
+        if size not in (1, all_ranks.size):
+            raise StrategyError("layer", axis, f"{size} is neither 1 nor all {all_ranks.size} ranks")
+        return ALONE if size == 1 else all_ranks
+
+    return LayerGroups(tensor=of("tp"), sequence=of("sp"), ffn=of("ffn_tp"), expert=of("ep"))

@@ -1,0 +1,190 @@
+"""From chosen experts to the layout of rows: who goes where, in which order, and how many.
+
+Experts lie in order on the ranks of the expert group, `experts_per_rank` on each. Rows are sorted by expert, those of
+an expert by token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from meshwright.costmodel.strategy import Dispatch
+from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_parts
+from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.host_reads import HostReads
+
+EXPERTS = "experts"
+LAYOUT = "layout"
+GATES = "gates"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SortedSlots:
+    """The (token, choice) slots of this rank's tokens, sorted by expert.
+
+    slots_R: slot numbers in the order of experts; places_TK: where each slot stands in that order.
+    """
+
+    slots_R: Tensor
+    places_TK: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where rows go. offsets_E: ends of the rows of this rank's experts."""
+
+    offsets_E: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalLayout(Layout):
+    """All experts are here: rows are this rank's slots."""
+
+    sorted: SortedSlots
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLayout(Layout):
+    """Rows are sent to the ranks of their experts.
+
+    sent, received: rows to and from every rank. arrived_R: order that sorts received rows by expert; home_R: its
+    inverse.
+    """
+
+    sorted: SortedSlots
+    sent: list[int]
+    received: list[int]
+    arrived_R: Tensor
+    home_R: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatherLayout(Layout):
+    """All tokens of the group are here, and this rank picks the rows of its experts.
+
+    slots_R: their slots among those of all tokens; tokens_R: their tokens; gates_R1: their gate weights.
+    """
+
+    slots_R: Tensor
+    tokens_R: Tensor
+    gates_R1: Tensor
+
+
+def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> Layout:
+    """The layout of the rows of this rank's tokens."""
+    if layer.groups.expert.size == 1:
+        slots, ordered = _sorted(experts_TK)
+        return LocalLayout(sorted=slots, offsets_E=_ends(ordered, layer.moe.num_experts))
+    if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
+        return _gather_layout(experts_TK, weights_TK, layer, host)
+    return _row_layout(experts_TK, layer, host)
+
+
+@lru_cache(maxsize=8)
+def balanced_experts(num_tokens: int, num_experts: int, top_k: int, device: torch.device) -> Tensor:
+    """Experts in turn: choice k of token t is expert t + k (E // K), so that all have T K / E rows if E divides T."""
+    tokens = torch.arange(num_tokens, device=device).unsqueeze(1)
+    choices = torch.arange(top_k, device=device) * (num_experts // top_k)
+    return (tokens + choices) % num_experts
+
+
+@lru_cache(maxsize=8)
+def balanced_counts(num_tokens: int, num_experts: int, top_k: int) -> tuple[int, ...]:
+    """Rows of every expert under balanced routing, known to the host."""
+    experts = balanced_experts(num_tokens, num_experts, top_k, torch.device("cpu"))
+    return tuple(int(count) for count in torch.bincount(experts.flatten(), minlength=num_experts))
+
+
+def _sorted(experts_TK: Tensor) -> tuple[SortedSlots, Tensor]:
+    """The slots in the order of experts, and the experts in that order."""
+    ordered, slots = torch.sort(experts_TK.flatten(), stable=True)
+    return SortedSlots(slots_R=slots, places_TK=inverse(slots).view_as(experts_TK)), ordered
+
+
+def inverse(order: Tensor) -> Tensor:
+    """The inverse of a permutation."""
+    places = torch.empty_like(order)
+    return places.scatter_(0, order, torch.arange(order.numel(), device=order.device))
+
+
+def _ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
+    """Ends (int32) of the experts' rows among rows sorted by expert: a search, which no host waits for."""
+    numbers = torch.arange(num_experts, device=ordered_experts.device, dtype=ordered_experts.dtype)
+    return torch.searchsorted(ordered_experts, numbers, right=True, out_int32=True)
+
+
+def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> RowLayout:
+    slots, ordered = _sorted(experts_TK)
+    counts = _exchanged_counts(experts_TK, ordered, layer, host)
+    sent, received = counts.sent, counts.received
+    num_ranks, per_rank = layer.groups.expert.size, layer.experts_per_rank
+    numbers = torch.arange(per_rank, device=layer.device).repeat(num_ranks)
+    arriving = torch.repeat_interleave(numbers, counts.arriving.flatten(), output_size=sum(received))
+    sorted_experts, arrived = torch.sort(arriving, stable=True)
+    return RowLayout(
+        sorted=slots,
+        sent=sent,
+        received=received,
+        arrived_R=arrived,
+        home_R=inverse(arrived),
+        offsets_E=_ends(sorted_experts, per_rank),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counts:
+    """Rows to and from each rank, and from each rank to each expert here (on the device)."""
+
+    sent: list[int]
+    received: list[int]
+    arriving: Tensor
+
+
+def _exchanged_counts(experts_TK: Tensor, ordered: Tensor, layer: LayerContext, host: HostReads) -> _Counts:
+    ranks, per_rank, moe = layer.groups.expert, layer.experts_per_rank, layer.moe
+    if layer.routing.balanced:
+        counts = balanced_counts(experts_TK.shape[0], moe.num_experts, moe.top_k)
+        per_target = [counts[first : first + per_rank] for first in range(0, moe.num_experts, per_rank)]
+        own = per_target[ranks.rank]
+        sent, received = [sum(target) for target in per_target], [sum(own)] * ranks.size
+        return _Counts(sent=sent, received=received, arriving=_on_device(own, ranks.size, layer.device))
+    ends = _ends(ordered, moe.num_experts).to(torch.int64)
+    sending = torch.diff(ends, prepend=ends.new_zeros(1)).view(ranks.size, per_rank)
+    arriving = all_to_all_parts(sending, ranks)
+    numbers = host.read(torch.stack((sending.sum(1), arriving.sum(1))))
+    return _Counts(sent=numbers[: ranks.size], received=numbers[ranks.size :], arriving=arriving)
+
+
+@lru_cache(maxsize=8)
+def _on_device(counts: tuple[int, ...], num_ranks: int, device: torch.device) -> Tensor:
+    """The same counts from every rank, copied to the device once."""
+    return torch.tensor([counts] * num_ranks, device=device)
+
+
+def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> GatherLayout:
+    ranks, per_rank = layer.groups.expert, layer.experts_per_rank
+    experts = all_gather_rows(experts_TK, ranks)
+    gates = all_gather_rows(weights_TK, ranks)
+    local = experts.flatten() - ranks.rank * per_rank
+    elsewhere = (local < 0) | (local >= per_rank)
+    ordered, slots = torch.sort(local.masked_fill(elsewhere, per_rank), stable=True)
+    offsets = _ends(ordered, per_rank)
+    slots = slots[: _num_local_rows(experts_TK.shape[0], offsets, layer, host)]
+    return GatherLayout(
+        slots_R=slots,
+        tokens_R=slots // layer.moe.top_k,
+        gates_R1=gates.flatten().index_select(0, slots).unsqueeze(1),
+        offsets_E=offsets,
+    )
+
+
+def _num_local_rows(num_tokens: int, offsets_E: Tensor, layer: LayerContext, host: HostReads) -> int:
+    if not layer.routing.balanced:
+        return host.read(offsets_E[-1:])[0]
+    ranks, per_rank = layer.groups.expert, layer.experts_per_rank
+    counts = balanced_counts(num_tokens, layer.moe.num_experts, layer.moe.top_k)
+    return ranks.size * sum(counts[ranks.rank * per_rank : (ranks.rank + 1) * per_rank])

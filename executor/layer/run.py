@@ -1,0 +1,90 @@
+"""Runs the operators of a layer program, in any order that respects what they read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from meshwright.costmodel.program.operators import GRADIENT, Operator
+from meshwright.costmodel.program.program import LayerProgram
+from meshwright.executor.layer.bindings.registry import binding_of
+from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.host_reads import HostReads
+from meshwright.executor.layer.parameters import Parameters
+from meshwright.executor.layer.position import make_rotary_tables
+from meshwright.executor.layer.scope import Binding, Scope
+from meshwright.executor.layer.values import Values
+
+INPUT = "hidden"
+Around = Callable[[Operator, Callable[[], None]], None]
+"""Called with each operator and what runs it: to time it, or to put it on a stream."""
+
+
+class LayerRunner:
+    """A layer on one rank, ready to run any number of micro-batches."""
+
+    def __init__(self, program: LayerProgram, layer: LayerContext, parameters: Parameters) -> None:
+        self.program = program
+        self.layer = layer
+        self.parameters = parameters
+        self.host = HostReads()
+        self._rotary = make_rotary_tables(layer)
+        operators = (*program.forward, *program.backward)
+        self._bindings: dict[str, Binding] = {op.name: binding_of(op, layer) for op in operators}
+        self._readers = Counter(name for op in operators for name in op.reads)
+
+    def start(self, hidden_TH: Tensor) -> MicroBatch:
+        """A new micro-batch with its input."""
+        values = Values()
+        values.put(INPUT, hidden_TH)
+        scope = Scope(layer=self.layer, values=values, parameters=self.parameters, rotary=self._rotary, host=self.host)
+        return MicroBatch(self.program, self._bindings, self._readers, scope)
+
+
+class MicroBatch:
+    """One micro-batch on its way through a layer. Tensors are forgotten when their last reader has run."""
+
+    def __init__(
+        self, program: LayerProgram, bindings: Mapping[str, Binding], readers: Counter[str], scope: Scope
+    ) -> None:
+        self.program = program
+        self.scope = scope
+        self._bindings = bindings
+        self._left = Counter(readers)
+        self._results = (program.output, GRADIENT + INPUT)
+
+    def run(self, operators: Iterable[Operator], around: Around | None = None) -> None:
+        """Run operators one after another. No autograd: backward operators are operators like all others."""
+        with torch.no_grad():
+            for operator in operators:
+                if around is None:
+                    self._run_one(operator)
+                else:
+                    around(operator, partial(self._run_one, operator))
+
+    def _run_one(self, operator: Operator) -> None:
+        written = self._bindings[operator.name](operator, self.scope)
+        if set(written) != set(operator.writes):
+            raise RuntimeError(f"{operator.name} wrote {sorted(written)}; the program says {sorted(operator.writes)}")
+        for name, tensor in written.items():
+            self.scope.values.put(name, tensor)
+        self._left.subtract(operator.reads)
+        self.scope.values.drop(name for name in operator.reads if not self._left[name] and name not in self._results)
+
+    @property
+    def output(self) -> Tensor:
+        """The layer's output, (T, H)."""
+        return self.scope.values[self.program.output]
+
+    @property
+    def input_gradient(self) -> Tensor:
+        """The gradient of the layer's input, (T, H)."""
+        return self.scope.values[GRADIENT + INPUT]
+
+    def put_output_gradient(self, grad_TH: Tensor) -> None:
+        """What the backward starts from."""
+        self.scope.values.put(GRADIENT + self.program.output, grad_TH)

@@ -1,0 +1,82 @@
+"""Clocks for operators and passes: events on CUDA, the host's clock elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from meshwright.costmodel.program.operators import Operator
+from meshwright.executor.layer_timing.record import Spread
+
+SPIN_CYCLES_PER_S = 2.0e9
+"""More than any Hopper clock, so that a spin lasts at least as long as asked."""
+
+
+class Mark:
+    """A moment on the device, or on the host where there is no device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._host_s = time.perf_counter()
+        self._event: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)
+            self._event.record()
+
+    def seconds_until(self, later: Mark) -> float:
+        """Seconds between two marks; the device must have passed both."""
+        if self._event is None or later._event is None:
+            return later._host_s - self._host_s
+        milliseconds: float = self._event.elapsed_time(later._event)
+        return milliseconds / 1e3
+
+
+def let_host_run_ahead(device: torch.device, seconds: float) -> None:
+    """Keep the device busy for so long, so that the host issues what follows before the device comes to it."""
+    if device.type == "cuda":
+        torch.cuda._sleep(int(seconds * SPIN_CYCLES_PER_S))
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device is idle."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(slots=True)
+class OperatorClock:
+    """Marks before and after every operator of any number of passes."""
+
+    device: torch.device
+    marks: dict[str, list[tuple[Mark, Mark]]] = field(default_factory=dict)
+    host_s: dict[str, list[float]] = field(default_factory=dict)
+
+    def around(self, operator: Operator, run: Callable[[], None]) -> None:
+        """Run an operator between two marks."""
+        before = Mark(self.device)
+        start_s = time.perf_counter()
+        run()
+        self.host_s.setdefault(operator.name, []).append(time.perf_counter() - start_s)
+        self.marks.setdefault(operator.name, []).append((before, Mark(self.device)))
+
+    def spread_of(self, name: str) -> Spread:
+        """An operator's times, once the device is idle."""
+        return spread([before.seconds_until(after) for before, after in self.marks[name]])
+
+    def host_median_s(self, name: str) -> float:
+        """What the host took to issue an operator."""
+        return spread(self.host_s[name]).median_s
+
+
+def spread(times_s: list[float]) -> Spread:
+    """Median, 10th and 90th percentile.
+
+    >>> spread([5.0, 1.0, 3.0, 2.0, 4.0])
+    Spread(median_s=3.0, low_s=1.0, high_s=5.0)
+    """
+    ordered = sorted(times_s)
+    last = len(ordered) - 1
+    middle = (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
+    return Spread(median_s=middle, low_s=ordered[round(0.1 * last)], high_s=ordered[round(0.9 * last)])

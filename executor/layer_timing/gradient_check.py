@@ -1,0 +1,138 @@
+"""A small layer's output and all its gradients against autograd of the reference, under any strategy, on any device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.program.layer import build_layer
+from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.executor.layer.bindings.router import ROUTING
+from meshwright.executor.layer.collectives import all_gather_rows
+from meshwright.executor.layer.context import AttentionKernel, LayerContext, RoutingChoice
+from meshwright.executor.layer.functions.statistics import statistics_type
+from meshwright.executor.layer.groups import Communicator, groups_over_all_ranks
+from meshwright.executor.layer.parameter_list import layer_parameters
+from meshwright.executor.layer.parameters import Parameters, full_weights, own_weights
+from meshwright.executor.layer.reference import ReferenceLayer
+from meshwright.executor.layer.routing import EXPERTS
+from meshwright.executor.layer.run import LayerRunner
+from meshwright.executor.layer.whole_gradients import whole_gradients
+from meshwright.executor.layer_timing.output_check import own_tokens, replica_ranks
+
+WEIGHT_SEED, INPUT_SEED = 21, 22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedLayer:
+    """A layer to check on this rank, one of `all_ranks`."""
+
+    layer: LayerSpec
+    setting: ProgramSetting
+    device: torch.device
+    dtype: torch.dtype
+    all_ranks: Communicator
+    attention_kernel: AttentionKernel = AttentionKernel.FORMULA
+    routing: RoutingChoice = field(default_factory=RoutingChoice)
+    fuse: bool = False
+
+    def context(self) -> LayerContext:
+        """The layer as it is run."""
+        return LayerContext(
+            layer=self.layer,
+            setting=self.setting,
+            device=self.device,
+            dtype=self.dtype,
+            groups=groups_over_all_ranks(self.setting.strategy, self.all_ranks),
+            attention_kernel=self.attention_kernel,
+            routing=self.routing,
+            fuse=self.fuse,
+        )
+
+    def inputs(self, replica: int) -> tuple[Tensor, Tensor]:
+        """Input and gradient of the output of a replica's micro-batch."""
+        generator = torch.Generator(self.device).manual_seed(INPUT_SEED + replica)
+        shape = (2, self.setting.seq_len * self.setting.micro_batch, self.setting.hidden)
+        both = torch.randn(shape, generator=generator, device=self.device, dtype=torch.float64).to(self.dtype)
+        return both[0], both[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """Output and input gradient of a rank's tokens, gradients of whole weights, the experts of all tokens."""
+
+    output: Tensor
+    input_gradient: Tensor
+    gradients: dict[str, Tensor]
+    experts: Tensor | None
+
+
+def gradient_errors(checked: CheckedLayer) -> dict[str, float]:
+    """Relative errors (Frobenius norm) of the output and of every gradient, by name."""
+    context = checked.context()
+    specs = layer_parameters(checked.layer, checked.setting.hidden)
+    full = full_weights(specs, checked.device, checked.dtype, WEIGHT_SEED)
+    sharing = replica_ranks(context).size
+    replica, num_replicas = checked.all_ranks.rank // sharing, checked.all_ranks.size // sharing
+    runner = LayerRunner(
+        build_layer(checked.layer, checked.setting), context, Parameters(own_weights(specs, full, context.groups))
+    )
+    found = _run(checked, runner, replica)
+    leaves = {name: weight.detach().clone().requires_grad_() for name, weight in full.items()}
+    expected = [_expected(checked, leaves, number, num_replicas, found.experts) for number in range(num_replicas)]
+    output, input_gradient = (own_tokens(whole, context) for whole in expected[replica])
+    errors = {
+        "output": _error(found.output, output),
+        "grad:hidden": _error(found.input_gradient, input_gradient),
+    }
+    for name, leaf in leaves.items():
+        if leaf.grad is not None:
+            errors[f"grad:{name}"] = _error(found.gradients[name], leaf.grad)
+    return errors
+
+
+def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:
+    context, program = runner.layer, runner.program
+    hidden, upstream = checked.inputs(replica)
+    batch = runner.start(own_tokens(hidden, context))
+    batch.run(program.forward)
+    experts = None
+    if checked.layer.is_moe:
+        experts = all_gather_rows(batch.scope.values.rider(ROUTING, EXPERTS, Tensor), checked.all_ranks)
+    batch.put_output_gradient(own_tokens(upstream, context))
+    batch.run(program.backward)
+    specs = layer_parameters(checked.layer, checked.setting.hidden)
+    return _Found(
+        output=batch.output,
+        input_gradient=batch.input_gradient,
+        gradients=whole_gradients(specs, runner.parameters, context.groups, checked.all_ranks),
+        experts=experts,
+    )
+
+
+def _expected(
+    checked: CheckedLayer, leaves: dict[str, Tensor], replica: int, num_replicas: int, experts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Output and input gradient of a replica's micro-batch; gradients of weights add up in `leaves`."""
+    hidden, upstream = checked.inputs(replica)
+    leaf = hidden.clone().requires_grad_()
+    reference = ReferenceLayer(
+        layer=checked.layer,
+        weights=leaves,
+        micro_batch=checked.setting.micro_batch,
+        routing=checked.routing,
+        wide=statistics_type(checked.dtype),
+    )
+    output = reference(leaf, None if experts is None else experts.chunk(num_replicas)[replica])
+    output.backward(upstream.to(output.dtype))
+    assert leaf.grad is not None
+    return output.detach(), leaf.grad
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    wide = statistics_type(expected.dtype)
+    difference = (found.to(wide) - expected.to(wide)).norm()
+    return float(difference / expected.to(wide).norm().clamp_min(1e-6))
