@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
 from meshwright.costmodel.program.operators import CollectiveWork
-from meshwright.executor.measure_hardware import Entry, Extent, ProfileRequest, Survey, driver
+from meshwright.executor.measure_hardware import Entry, Extent, ProfileRequest, Survey, build_survey, driver, local_run
 from meshwright.executor.measure_hardware.driver import run_profile
 from meshwright.executor.measure_hardware.local_run import LocalRun
-from meshwright.executor.measure_hardware.operators import Runnable
+from meshwright.executor.measure_hardware.operators import Runnable, build_operator
 from meshwright.executor.measure_hardware.outcome import ProfileOutcome
 from meshwright.hardware_profiles.measurements import Measurements
 
@@ -26,7 +28,7 @@ def request_(tmp_path: Path) -> ProfileRequest:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> list[Entry]:
     """A survey of four samples."""
-    whole = driver.build_survey(Extent.TINY, num_gpus=1, gpus_per_node=1)
+    whole = build_survey(Extent.TINY, num_gpus=1, gpus_per_node=1)
     survey = Survey(extent=Extent.TINY, local=whole.local[:4])
 
     def build(extent: Extent, **_: int) -> Survey:
@@ -51,7 +53,7 @@ def test_one_device(request_: ProfileRequest) -> None:
     outcome = _run(request_)
     reasons = {skipped.reason.split(":")[0] for skipped in outcome.skipped}
     assert reasons == {"NotImplementedError"}  # the fused backward of norms, which GPUs alone have
-    survey = driver.build_survey(Extent.TINY, num_gpus=1, gpus_per_node=1)
+    survey = build_survey(Extent.TINY, num_gpus=1, gpus_per_node=1)
     assert len(outcome.measurements.samples) == len(survey.local) - len(outcome.skipped)
     assert outcome.measurements.launch is not None
     assert outcome.measurements.launch.collective_eager_s is None
@@ -60,11 +62,9 @@ def test_one_device(request_: ProfileRequest) -> None:
 
 
 def test_two_ranks(request_: ProfileRequest) -> None:
-    import msgspec
-
     outcome = _run(msgspec.structs.replace(request_, num_ranks=2))
     links = [s for s in outcome.measurements.samples if isinstance(s.work, CollectiveWork)]
-    survey = driver.build_survey(Extent.TINY, num_gpus=2, gpus_per_node=2)
+    survey = build_survey(Extent.TINY, num_gpus=2, gpus_per_node=2)
     assert len(links) == len(survey.links)
     assert len(outcome.measurements.interference) == len(survey.link_interference)
     assert {sample.gpu for sample in outcome.measurements.samples} == {0, 1}
@@ -105,8 +105,6 @@ def test_an_interrupted_run_goes_on(
 
 
 def test_restart_measures_all_again(request_: ProfileRequest, few: list[Entry]) -> None:
-    import msgspec
-
     first = _run(request_)
     assert _run(request_).measurements.samples == first.measurements.samples
     again = _run(msgspec.structs.replace(request_, restart=True))
@@ -117,9 +115,7 @@ def test_restart_measures_all_again(request_: ProfileRequest, few: list[Entry]) 
 def test_a_sample_that_fails_does_not_end_the_run(
     request_: ProfileRequest, few: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from meshwright.executor.measure_hardware import local_run
-
-    build = local_run.build_operator
+    build = build_operator
 
     def failing(entry: Entry, *arguments: object) -> Runnable:
         if entry == few[1]:
@@ -136,11 +132,7 @@ def test_a_sample_that_fails_does_not_end_the_run(
 def test_a_wrong_result_is_not_timed(
     request_: ProfileRequest, few: list[Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
-    from meshwright.executor.measure_hardware import local_run
-
-    build = local_run.build_operator
+    build = build_operator
 
     def wrong(entry: Entry, *arguments: object) -> Runnable:
         operator = build(entry, *arguments)  # type: ignore[arg-type]  # passed on as they came

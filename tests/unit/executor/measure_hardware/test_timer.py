@@ -54,6 +54,8 @@ class FakeDevice(Device):
 
     def tidy(self) -> None: ...
 
+    def check_alive(self) -> None: ...
+
     def release(self) -> None: ...
 
 
@@ -89,7 +91,9 @@ def test_the_time_that_it_takes_is_about_what_was_given(run_s: float) -> None:
 def test_what_cannot_be_captured_runs_as_it_is() -> None:
     device = FakeDevice(refuses=True)
     runnable, _ = _runnable(device, 1e-4)
-    assert time_operator(runnable, device, 0.05).time_s == pytest.approx(1.05e-4)
+    reasons: list[str] = []
+    assert time_operator(runnable, device, 0.05, reasons.append).time_s == pytest.approx(1.05e-4)
+    assert reasons == ["RuntimeError: operation not permitted when stream is capturing"]
 
 
 def test_no_memory_is_not_a_refusal_of_the_capture() -> None:
@@ -99,7 +103,7 @@ def test_no_memory_is_not_a_refusal_of_the_capture() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        recorded(lambda: None, Full(), capturable=True)
+        recorded(lambda: None, Full(), lambda _: None, capturable=True)
 
 
 @pytest.mark.parametrize(("run_s", "num_sets", "runs"), [(1e-3, 1, 2), (1e-3, 7, 7), (1e-6, 3, 1023), (1.0, 1, 1)])

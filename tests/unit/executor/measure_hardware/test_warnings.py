@@ -47,19 +47,26 @@ def _sample(work: Work, time_s: float, *, gpu: int = 0, spread: float = 0.0) -> 
 
 
 def _machine() -> Machine:
-    texts = dict.fromkeys(
-        ("gpu", "driver", "cuda", "cudnn", "nccl", "torch", "python", "host_cpu", "date", "command"), "x"
-    )
-    figures = dict.fromkeys(
-        ("sm_clock_mhz", "memory_clock_mhz", "power_w", "power_limit_w", "temperature_celsius"), 1.0
-    )
     return Machine(
+        gpu="NVIDIA H100 80GB HBM3",
         num_gpus=2,
         num_sms=132,
         total_memory_bytes=80 * 2**30,
         usable_memory_bytes=78 * 2**30,
-        **texts,
-        **figures,
+        driver="580",
+        cuda="13.0",
+        cudnn="91900",
+        nccl="2.28.9",
+        torch="2.11.0",
+        python="3.12",
+        host_cpu="made up",
+        sm_clock_mhz=1755.0,
+        memory_clock_mhz=2619.0,
+        power_w=690.0,
+        power_limit_w=700.0,
+        temperature_celsius=60.0,
+        date="2026-01-01",
+        command="meshwright profile",
     )
 
 
@@ -77,6 +84,7 @@ def _warnings(
     outcome = ProfileOutcome(
         measurements=_measured(*samples),
         skipped=(),
+        uncaptured=(),
         drift_s=drift_s,
         throttle=throttle,
         journal=Journal(folder / "journal", "machine", restart=True),
