@@ -49,5 +49,8 @@ class CpuDevice(Device):
     def tidy(self) -> None:
         """Nothing is kept."""
 
+    def check_alive(self) -> None:
+        """The process runs."""
+
     def release(self) -> None:
         """Nothing is cached."""

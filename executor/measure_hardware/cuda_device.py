@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import torch
 
-from meshwright.executor.measure_hardware.device import Device, Work
+from meshwright.executor.measure_hardware.device import Device, DeviceLostError, Work
+from meshwright.executor.measure_hardware.operators.values import normal
 
 HEATING_SIZE = 8192
 BUSY_PRODUCTS = 6
@@ -43,17 +44,23 @@ class CudaDevice(Device):
         `torch.cuda.graph` would return all cached memory first, which takes longer than most samples do.
         """
         graph = torch.cuda.CUDAGraph()
+        pool = torch.cuda.graph_pool_handle()
         self.stream.synchronize()
         with self.scope():
-            graph.capture_begin(capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 work()
+                graph.capture_end()
             except BaseException:
-                with suppress(RuntimeError):  # says once more that the capture failed
-                    graph.capture_end()
+                self._end_failed(graph, pool)
                 raise
-            graph.capture_end()
         return graph.replay
+
+    def _end_failed(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+        """Leave the stream and the allocator as they were; each step may find that it is done already."""
+        for step in (graph.capture_end, lambda: torch._C._cuda_endAllocateToPool(self.torch_device.index, pool)):
+            with suppress(RuntimeError):
+                step()
 
     def durations(self, work: Work, count: int) -> tuple[float, ...]:
         """Between events of the stream, waited for in the end alone."""
@@ -83,6 +90,13 @@ class CudaDevice(Device):
             gc.collect()
             torch.cuda.empty_cache()
 
+    def check_alive(self) -> None:
+        """An illegal access, say, ends all work of the process."""
+        try:
+            torch.cuda.synchronize(self.torch_device)
+        except RuntimeError as problem:
+            raise DeviceLostError(f"the GPU stopped working for this process: {problem}") from problem
+
     def release(self) -> None:
         """Cached blocks, and the heating operands."""
         self._heaters = ()
@@ -93,9 +107,7 @@ class CudaDevice(Device):
         with self.scope():
             if not self._heaters:
                 shape = (HEATING_SIZE, HEATING_SIZE)
-                self._heaters = tuple(
-                    torch.randn(shape, device=self.torch_device, dtype=torch.bfloat16) for _ in range(3)
-                )
+                self._heaters = tuple(normal(shape, self.torch_device) for _ in range(3))
             left, right, out = self._heaters
             for _ in range(count):
                 torch.mm(left, right, out=out)

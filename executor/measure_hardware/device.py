@@ -8,6 +8,13 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from meshwright.costmodel.errors import MeshwrightError
+
+
+class DeviceLostError(MeshwrightError):
+    """No kernel runs any more in this process: nothing further can be measured by it."""
+
+
 Work = Callable[[], object]
 
 
@@ -41,6 +48,10 @@ class Device(ABC):
     @abstractmethod
     def tidy(self) -> None:
         """Called after each sample: what it used may be given back."""
+
+    @abstractmethod
+    def check_alive(self) -> None:
+        """Called after something failed: a `DeviceLostError` where nothing works any more."""
 
     @abstractmethod
     def release(self) -> None:

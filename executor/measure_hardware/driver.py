@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.program.operators import GemmWork
 from meshwright.executor.measure_hardware.cuda_device import CudaDevice
 from meshwright.executor.measure_hardware.device import Device
@@ -19,6 +20,7 @@ from meshwright.executor.measure_hardware.journal import (
     Launched,
     Outcome,
     Skipped,
+    Uncaptured,
 )
 from meshwright.executor.measure_hardware.launch import launch_costs
 from meshwright.executor.measure_hardware.links.peer_copies import measure_copy_interference, measure_peer_copies
@@ -111,7 +113,7 @@ def _lead(request: ProfileRequest, console: Console, team: Team, device: Device,
     try:
         with progress_bar(console, total, done) as advance:
             run.measure(survey, advance)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, MeshwrightError):
         console.print(
             f"interrupted: {len(journal.outcomes)} results are kept in {journal.path}; "
             "the same command goes on from there",
@@ -166,7 +168,7 @@ class _Run:
 
         def record(key: str, outcome: Outcome) -> None:
             self.journal.add(key, outcome)
-            if not isinstance(outcome, Drift | CollectiveLaunched):
+            if not isinstance(outcome, Drift | CollectiveLaunched | Uncaptured):
                 advance(_words(key))
 
         self._measure_local(survey, record)

@@ -29,6 +29,13 @@ class Drift(Value, frozen=True, kw_only=True, tag="drift"):
     time_s: float
 
 
+class Uncaptured(Value, frozen=True, kw_only=True, tag="uncaptured"):
+    """A family whose kernels no CUDA graph takes: where they are short, the host's time is in what was measured."""
+
+    what: str
+    reason: str
+
+
 class Measured(Value, frozen=True, kw_only=True, tag="measured"):
     """One sample."""
 
@@ -53,7 +60,7 @@ class CollectiveLaunched(Value, frozen=True, kw_only=True, tag="collective_launc
     time_s: float
 
 
-Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Skipped | Drift
+Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Skipped | Uncaptured | Drift
 
 
 class Line(Value, frozen=True, kw_only=True):

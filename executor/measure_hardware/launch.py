@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from meshwright.executor.measure_hardware.device import Device
+from meshwright.executor.measure_hardware.operators.values import normal
 from meshwright.executor.measure_hardware.times import times_of
 from meshwright.hardware_profiles.measurements import LaunchSample
 
@@ -21,8 +22,8 @@ ELEMENTS = 256
 def launch_costs(device: Device, clock: Callable[[], float] = time.perf_counter) -> LaunchSample:
     """Of an addition of 256 values: the host's time a kernel, and the GPU's in a chain of dependent kernels."""
     with device.scope():
-        values = torch.randn(ELEMENTS, device=device.torch_device)
-        other = torch.randn(ELEMENTS, device=device.torch_device)
+        values = normal((ELEMENTS,), device.torch_device, torch.float32)
+        other = normal((ELEMENTS,), device.torch_device, torch.float32)
 
         def eager() -> None:
             for _ in range(KERNELS):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from meshwright.costmodel.program.operators import GemmWork
 from meshwright.executor.measure_hardware.device import Device
 from meshwright.executor.measure_hardware.entry import Entry
-from meshwright.executor.measure_hardware.journal import Drift, Measured, Outcome, Skipped
+from meshwright.executor.measure_hardware.journal import Drift, Measured, Outcome, Skipped, Uncaptured
 from meshwright.executor.measure_hardware.operators import build_operator, input_sets
 from meshwright.executor.measure_hardware.pace import Pace
 from meshwright.executor.measure_hardware.timer import time_operator
@@ -19,6 +19,7 @@ Record = Callable[[str, Outcome], None]
 REFERENCE_EVERY = 80
 REFERENCE_S = 0.05
 REASON_LENGTH = 240
+WRONG = "wrong result"
 
 
 class LocalRun:
@@ -42,11 +43,15 @@ class LocalRun:
         for entry in entries:
             families.setdefault(entry.family, []).append(entry)
         for family, members in families.items():
-            middle = sorted(members, key=lambda entry: -input_sets(entry, self.device.l2_bytes))[len(members) // 2]
-            reason = reason_of(lambda middle=middle: self._check_one(middle))  # type: ignore[misc]
-            if reason:
-                self.wrong[family] = reason
-            self.device.tidy()
+            ordered = sorted(members, key=lambda entry: -input_sets(entry, self.device.l2_bytes))
+            reasons = []
+            for entry in (ordered[len(ordered) // 2], ordered[0]):  # the smallest, where memory is short for another
+                reasons = [reason_of(lambda entry=entry: self._check_one(entry))]  # type: ignore[misc]
+                self._tidy(reasons[0])
+                if not reasons[0] or WRONG in reasons[0]:
+                    break
+            if reasons[0]:
+                self.wrong[family] = reasons[0]
 
     def measure(self, entries: Iterable[Entry], pace: Pace) -> None:
         """Time every entry."""
@@ -61,29 +66,40 @@ class LocalRun:
             self.record(entry.key, Skipped(what=entry.key, reason=self.wrong[entry.family]))
             return
         taken: list[Times] = []
-        self.device.keep_busy()
         reason = reason_of(lambda: taken.append(self._time(entry, seconds)))
-        self.device.tidy()
+        self._tidy(reason)
         if reason:
             self.record(entry.key, Skipped(what=entry.key, reason=reason))
         else:
             self.record(entry.key, Measured(sample=sample_of(entry, taken[0])))
 
     def _measure_reference(self, number: int) -> None:
-        self.device.keep_busy()
-        self.record(f"drift {number}", Drift(time_s=self._time(self.reference, REFERENCE_S).time_s))
+        taken: list[Times] = []
+        self._tidy(reason_of(lambda: taken.append(self._time(self.reference, REFERENCE_S))))
+        for times in taken:
+            self.record(f"drift {number}", Drift(time_s=times.time_s))
+
+    def _tidy(self, reason: str) -> None:
+        """Make room; after a failure also see whether anything still works."""
+        if reason:
+            self.device.check_alive()
+        self.device.tidy()
 
     def _time(self, entry: Entry, seconds: float) -> Times:
+        def refused(reason: str) -> None:
+            self.record(f"uncaptured {entry.family}", Uncaptured(what=entry.family, reason=reason))
+
         with self.device.scope():
+            self.device.keep_busy()
             operator = build_operator(entry, self.device.torch_device, self.device.l2_bytes)
-            return time_operator(operator, self.device, seconds)
+            return time_operator(operator, self.device, seconds, refused)
 
     def _check_one(self, entry: Entry) -> None:
         with self.device.scope():
             operator = build_operator(entry, self.device.torch_device, 0.0)
             error = operator.check()
         if not error <= operator.limit:
-            raise RuntimeError(f"wrong result: error {error:.2g} of the norm, expected at most {operator.limit:.2g}")
+            raise RuntimeError(f"{WRONG}: error {error:.2g} of the norm, expected at most {operator.limit:.2g}")
 
     def _run_once(self, entry: Entry) -> None:
         with self.device.scope():

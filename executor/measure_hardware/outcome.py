@@ -14,6 +14,7 @@ from meshwright.executor.measure_hardware.journal import (
     Launched,
     Measured,
     Skipped,
+    Uncaptured,
 )
 from meshwright.hardware_profiles.measurements import (
     MEASUREMENTS_SCHEMA_VERSION,
@@ -29,6 +30,7 @@ class ProfileOutcome:
 
     measurements: Measurements
     skipped: tuple[Skipped, ...]
+    uncaptured: tuple[Uncaptured, ...]
     drift_s: tuple[float, ...]
     throttle: int
     journal: Journal
@@ -47,6 +49,7 @@ def collect(machine: Machine, journal: Journal, *, throttle: int = 0) -> Profile
     return ProfileOutcome(
         measurements=measurements,
         skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skipped)),
+        uncaptured=tuple(outcome for outcome in outcomes if isinstance(outcome, Uncaptured)),
         drift_s=tuple(outcome.time_s for outcome in journal.outcomes.values() if isinstance(outcome, Drift)),
         throttle=throttle,
         journal=journal,

@@ -24,13 +24,19 @@ WARM_UP_SHARE = 0.2
 SHORT_RUN_S = 4e-5
 SHORT_RUN_SHARE = 0.3
 MOST_RUNS = 1024
+REASON_LENGTH = 240
 
 
-def time_operator(runnable: Runnable, device: Device, seconds: float) -> Times:
-    """Time of one run. Kernels too short to draw much power get less of `seconds`."""
+def time_operator(
+    runnable: Runnable, device: Device, seconds: float, refused: Callable[[str], None] = lambda _: None
+) -> Times:
+    """Time of one run. Kernels too short to draw much power get less of `seconds`.
+
+    `refused` is told why where no CUDA graph takes the operator.
+    """
     first_s = trial_s(lambda: runnable.run(0), device)
     runs = num_runs(first_s, runnable.num_sets)
-    loop = recorded(_loop(runnable, runs), device, capturable=runnable.capturable)
+    loop = recorded(_loop(runnable, runs), device, refused, capturable=runnable.capturable)
     span_s = trial_s(loop, device)
     budget_s = seconds * (SHORT_RUN_SHARE if span_s / runs < SHORT_RUN_S else 1.0)
     for _ in range(math.ceil(WARM_UP_SHARE * budget_s / span_s) - 1):
@@ -52,7 +58,7 @@ def num_runs(run_s: float, num_sets: int) -> int:
     return max(num_sets, min(rounds * num_sets, MOST_RUNS // num_sets * num_sets))
 
 
-def recorded(loop: Work, device: Device, *, capturable: bool) -> Work:
+def recorded(loop: Work, device: Device, refused: Callable[[str], None], *, capturable: bool) -> Work:
     """The loop as a graph; as it is where that cannot be (large kernels hide the host's time even so)."""
     if not (capturable and device.captures):
         return loop
@@ -60,7 +66,8 @@ def recorded(loop: Work, device: Device, *, capturable: bool) -> Work:
         return device.capture(loop)
     except torch.OutOfMemoryError:
         raise
-    except RuntimeError:
+    except RuntimeError as problem:
+        refused(f"{type(problem).__name__}: {problem}"[:REASON_LENGTH])
         return loop
 
 

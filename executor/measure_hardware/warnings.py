@@ -30,6 +30,7 @@ def warnings_of(outcome: ProfileOutcome, rows: tuple[Comparison, ...]) -> tuple[
         *_throttled(outcome.throttle),
         *_scattered(samples),
         *_drifted(outcome.drift_s),
+        *(f"timed without a CUDA graph: {part.what} ({part.reason})" for part in outcome.uncaptured),
     ]
     return tuple(found)
 

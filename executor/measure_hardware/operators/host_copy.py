@@ -14,7 +14,9 @@ def host_copy(work: CopyWork, direction: Direction, device: torch.device) -> Run
     """One asynchronous copy; on a machine without GPU an ordinary one."""
     count = max(1, int(work.num_bytes) // 2)
     on_gpu = normal((count,), device)
-    on_host = torch.randn(count, dtype=torch.bfloat16, pin_memory=device.type == "cuda")
+    on_host = normal((count,), torch.device("cpu"))
+    if device.type == "cuda":
+        on_host = on_host.pin_memory()
     source, target = (on_gpu, on_host) if direction is Direction.TO_HOST else (on_host, on_gpu)
 
     def run(index: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from meshwright.executor.measure_hardware.operators import memory_functions as f
 from meshwright.executor.measure_hardware.operators.memory_inputs import memory_inputs
 from meshwright.executor.measure_hardware.operators.optimizer import adam_check, adam_update
 from meshwright.executor.measure_hardware.operators.runnable import LIMITS, Runnable, relative_error
+from meshwright.executor.measure_hardware.operators.values import normal
 from meshwright.hardware_profiles.measurements import Implementation
 
 Tensors = tuple[torch.Tensor, ...]
@@ -147,7 +148,8 @@ def _swiglu_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tenso
 
 
 def _router_backward(logits: torch.Tensor, chosen: torch.Tensor) -> Function:
-    return _autograd(lambda x: functions.route(x, chosen.shape[1])[0], (logits,), torch.randn_like(chosen))
+    gradient = normal(tuple(chosen.shape), chosen.device, torch.float32)
+    return _autograd(lambda x: functions.route(x, chosen.shape[1])[0], (logits,), gradient)
 
 
 def _loss_backward(logits: torch.Tensor, labels: torch.Tensor, maximum: torch.Tensor, total: torch.Tensor) -> Function:

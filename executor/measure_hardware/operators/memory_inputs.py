@@ -8,7 +8,7 @@ import torch
 
 from meshwright.executor.measure_hardware.memory_case import MemoryCase, MemoryOperator
 from meshwright.executor.measure_hardware.operators.memory_functions import ROPE_HEAD_DIM
-from meshwright.executor.measure_hardware.operators.values import normal, unwritten
+from meshwright.executor.measure_hardware.operators.values import normal, source, uniform, unwritten
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -38,13 +38,13 @@ def _normed_backward(case: MemoryCase, device: torch.device) -> Tensors:
 
 
 def _rotated(case: MemoryCase, device: torch.device) -> Tensors:
-    angles = torch.rand((case.rows, ROPE_HEAD_DIM), device=device) * 6.28
+    angles = uniform((case.rows, ROPE_HEAD_DIM), device) * 6.28
     return normal((case.rows, case.width), device), angles.cos().bfloat16(), angles.sin().bfloat16()
 
 
 def _routing(case: MemoryCase, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """The token of each expert row, and the rows of each token: a permutation by chance."""
-    order = torch.randperm(case.rows, device=device)
+    order = torch.randperm(case.rows, device=device, generator=source(device))
     return order // case.top_k, order.argsort().view(-1, case.top_k)
 
 
@@ -60,14 +60,14 @@ def _permuted_backward(case: MemoryCase, device: torch.device) -> Tensors:
 
 def _unpermuted(case: MemoryCase, device: torch.device) -> Tensors:
     token, row = _routing(case, device)
-    weight = torch.rand(case.rows, device=device).bfloat16()
+    weight = uniform((case.rows,), device).bfloat16()
     return normal((case.rows, case.width), device), weight, row, token
 
 
 def _unpermuted_backward(case: MemoryCase, device: torch.device) -> Tensors:
     token, _ = _routing(case, device)
     gradient = normal((case.rows // case.top_k, case.width), device)
-    return gradient, normal((case.rows, case.width), device), torch.rand(case.rows, device=device).bfloat16(), token
+    return gradient, normal((case.rows, case.width), device), uniform((case.rows,), device).bfloat16(), token
 
 
 def _routed(case: MemoryCase, device: torch.device) -> Tensors:
@@ -81,7 +81,7 @@ def _scaled(case: MemoryCase, device: torch.device) -> Tensors:
 
 def _scored(case: MemoryCase, device: torch.device, *, eager: bool) -> Tensors:
     logits = normal((case.rows, case.width), device, torch.float32 if eager else torch.bfloat16)
-    labels = torch.randint(case.width, (case.rows,), device=device)
+    labels = torch.randint(case.width, (case.rows,), device=device, generator=source(device))
     maximum = logits.float().amax(1)
     return logits, labels, maximum, torch.exp(logits.float() - maximum[:, None]).sum(1)
 

@@ -11,6 +11,7 @@ import torch
 
 from meshwright.executor.measure_hardware.memory_case import MemoryCase
 from meshwright.executor.measure_hardware.operators.runnable import relative_error
+from meshwright.executor.measure_hardware.operators.values import normal, uniform
 from meshwright.hardware_profiles.measurements import Implementation
 
 TENSOR_SIZE = 2**20
@@ -23,8 +24,10 @@ class _State:
     def __init__(self, count: int, device: torch.device) -> None:
         whole, left = divmod(count, TENSOR_SIZE)
         sizes = [TENSOR_SIZE] * whole + [left] * bool(left)
-        self.masters, self.gradients, self.means = ([torch.randn(n, device=device) for n in sizes] for _ in range(3))
-        self.squares = [torch.rand(n, device=device) for n in sizes]
+        self.masters, self.gradients, self.means = (
+            [normal((size,), device, torch.float32) for size in sizes] for _ in range(3)
+        )
+        self.squares = [uniform((size,), device) for size in sizes]
         self.weights = [master.bfloat16() for master in self.masters]
         self.steps = [torch.ones((), device=device) for _ in sizes]
 

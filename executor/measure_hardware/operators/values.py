@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 
 FP8 = torch.float8_e4m3fn
 
 
+@cache
+def source(device: torch.device) -> torch.Generator:
+    """Random numbers apart from PyTorch's own source, which a failed capture of a CUDA graph would leave unusable."""
+    generator = torch.Generator(device)
+    generator.seed()
+    return generator
+
+
 def normal(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """Standard normal values."""
-    return torch.randn(shape, device=device, dtype=dtype)
+    return torch.randn(shape, device=device, dtype=dtype, generator=source(device))
+
+
+def uniform(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Float32 values between 0 and 1."""
+    return torch.rand(shape, device=device, generator=source(device))
 
 
 def normal_fp8(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from meshwright.cli import main
+from meshwright.commands import profile
+from meshwright.costmodel.hardware import HardwareProfile
+from meshwright.executor.measure_hardware import Extent, ProfileRequest
+from meshwright.hardware_profiles import load_profile
+from meshwright.hardware_profiles.measurements import Measurements, load_measurements
+
+
+def test_no_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["profile", "-o", str(tmp_path / "p.json")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "needs a CUDA GPU" in error
+    assert "meshwright clusters" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "-o", str(tmp_path / "nowhere" / "p.json")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_everything_is_written_and_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def build_profile(measurements: Measurements, *, base: HardwareProfile) -> HardwareProfile:
+        assert measurements.samples
+        return base
+
+    builder = types.ModuleType("meshwright.hardware_profiles.build")
+    builder.build_profile = build_profile  # type: ignore[attr-defined]  # as the module has it
+    monkeypatch.setitem(sys.modules, "meshwright.hardware_profiles.build", builder)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    request = ProfileRequest(
+        output=tmp_path / "p.json",
+        measurements=tmp_path / "m.json",
+        extent=Extent.TINY,
+        base="h100",
+        on_gpus=False,
+    )
+    profile.run(request)
+    printed = capsys.readouterr().out
+    assert "dense product, BF16" in printed
+    assert "Not measured: 1" in printed
+    assert f"profile written to {request.output}" in printed
+    assert load_measurements(request.measurements).machine.gpu == "none"
+    assert load_profile(request.output) == load_profile("h100")
+    assert {path.name for path in tmp_path.iterdir()} == {"p.json", "m.json"}
+    assert msgspec.json.decode(request.measurements.read_bytes())["schema_version"] == 1
