@@ -121,10 +121,10 @@ class TinyLayer:
 
     def run(self, order: Callable[[LayerProgram], Iterable[Operator]] | None = None) -> Results:
         """The operators, in program order unless another is given."""
-        program, runner = self.program, self.runner()
+        runner = self.runner()
         batch = runner.start(self.hidden)
         batch.put_output_gradient(self.upstream)
-        batch.run((*program.forward, *program.backward) if order is None else order(program))
+        batch.run((*runner.forward, *runner.backward) if order is None else order(self.program))
         gradients = runner.parameters.gradients
         return Results(output=batch.output, input_gradient=batch.input_gradient, gradients=gradients)
 
@@ -133,7 +133,7 @@ class TinyLayer:
         context = LayerContext(
             layer=self.layer, setting=self.setting, device=CPU, dtype=self.dtype, routing=self.routing
         )
-        return LayerRunner(self.program, context, Parameters(self.weights))
+        return LayerRunner(self.program, context, Parameters(self.weights), self.setting.strategy.recompute)
 
     def run_reference(self) -> Results:
         """The same by autograd."""
