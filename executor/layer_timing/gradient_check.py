@@ -86,12 +86,9 @@ def gradient_errors(checked: CheckedLayer) -> dict[str, float]:
     full = full_weights(specs, checked.device, checked.dtype, WEIGHT_SEED)
     sharing = replica_ranks(context).size
     replica, num_replicas = checked.all_ranks.rank // sharing, checked.all_ranks.size // sharing
-    runner = LayerRunner(
-        build_layer(checked.layer, checked.setting),
-        context,
-        Parameters(own_weights(specs, full, context.groups)),
-        checked.setting.strategy.recompute,
-    )
+    parameters = Parameters(own_weights(specs, full, context.groups))
+    program = build_layer(checked.layer, checked.setting)
+    runner = LayerRunner(program, context, parameters, checked.setting.strategy.recompute)
     found = _run(checked, runner, replica)
     leaves = {name: weight.detach().clone().requires_grad_() for name, weight in full.items()}
     expected = [_expected(checked, leaves, number, num_replicas, found.experts) for number in range(num_replicas)]
@@ -146,5 +143,6 @@ def _expected(
 
 def _error(found: Tensor, expected: Tensor) -> float:
     wide = statistics_type(expected.dtype)
+    # Some gradients are zero: the router's where a token has one expert, whose weight is always 1.
     difference = (found.to(wide) - expected.to(wide)).norm()
-    return float(difference / expected.to(wide).norm().clamp_min(1e-6))
+    return float(difference / expected.to(wide).norm().clamp_min(1e-3))

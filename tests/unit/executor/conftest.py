@@ -50,7 +50,8 @@ def _moe(**changes: object) -> LayerSpec:
 
 LAYERS: dict[str, LayerSpec] = {
     "dense": LayerSpec(attention=GQA, ffn=DENSE),
-    "dense, one head group": LayerSpec(attention=_with(GQA, num_kv_heads=4), ffn=DENSE),
+    "dense, all key heads": LayerSpec(attention=_with(GQA, num_kv_heads=4), ffn=DENSE),
+    "dense, one key head": LayerSpec(attention=_with(GQA, num_kv_heads=1), ffn=DENSE),
     "dense, biases": LayerSpec(
         attention=_with(GQA, qkv_bias=True, output_bias=True), ffn=DenseFfnSpec(intermediate=24, bias=True)
     ),
