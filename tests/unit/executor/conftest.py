@@ -50,7 +50,8 @@ def _moe(**changes: object) -> LayerSpec:
 
 LAYERS: dict[str, LayerSpec] = {
     "dense": LayerSpec(attention=GQA, ffn=DENSE),
-    "dense, one head group": LayerSpec(attention=_with(GQA, num_kv_heads=4), ffn=DENSE),
+    "dense, all key heads": LayerSpec(attention=_with(GQA, num_kv_heads=4), ffn=DENSE),
+    "dense, one key head": LayerSpec(attention=_with(GQA, num_kv_heads=1), ffn=DENSE),
     "dense, biases": LayerSpec(
         attention=_with(GQA, qkv_bias=True, output_bias=True), ffn=DenseFfnSpec(intermediate=24, bias=True)
     ),
@@ -121,10 +122,10 @@ class TinyLayer:
 
     def run(self, order: Callable[[LayerProgram], Iterable[Operator]] | None = None) -> Results:
         """The operators, in program order unless another is given."""
-        program, runner = self.program, self.runner()
+        runner = self.runner()
         batch = runner.start(self.hidden)
         batch.put_output_gradient(self.upstream)
-        batch.run((*program.forward, *program.backward) if order is None else order(program))
+        batch.run((*runner.forward, *runner.backward) if order is None else order(self.program))
         gradients = runner.parameters.gradients
         return Results(output=batch.output, input_gradient=batch.input_gradient, gradients=gradients)
 
@@ -133,7 +134,7 @@ class TinyLayer:
         context = LayerContext(
             layer=self.layer, setting=self.setting, device=CPU, dtype=self.dtype, routing=self.routing
         )
-        return LayerRunner(self.program, context, Parameters(self.weights))
+        return LayerRunner(self.program, context, Parameters(self.weights), self.setting.strategy.recompute)
 
     def run_reference(self) -> Results:
         """The same by autograd."""

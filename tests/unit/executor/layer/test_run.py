@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from meshwright.costmodel.program.recompute import plan_backward
+from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.executor.layer.context import RoutingChoice
 
 Make = Callable[..., Any]
@@ -46,6 +48,23 @@ def test_a_tensor_is_forgotten_behind_its_last_reader(tiny_layer: Make) -> None:
     batch.put_output_gradient(tiny.upstream)
     batch.run(program.backward)
     assert batch.scope.values.names() == {program.output, "grad:hidden"}
+
+
+@pytest.mark.parametrize("policy", list(Recompute))
+@pytest.mark.parametrize("layer", ["dense", "dense, norms of heads", "dense, latent", "moe, gated shared"])
+def test_recomputation_changes_nothing(tiny_layer: Make, layer: str, policy: Recompute) -> None:
+    tiny = tiny_layer(layer)
+    again = tiny.with_setting(strategy=LayerStrategy(recompute=policy)).run()
+    again.assert_close(tiny.run(), 0.0)
+
+
+@pytest.mark.parametrize("policy", list(Recompute))
+def test_the_forward_leaves_what_is_kept(tiny_layer: Make, policy: Recompute) -> None:
+    tiny = tiny_layer("moe, shared").with_setting(strategy=LayerStrategy(recompute=policy))
+    runner = tiny.runner()
+    batch = runner.start(tiny.hidden)
+    batch.run(runner.forward)
+    assert batch.scope.values.names() == plan_backward(tiny.program, policy).kept | {tiny.program.output}
 
 
 def test_gradients_of_micro_batches_add_up(tiny_layer: Make) -> None:
