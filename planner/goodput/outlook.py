@@ -122,7 +122,7 @@ def _assumptions(configuration: TrainingConfiguration) -> Iterator[str]:
         yield "nothing fails (cluster.mean_time_between_failures_s)"
         return
     if (recovery.detection_s, recovery.restart_s) == (DEFAULT.detection_s, DEFAULT.restart_s):
-        yield "detection and restart take what MegaScale stays below (run.detection_s, run.restart_s)"
+        yield "detection takes 10 min, what MegaScale stays below, and restart 5 min (run.detection_s, run.restart_s)"
     if isinstance(recovery.checkpoint_write_s, str):
         yield "a checkpoint blocks for the copy of GPU state to host memory, no longer (run.checkpoint_write_s)"
     if not recovery.checkpoint_store_s:
