@@ -14,9 +14,9 @@ def fused_s(
 
         t = G + E + (C - h) + loss stretch h
 
-    Source: derived; `share` is an assumption of the runtime, 0.8 where FLUX (arXiv 2406.06858) reports up to 96 %. At 0.8
-    a kernel is 1.8 times as fast at most; the 1.2 to 4.7 times of MegaScale-MoE (arXiv 2505.11432, section 6) hold more
-    than what this formula has.
+    Source: derived; `share` is an assumption of the runtime, 0.8 where FLUX (arXiv 2406.06858) reports up to 96 %. At
+    0.8 a kernel is 1.8 times as fast at most; the 1.2 to 4.7 times of MegaScale-MoE (arXiv 2505.11432, section 6) hold
+    more than what this formula has.
 
     >>> fused_s(10.0, 0.0, 5.0, share=0.8, loss=0.0, stretch=1.0)
     (11.0, 4.0, 0.0)
