@@ -13,15 +13,14 @@ assignment it came from, so none is proposed twice below its simulated time.
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 
-from meshwright.costmodel.simulate import ScheduleKind, lower_bound_paths
+from meshwright.costmodel.simulate import lower_bound_paths
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.device_curve import least_seconds
 from meshwright.planner.effort import SIMULATED_SLOT, Effort
-from meshwright.planner.incumbents import balanced_split, fitting_mix, given_layers
+from meshwright.planner.incumbents import balanced_split, fitting_mix
+from meshwright.planner.layer_ranges import layer_places, layer_ranges
 from meshwright.planner.memory_shortfall import leanest
 from meshwright.planner.milp import PointModel
 from meshwright.planner.moments import MomentRows, fits
@@ -143,9 +142,8 @@ class _Solve:
         simulated_s = typical_s if first is None else step_time_s(problem, first)
         self.model = PointModel(problem, simulated_s or 1.0)
         self.moments = MomentRows(self.model)
-        for device in range(problem.num_stages):
-            for kind in sorted(set(problem.layer_types)):
-                self.model.add_curve(device, kind, least_seconds(problem, device, kind))
+        for device, kind in layer_places(problem):
+            self.model.add_curve(device, kind, least_seconds(problem, device, kind))
         known = (problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages)
         for path in lower_bound_paths(*known, problem.overlap):
             self.model.add_path(path)
@@ -184,8 +182,8 @@ class _Solve:
 
     def _relax(self) -> bool:
         """Bounds the step, and narrows the layers per stage below the target; False if no assignment can fit."""
-        low, high = np.zeros_like(self.model.branching_upper), self.model.branching_upper.copy()
-        self._narrow_by_work(low, high)
+        low, high = layer_ranges(self.problem, self._target_s, self.model.branching_upper)
+        self._add_curve_points(low, high)
         self.model.branch_on(low, high)
         node = self._relaxed_rounds(MAX_ROOT_ROUNDS)
         while node is not None:
@@ -204,27 +202,12 @@ class _Solve:
         self._raise_bound(self._target_s)
         return True
 
-    def _narrow_by_work(self, low: Array, high: Array) -> None:
-        """Narrows, in place, the layers of a type on each device: its work alone must not exceed the target."""
-        problem, kinds = self.problem, sorted(set(self.problem.layer_types))
-        places = list(product(range(problem.num_stages), kinds))
-        if problem.boundaries:
-            low[: len(places)] = high[: len(places)] = [given_layers(problem, *place) for place in places]
-        elif problem.kind is not ScheduleKind.DUALPIPE_V and self._target_s < float("inf"):
-            high[: len(places)] = [self._most_layers(*place) for place in places]
-            for index, (_, kind) in enumerate(places):
-                of_kind = sum(high[other] for other, (_, other_kind) in enumerate(places) if other_kind == kind)
-                low[index] = max(0.0, problem.layer_types.count(kind) - of_kind + high[index])
-        for index, (device, kind) in enumerate(places):
+    def _add_curve_points(self, low: Array, high: Array) -> None:
+        """Makes the curves of `device_curve` exact where a device can have few numbers of layers."""
+        for index, (device, kind) in enumerate(layer_places(self.problem)):
             if low[index] <= high[index] < low[index] + MAX_CURVE_POINTS:
-                curve = least_seconds(problem, device, kind)
+                curve = least_seconds(self.problem, device, kind)
                 self.model.add_curve_points(index, device, kind, curve, int(low[index]), int(high[index]))
-
-    def _most_layers(self, device: int, kind: int) -> int:
-        """Layers of a type that a device can run for all micro-batches within the target."""
-        ends_s = micro_batch_s(self.problem, tables(self.problem).ends)[list(self.problem.placement[device])].sum()
-        left_s = self._target_s / self.problem.num_micro_batches - ends_s
-        return int(np.flatnonzero(least_seconds(self.problem, device, kind) <= left_s).max(initial=0))
 
     def _relaxed_rounds(self, max_rounds: int) -> tuple[float, Array] | None:
         """Solves, adding longest paths; (bound, solution), None where nothing is left."""
