@@ -90,7 +90,8 @@ class Recovery(Value, frozen=True, kw_only=True):
     waits for it.
     num_spare_nodes: nodes that stand ready. repair_s: how long a failed node is away; 0: it restarts with the run.
 
-    The defaults for detection and restart are those that MegaScale (arXiv 2402.15627, section 6.3) stays below.
+    The default for detection is what MegaScale (arXiv 2402.15627, section 6.3) stays below on average. How long a
+    restart takes is not published there (only that lost work is caught up within 15 minutes): that is an assumption.
     """
 
     detection_s: float = 600.0

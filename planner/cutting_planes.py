@@ -13,15 +13,14 @@ assignment it came from, so none is proposed twice below its simulated time.
 
 from __future__ import annotations
 
-import time
-from itertools import product
-
 import numpy as np
 
-from meshwright.costmodel.simulate import ScheduleKind, lower_bound_paths
+from meshwright.costmodel.simulate import lower_bound_paths
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.device_curve import least_seconds
-from meshwright.planner.incumbents import balanced_split, fitting_mix, given_layers
+from meshwright.planner.effort import SIMULATED_SLOT, Effort
+from meshwright.planner.incumbents import balanced_split, fitting_mix
+from meshwright.planner.layer_ranges import layer_places, layer_ranges
 from meshwright.planner.memory_shortfall import leanest
 from meshwright.planner.milp import PointModel
 from meshwright.planner.moments import MomentRows, fits
@@ -42,6 +41,7 @@ MAX_NODE_ROUNDS = 4
 STALL_ROUNDS = 12
 MAX_CURVE_POINTS = 8
 INTEGRALITY_TOLERANCE = 1e-6
+DEFAULT_EFFORT = 30_000.0
 
 PRECISION = 1e-7
 """The gap that counts as none: wide enough for HiGHS's tolerance, 1e-6 of `milp.TIME_SCALE`."""
@@ -52,27 +52,27 @@ def solve_point(
     *,
     cutoff_s: float | None = None,
     relative_gap: float = 1e-3,
-    time_limit_s: float = 30.0,
+    effort: float = DEFAULT_EFFORT,
 ) -> PointSolution:
     """The fastest assignment that fits, proven to within `relative_gap`.
 
-    With a cutoff, ends as soon as nothing is faster than the cutoff (less the gap). Deterministic unless the time limit
-    ends it.
+    With a cutoff, ends as soon as nothing is faster than the cutoff (less the gap). Ends at the latest when the effort
+    (`planner.effort`) is spent; equal problems get equal solutions.
     """
     needed = needed_layers(problem)
     if len(problem.layer_types) < needed:
         reason = TooFewLayers(num_layers=len(problem.layer_types), needed_layers=needed)
         return PointSolution(status=PointStatus.INFEASIBLE, reason=reason, space=space_text(problem))
     cutoff_s = float("inf") if cutoff_s is None else cutoff_s
-    return _Solve(problem, cutoff_s, max(relative_gap, PRECISION), time_limit_s).run()
+    return _Solve(problem, cutoff_s, max(relative_gap, PRECISION), Effort(effort)).run()
 
 
 class _Solve:
     """One solve: the program, the best assignment so far, and the bound."""
 
-    def __init__(self, problem: PointProblem, cutoff_s: float, relative_gap: float, time_limit_s: float) -> None:
+    def __init__(self, problem: PointProblem, cutoff_s: float, relative_gap: float, effort: Effort) -> None:
         self.problem, self.cutoff_s, self.relative_gap = problem, cutoff_s, relative_gap
-        self.deadline = time.perf_counter() + time_limit_s
+        self.effort = effort
         self.best: Counts | None = None
         self.best_s = float("inf")
         self.lower_bound_s = 0.0
@@ -84,9 +84,9 @@ class _Solve:
         self._start()
         can_fit = self._relax()
         if not can_fit or (self.best is None and not self._is_done):
-            counts, shortfall = leanest(self.problem, self._left_s)
+            counts, shortfall = leanest(self.problem, self.effort)
             proven = not can_fit or shortfall is None or shortfall.lower_bound_bytes > 0.0
-            if proven and (shortfall is not None or (counts is None and self._left_s > 0)):
+            if proven and (shortfall is not None or (counts is None and not self.effort.is_spent)):
                 return self._infeasible(shortfall)
             if counts is not None and shortfall is None:
                 self._simulate(counts)
@@ -105,11 +105,7 @@ class _Solve:
 
     @property
     def _is_done(self) -> bool:
-        return self.lower_bound_s >= self._target_s or self._left_s <= 0
-
-    @property
-    def _left_s(self) -> float:
-        return self.deadline - time.perf_counter()
+        return self.lower_bound_s >= self._target_s or self.effort.is_spent
 
     def _raise_bound(self, bound_s: float) -> None:
         """Nothing below the target is faster than this."""
@@ -146,9 +142,8 @@ class _Solve:
         simulated_s = typical_s if first is None else step_time_s(problem, first)
         self.model = PointModel(problem, simulated_s or 1.0)
         self.moments = MomentRows(self.model)
-        for device in range(problem.num_stages):
-            for kind in sorted(set(problem.layer_types)):
-                self.model.add_curve(device, kind, least_seconds(problem, device, kind))
+        for device, kind in layer_places(problem):
+            self.model.add_curve(device, kind, least_seconds(problem, device, kind))
         known = (problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages)
         for path in lower_bound_paths(*known, problem.overlap):
             self.model.add_path(path)
@@ -165,6 +160,7 @@ class _Solve:
     def _simulate(self, counts: Array | Counts) -> float:
         """Simulates an assignment and adds its longest path; keeps it if it is whole, fits and is the best so far."""
         simulated_s, path = longest_path(self.problem, counts)
+        self.effort.spend(SIMULATED_SLOT * self.problem.num_virtual_stages * self.problem.num_micro_batches)
         self.model.add_path(path)
         self.num_cuts += 1
         if counts.dtype == np.int64:
@@ -186,8 +182,8 @@ class _Solve:
 
     def _relax(self) -> bool:
         """Bounds the step, and narrows the layers per stage below the target; False if no assignment can fit."""
-        low, high = np.zeros_like(self.model.branching_upper), self.model.branching_upper.copy()
-        self._narrow_by_work(low, high)
+        low, high = layer_ranges(self.problem, self._target_s, self.model.branching_upper)
+        self._add_curve_points(low, high)
         self.model.branch_on(low, high)
         node = self._relaxed_rounds(MAX_ROOT_ROUNDS)
         while node is not None:
@@ -206,34 +202,19 @@ class _Solve:
         self._raise_bound(self._target_s)
         return True
 
-    def _narrow_by_work(self, low: Array, high: Array) -> None:
-        """Narrows, in place, the layers of a type on each device: its work alone must not exceed the target."""
-        problem, kinds = self.problem, sorted(set(self.problem.layer_types))
-        places = list(product(range(problem.num_stages), kinds))
-        if problem.boundaries:
-            low[: len(places)] = high[: len(places)] = [given_layers(problem, *place) for place in places]
-        elif problem.kind is not ScheduleKind.DUALPIPE_V and self._target_s < float("inf"):
-            high[: len(places)] = [self._most_layers(*place) for place in places]
-            for index, (_, kind) in enumerate(places):
-                of_kind = sum(high[other] for other, (_, other_kind) in enumerate(places) if other_kind == kind)
-                low[index] = max(0.0, problem.layer_types.count(kind) - of_kind + high[index])
-        for index, (device, kind) in enumerate(places):
+    def _add_curve_points(self, low: Array, high: Array) -> None:
+        """Makes the curves of `device_curve` exact where a device can have few numbers of layers."""
+        for index, (device, kind) in enumerate(layer_places(self.problem)):
             if low[index] <= high[index] < low[index] + MAX_CURVE_POINTS:
-                curve = least_seconds(problem, device, kind)
+                curve = least_seconds(self.problem, device, kind)
                 self.model.add_curve_points(index, device, kind, curve, int(low[index]), int(high[index]))
-
-    def _most_layers(self, device: int, kind: int) -> int:
-        """Layers of a type that a device can run for all micro-batches within the target."""
-        ends_s = micro_batch_s(self.problem, tables(self.problem).ends)[list(self.problem.placement[device])].sum()
-        left_s = self._target_s / self.problem.num_micro_batches - ends_s
-        return int(np.flatnonzero(least_seconds(self.problem, device, kind) <= left_s).max(initial=0))
 
     def _relaxed_rounds(self, max_rounds: int) -> tuple[float, Array] | None:
         """Solves, adding longest paths; (bound, solution), None where nothing is left."""
         node: tuple[float, Array] = (self.lower_bound_s, np.empty(0))
         bounds_s: list[float] = []
         for _ in range(max_rounds):
-            result = self.model.solve(integers=False, relative_gap=0.0, time_limit_s=self._left_s)
+            result = self.model.solve(self.effort, integers=False)
             if result.status is SolveStatus.INFEASIBLE:
                 return None
             if result.status is not SolveStatus.OPTIMAL:
@@ -270,7 +251,7 @@ class _Solve:
         lower, upper = low.copy(), high.copy()
         lower[column], upper[column] = at_least, at_most
         self.model.branch_on(lower, upper)
-        result = self.model.solve(integers=False, relative_gap=0.0, time_limit_s=self._left_s)
+        result = self.model.solve(self.effort, integers=False)
         if result.status is SolveStatus.OPTIMAL:
             return result.bound / self.model.per_second < self._target_s
         return result.status is not SolveStatus.INFEASIBLE
@@ -305,7 +286,7 @@ class _Solve:
         limit_s = self._target_s
         self.model.require_whole_choices(required=whole_choices)
         self.model.limit_step(limit_s)
-        result = self.model.solve(integers=True, relative_gap=self.relative_gap / 4, time_limit_s=self._left_s)
+        result = self.model.solve(self.effort, integers=True, relative_gap=self.relative_gap / 4)
         bound_s = limit_s if result.status is SolveStatus.INFEASIBLE else result.bound / self.model.per_second
         self.lower_bound_s = max(self.lower_bound_s, min(bound_s, limit_s))
         return result.values if len(result.values) else None

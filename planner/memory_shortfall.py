@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from meshwright.planner.effort import Effort
 from meshwright.planner.milp import PointModel
 from meshwright.planner.moments import MomentRows, fits
 from meshwright.planner.point import MemoryShortfall, PointProblem
 from meshwright.planner.stage_totals import Counts, peak_memory_bytes
 
 
-def leanest(problem: PointProblem, time_limit_s: float) -> tuple[Counts | None, MemoryShortfall | None]:
-    """The assignment that exceeds the memory limit by least, and by how much; neither if time ran out first."""
+def leanest(problem: PointProblem, effort: Effort) -> tuple[Counts | None, MemoryShortfall | None]:
+    """The assignment that exceeds the memory limit by least, and by how much; neither if the effort ends first."""
     model = PointModel(problem, 1.0, minimise_excess=True)
     moments = MomentRows(model)
     while True:
-        result = model.solve(integers=True, relative_gap=0.0, time_limit_s=time_limit_s)
+        result = model.solve(effort, integers=True)
         if not len(result.values):
             return None, None
         counts = np.rint(model.counts(result.values)).astype(np.int64)

@@ -22,6 +22,7 @@ from meshwright.costmodel.simulate.durations import Array
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.planner.count_columns import CountColumns
 from meshwright.planner.device_curve import hull_chords
+from meshwright.planner.effort import Effort
 from meshwright.planner.layer_shares import LayerShares
 from meshwright.planner.point import PointProblem
 from meshwright.planner.pulp_solver import HighsModel, Program, SolveResult, Variable
@@ -199,9 +200,9 @@ class PointModel:
             self._highs.set_integer(self._mixed, integer=required)
             self._whole_choices = required
 
-    def solve(self, *, integers: bool, relative_gap: float, time_limit_s: float) -> SolveResult:
+    def solve(self, effort: Effort, *, integers: bool, relative_gap: float = 0.0) -> SolveResult:
         """The best under the rows so far; objective and bound in the solver's unit."""
-        return self._highs.solve(integers=integers, relative_gap=relative_gap, time_limit_s=time_limit_s)
+        return self._highs.solve(effort, integers=integers, relative_gap=relative_gap)
 
     def counts(self, values: Array) -> Array:
         """n[j, i] of a solution, not rounded."""

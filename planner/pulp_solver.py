@@ -19,6 +19,13 @@ import numpy.typing as npt
 import pulp
 
 from meshwright.costmodel.simulate.durations import Array
+from meshwright.planner.effort import (
+    INTERRUPTION_POINT,
+    INTERRUPTION_POINT_NONZERO,
+    PRESOLVED_NONZERO,
+    SIMPLEX_ITERATION,
+    Effort,
+)
 
 Variable = Any
 """A PuLP variable; PuLP has no complete annotations."""
@@ -134,19 +141,39 @@ class HighsModel:
         for index in indices.tolist():
             self._highs.changeColIntegrality(index, kind)
 
-    def solve(self, *, integers: bool, relative_gap: float = 0.0, time_limit_s: float = float("inf")) -> SolveResult:
-        """Solves the program, or its relaxation without integrality."""
-        highs = self._highs
-        highs.setOptionValue("solve_relaxation", not integers)
-        highs.setOptionValue("mip_rel_gap", relative_gap)
-        highs.setOptionValue("time_limit", highs.getRunTime() + max(0.0, time_limit_s))
-        highs.run()
-        if highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
-            highs.clearSolver()
-            highs.run()
-        return self._result(integers)
+    def solve(self, effort: Effort, *, integers: bool, relative_gap: float = 0.0) -> SolveResult:
+        """Solves the program, or its relaxation without integrality, as far as the effort goes."""
+        self._highs.setOptionValue("solve_relaxation", not integers)
+        if integers:
+            return self._solve_integers(effort, relative_gap)
+        self._highs.setOptionValue("simplex_iteration_limit", _whole(effort.times(SIMPLEX_ITERATION)))
+        self._run()
+        effort.spend(self._highs.getInfo().simplex_iteration_count * SIMPLEX_ITERATION)
+        return self._result(integers=False)
 
-    def _result(self, integers: bool) -> SolveResult:
+    def _solve_integers(self, effort: Effort, relative_gap: float) -> SolveResult:
+        """Branch and bound, stopped at one of HiGHS's interruption points; not begun where presolve is too much."""
+        num_nonzeros = self._highs.getNumNz()
+        effort.spend(num_nonzeros * PRESOLVED_NONZERO)
+        if effort.is_spent:
+            return _without_solution(SolveStatus.UNKNOWN, -float("inf"))
+        self._highs.setOptionValue("mip_rel_gap", relative_gap)
+        self._highs.setOptionValue("simplex_iteration_limit", highspy.kHighsIInf)
+        interrupt = _Interrupt(effort, INTERRUPTION_POINT + num_nonzeros * INTERRUPTION_POINT_NONZERO)
+        self._highs.cbMipInterrupt.subscribe(interrupt)
+        try:
+            self._run()
+        finally:
+            self._highs.cbMipInterrupt.unsubscribe(interrupt)
+        return self._result(integers=True)
+
+    def _run(self) -> None:
+        self._highs.run()
+        if self._highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
+            self._highs.clearSolver()
+            self._highs.run()
+
+    def _result(self, *, integers: bool) -> SolveResult:
         highs, info = self._highs, self._highs.getInfo()
         model_status = highs.getModelStatus()
         if model_status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
@@ -161,6 +188,23 @@ class HighsModel:
             bound=bound,
             values=np.array(highs.getSolution().col_value),
         )
+
+
+class _Interrupt:
+    """Called at HiGHS's interruption points: spends so much effort, and stops the solve when none is left."""
+
+    def __init__(self, effort: Effort, amount: float) -> None:
+        self._effort, self._amount = effort, amount
+
+    def __call__(self, event: Any) -> None:  # noqa: ANN401
+        self._effort.spend(self._amount)
+        if self._effort.is_spent:
+            event.interrupt()
+
+
+def _whole(number: float) -> int:
+    """The number of iterations, as large as HiGHS's integers at most."""
+    return int(min(number, highspy.kHighsIInf))
 
 
 def _check(status: highspy.HighsStatus) -> None:

@@ -44,8 +44,10 @@ from meshwright.planner.space import (
 
 DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
-POINT_TIME_LIMIT_S = 1.0
-TIGHTEN_TIME_LIMIT_S = 8.0
+POINT_EFFORT = 1_000.0
+TIGHTEN_EFFORT = 8_000.0
+"""What solving a point may cost (`planner.effort`), in the search and for the best point at its end."""
+
 RUNTIME = "meshwright"
 MAX_EXPLAINED = 6
 GROWTH = (2, 4, 8, 16)
@@ -160,12 +162,12 @@ class _Search:
         )
 
     def _tighten(self) -> None:
-        """Solve the best point again, with more time, where its own bound is what leaves the gap open."""
+        """Solve the best point again, with more effort, where its own bound is what leaves the gap open."""
         best = self._best
         bound_s = self.closed[best.point]
         if bound_s >= best.solution.step_time_s * (1.0 - max(self.gap, 1.01 * INNER_GAP)):
             return
-        again = self._solve(bound_s, best.point, best.inner, cutoff_s=None, time_limit_s=TIGHTEN_TIME_LIMIT_S)
+        again = self._solve(bound_s, best.point, best.inner, cutoff_s=None, effort=TIGHTEN_EFFORT)
         if again is not None:
             slower = max(best, again, key=lambda entry: entry.solution.step_time_s)
             self.solved = [entry for entry in self.solved if entry is not slower]
@@ -249,11 +251,11 @@ class _Search:
         point: OuterPoint,
         inner: PointProblem,
         cutoff_s: float | None,
-        time_limit_s: float = POINT_TIME_LIMIT_S,
+        effort: float = POINT_EFFORT,
     ) -> Solved | None:
         # The first plan is a measure for the others, and seldom the best.
         gap = INNER_GAP if self.solved else max(INNER_GAP, self.gap)
-        solution = solve_point(inner, cutoff_s=cutoff_s, relative_gap=gap, time_limit_s=time_limit_s)
+        solution = solve_point(inner, cutoff_s=cutoff_s, relative_gap=gap, effort=effort)
         if solution.status is PointStatus.INFEASIBLE:
             self.rejected += 1
             self.shortfalls.note(point, solution.reason)

@@ -61,11 +61,6 @@ class Problem(Value, frozen=True, kw_only=True):
     workload: Workload
     fixes: Fixes = Fixes()
 
-    @property
-    def expert_counts(self) -> tuple[int, ...]:
-        """Numbers of experts of the MoE layer kinds."""
-        return tuple(layer.ffn.num_experts for layer in self.model.layer_types if isinstance(layer.ffn, MoeFfnSpec))
-
 
 class LayerShape(Value, frozen=True, kw_only=True):
     """The part of an outer point that decides what a layer costs.

@@ -1,4 +1,4 @@
-"""Which communication and matrix product can be one fused kernel, and how long that kernel runs.
+"""Which communication and matrix product can be one fused kernel (how long it runs: `formulas/fusion.py`).
 
 The pairs are data: those of MegaScale-MoE (arXiv 2505.11432, section 4.2: GEMM + all-to-all, all-to-all + GEMM,
 all-gather + scatter + grouped GEMM, grouped GEMM + gather + reduce-scatter), the tensor-parallel ones (FLUX,
@@ -46,28 +46,6 @@ class FusedPair(Value, frozen=True, kw_only=True):
     members: tuple[int, ...]
     communication: int
     product: int
-
-
-def fused_s(
-    product_s: float, between_s: float, communication_s: float, *, share: float, loss: float, stretch: float
-) -> tuple[float, float, float]:
-    """Seconds of a fused kernel, of its communication that is hidden, and of compute lost to that.
-
-    The communication hides under the product, at most `share` of it, since the first and last tiles have nothing to
-    hide under: h = min(share C, G / ((1 - loss) stretch)). A hidden second takes `stretch` seconds of the product's
-    time, in which the product loses the share `loss` of its speed:
-
-        t = G + E + (C - h) + loss stretch h
-
-    Source: derived; `share` 0.8 after FLUX (arXiv 2406.06858: up to 96 % hidden) and the 1.2 to 4.7 times of
-    MegaScale-MoE (arXiv 2505.11432, section 6).
-
-    >>> fused_s(10.0, 0.0, 5.0, share=0.8, loss=0.0, stretch=1.0)
-    (11.0, 4.0, 0.0)
-    """
-    hidden_s = min(share * communication_s, product_s / ((1.0 - loss) * stretch))
-    slowdown_s = loss * stretch * hidden_s
-    return product_s + between_s + communication_s - hidden_s + slowdown_s, hidden_s, slowdown_s
 
 
 def fused_pairs(operators: tuple[Signature, ...], overlap: LayerOverlap) -> tuple[FusedPair, ...]:

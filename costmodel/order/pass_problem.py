@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from meshwright.costmodel.formulas.fusion import fused_s
 from meshwright.costmodel.hardware import Interference
-from meshwright.costmodel.order.fusion import FusedPair, fused_pairs, fused_s
+from meshwright.costmodel.order.fusion import FusedPair, fused_pairs
 from meshwright.costmodel.order.signature import Signature, signature
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.program.operators import Operator, Resource

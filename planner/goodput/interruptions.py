@@ -9,7 +9,7 @@ from meshwright.costmodel.formulas.goodput import (
     run_mean_time_between_failures_s,
     waiting_fraction,
 )
-from meshwright.costmodel.formulas.memory import PCIE_FRACTION
+from meshwright.costmodel.formulas.memory import host_copy_s
 from meshwright.costmodel.step import StageMemory
 from meshwright.costmodel.value import Value
 
@@ -81,4 +81,4 @@ def copy_to_host_s(configuration: TrainingConfiguration, memory: tuple[StageMemo
     (MegaScale, arXiv 2402.15627, section 4.4).
     """
     most_bytes = max(stage.optimizer for stage in memory)
-    return most_bytes / (PCIE_FRACTION * configuration.cluster.gpu.pcie_bytes_per_s)
+    return host_copy_s(most_bytes, configuration.cluster.gpu.pcie_bytes_per_s)

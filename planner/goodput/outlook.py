@@ -121,8 +121,10 @@ def _assumptions(configuration: TrainingConfiguration) -> Iterator[str]:
     if configuration.cluster.mean_time_between_failures_s is None:
         yield "nothing fails (cluster.mean_time_between_failures_s)"
         return
-    if (recovery.detection_s, recovery.restart_s) == (DEFAULT.detection_s, DEFAULT.restart_s):
-        yield "detection and restart take what MegaScale stays below (run.detection_s, run.restart_s)"
+    if recovery.detection_s == DEFAULT.detection_s:
+        yield f"detection takes {DEFAULT.detection_s / 60:g} min, what MegaScale stays below (run.detection_s)"
+    if recovery.restart_s == DEFAULT.restart_s:
+        yield f"a restart takes {DEFAULT.restart_s / 60:g} min (run.restart_s)"
     if isinstance(recovery.checkpoint_write_s, str):
         yield "a checkpoint blocks for the copy of GPU state to host memory, no longer (run.checkpoint_write_s)"
     if not recovery.checkpoint_store_s:

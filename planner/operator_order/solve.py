@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 from meshwright.costmodel.order.bound import pass_bound_s
 from meshwright.costmodel.order.grouping import grouping_of
@@ -12,7 +13,7 @@ from meshwright.costmodel.order.ordered_pass import OrderedPass
 from meshwright.costmodel.order.pass_problem import NO_LINK, PassProblem
 from meshwright.costmodel.order.run_order import Run, replay
 from meshwright.planner.operator_order.branch_and_bound import BranchAndBound
-from meshwright.planner.operator_order.fused_choices import fused_choices
+from meshwright.planner.operator_order.fused_choices import FusedChoice, fused_choices
 from meshwright.planner.operator_order.hand_order import hand_order
 from meshwright.planner.operator_order.improve import improve
 
@@ -63,30 +64,50 @@ def solve_pass(
     root_s = pass_bound_s(problem)
     least_s = max(root_s, choices[0].bound_s) if is_complete else root_s
     best = improve(problem, start, fits, bound_s=least_s, num_replays=num_replays)
-    bounds_s: list[float] = [] if is_complete else [root_s]
-    left = num_nodes
-    for position, choice in enumerate(choices):
-        if max(choice.bound_s, least_s) >= best.total_s * (1.0 - PROVEN):
-            bounds_s.append(choice.bound_s)
-            break
-        is_last = position + 1 == len(choices)
-        grouping = grouping_of(problem, choice.pairs)
-        search = BranchAndBound(
-            problem,
-            grouping,
-            fits,
-            cutoff_s=best.total_s * (1.0 - PROVEN),
-            num_nodes=left if is_last else left // 2,
-        )
-        left -= search.run()
-        if search.sequence:
-            best = replay(problem, grouping, search.sequence)
-        if not search.is_complete:
-            bounds_s.append(choice.bound_s)
-    lower_bound_s = min(best.total_s, max(least_s, min(bounds_s, default=best.total_s)))
+    branches = _Branches(problem, fits, best, least_s, num_nodes)
+    branches.search(choices)
+    left_out_s = branches.left_out_s if is_complete else min(root_s, branches.left_out_s)
     return SolvedPass(
-        ordered=OrderedPass(problem=problem, run=best), lower_bound_s=lower_bound_s, num_nodes=num_nodes - left
+        ordered=OrderedPass(problem=problem, run=branches.best),
+        lower_bound_s=min(branches.best.total_s, max(least_s, left_out_s)),
+        num_nodes=num_nodes - branches.nodes_left,
     )
+
+
+class _Branches:
+    """Branch and bound on one choice of fused kernels after the other: the best order, and what was left out."""
+
+    def __init__(self, problem: PassProblem, fits: Fits, best: Run, least_s: float, num_nodes: int) -> None:
+        self.problem, self.fits, self.best, self.least_s = problem, fits, best, least_s
+        self.nodes_left = num_nodes
+        self.left_out_s = inf
+        """No order that was not looked at is faster."""
+
+    def search(self, choices: list[FusedChoice]) -> None:
+        """Search the choices, least bound first, until none left can hold a faster order."""
+        for choice in choices:
+            if max(choice.bound_s, self.least_s) >= self._target_s:
+                self._leave_out(choice)
+                return
+            self._search(choice, is_last=choice is choices[-1])
+
+    @property
+    def _target_s(self) -> float:
+        return self.best.total_s * (1.0 - PROVEN)
+
+    def _search(self, choice: FusedChoice, *, is_last: bool) -> None:
+        """Every order with these kernels, on half the nodes that are left, or on all for the last choice."""
+        grouping = grouping_of(self.problem, choice.pairs)
+        nodes = self.nodes_left if is_last else self.nodes_left // 2
+        search = BranchAndBound(self.problem, grouping, self.fits, cutoff_s=self._target_s, num_nodes=nodes)
+        self.nodes_left -= search.run()
+        if search.sequence:
+            self.best = replay(self.problem, grouping, search.sequence)
+        if not search.is_complete:
+            self._leave_out(choice)
+
+    def _leave_out(self, choice: FusedChoice) -> None:
+        self.left_out_s = min(self.left_out_s, choice.bound_s)
 
 
 def _starts(problem: PassProblem, fits: Fits) -> Iterator[Run]:

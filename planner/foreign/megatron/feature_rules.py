@@ -167,10 +167,16 @@ def _recompute(settings: Settings) -> Iterator[Rule]:
         f"--recompute-num-layers {layers}",
         "drop --recompute-num-layers",
     )
+    yield from _split_inputs(settings, kind)
+    if selective:
+        yield from _recomputed_modules(settings)
+
+
+def _split_inputs(settings: Settings, kind: str) -> Iterator[Rule]:
     distributes = settings.on("distribute_saved_activations")
     tp = settings.integer("tensor_model_parallel_size")
     yield (
-        distributes and (tp == 1 or not full),
+        distributes and (tp == 1 or kind != "full"),
         "kept inputs are split over tp under full recomputation",
         f"tp {tp}, {kind or 'no recomputation'}",
         "drop --distribute-saved-activations",
@@ -181,8 +187,9 @@ def _recompute(settings: Settings) -> Iterator[Rule]:
         "--distribute-saved-activations",
         "drop --distribute-saved-activations",
     )
-    if not selective:
-        return
+
+
+def _recomputed_modules(settings: Settings) -> Iterator[Rule]:
     chosen = modules(settings)
     wrong = sorted(chosen - RECOMPUTE_MODULES)
     yield bool(wrong), "modules that can be recomputed", " ".join(wrong), " ".join(sorted(RECOMPUTE_MODULES))

@@ -153,6 +153,17 @@ def _experts(settings: Settings, _: int) -> Iterator[Rule]:
         f"{experts} experts, tp {tp}",
         "--sequence-parallel",
     )
+    yield from _routing(settings, experts)
+    yield (
+        settings.on("add_bias_linear") and expert_tensor_size(settings) > 1,
+        "experts with biases are not split",
+        f"biases on, etp {expert_tensor_size(settings)}",
+        "--disable-bias-linear, or --expert-tensor-parallel-size 1",
+    )
+    yield from _expert_groups(settings, experts)
+
+
+def _routing(settings: Settings, experts: int) -> Iterator[Rule]:
     top_k, bias = settings.integer("moe_router_topk"), settings.on("moe_router_enable_expert_bias")
     score, pre = settings.text("moe_router_score_function"), settings.on("moe_router_pre_softmax")
     yield (
@@ -174,12 +185,9 @@ def _experts(settings: Settings, _: int) -> Iterator[Rule]:
         f"--moe-router-enable-expert-bias, {score}",
         "--moe-router-score-function sigmoid",
     )
-    yield (
-        settings.on("add_bias_linear") and expert_tensor_size(settings) > 1,
-        "experts with biases are not split",
-        f"biases on, etp {expert_tensor_size(settings)}",
-        "--disable-bias-linear, or --expert-tensor-parallel-size 1",
-    )
+
+
+def _expert_groups(settings: Settings, experts: int) -> Iterator[Rule]:
     groups, taken = settings.integer("moe_router_num_groups", 0), settings.integer("moe_router_group_topk", 0)
     yield (
         taken > 0 and not groups,

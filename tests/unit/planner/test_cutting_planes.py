@@ -90,3 +90,13 @@ def test_alternating_types_are_cut_anywhere() -> None:
 
 def test_two_solves_are_equal() -> None:
     assert solve_point(pipeline(9, 45.0)) == solve_point(pipeline(9, 45.0))
+
+
+def test_little_effort_gives_a_bound_that_holds_and_the_same_one_again() -> None:
+    choices = ((FULL, KEEP), (msgspec.structs.replace(FULL, forward_s=1.7), KEEP))
+    problem = msgspec.structs.replace(pipeline(11, 43.0), layer_types=(0, 1) * 5 + (0,), choices=choices)
+    optimum = solve_point(problem, relative_gap=0.0)
+    little, again = (solve_point(problem, relative_gap=0.0, effort=2.0) for _ in range(2))
+    assert little == again
+    assert little.status is not PointStatus.OPTIMAL
+    assert little.lower_bound_s <= optimum.step_time_s <= little.step_time_s

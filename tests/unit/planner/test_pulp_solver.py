@@ -4,6 +4,7 @@ import numpy as np
 import pulp
 import pytest
 
+from meshwright.planner.effort import SIMPLEX_ITERATION, Effort
 from meshwright.planner.pulp_solver import HighsModel, Program, SolveStatus, solver_text
 
 
@@ -20,7 +21,7 @@ def knapsack() -> Program:
 def test_highs_solves_what_pulp_describes() -> None:
     program = knapsack()
     model = HighsModel(program)
-    relaxed, whole = model.solve(integers=False), model.solve(integers=True)
+    relaxed, whole = model.solve(Effort(), integers=False), model.solve(Effort(), integers=True)
     assert relaxed.objective == pytest.approx(-11.0)
     assert whole.status is SolveStatus.OPTIMAL
     assert whole.objective == whole.bound == pytest.approx(-11.0)
@@ -31,19 +32,19 @@ def test_highs_solves_what_pulp_describes() -> None:
 def test_rows_columns_and_bounds_are_added_between_solves() -> None:
     model = HighsModel(knapsack())
     model.set_bounds(3, 0.0, 0.0)
-    assert model.solve(integers=True).objective == pytest.approx(-9.0)
+    assert model.solve(Effort(), integers=True).objective == pytest.approx(-9.0)
     extra = model.add_column(0.0, 2.0, integer=True)
     model.add_row(1.5, [extra, 2], np.array([1.0, 1.0]))
-    result = model.solve(integers=True)
+    result = model.solve(Effort(), integers=True)
     assert result.objective == pytest.approx(-8.0 if result.values[2] < 0.5 else -9.0)
     assert result.values[extra] + result.values[2] >= 1.5
     model.set_all_bounds(np.array([0, 1, 2]), np.zeros(3), np.zeros(3))
-    assert model.solve(integers=True).objective == pytest.approx(0.0)
+    assert model.solve(Effort(), integers=True).objective == pytest.approx(0.0)
     model.add_row(1.0, [0], np.array([1.0]))
-    assert model.solve(integers=True).status is SolveStatus.INFEASIBLE
+    assert model.solve(Effort(), integers=True).status is SolveStatus.INFEASIBLE
 
 
-def test_out_of_time_is_not_optimal() -> None:
+def hard() -> Program:
     rng = np.random.default_rng(0)
     program = Program("hard")
     chosen = [program.variable(f"x{i}", 1, integer=True) for i in range(60)]
@@ -53,13 +54,49 @@ def test_out_of_time_is_not_optimal() -> None:
         program.require(
             program.sum((v, float(c)) for v, c in zip(chosen, weights, strict=True)) <= float(weights.sum() // 2)
         )
-    result = HighsModel(program).solve(integers=True, time_limit_s=0.05)
+    return program
+
+
+def test_out_of_effort_is_not_optimal() -> None:
+    effort = Effort(100.0)
+    result = HighsModel(hard()).solve(effort, integers=True)
+    assert effort.is_spent
     assert result.status in (SolveStatus.FEASIBLE, SolveStatus.UNKNOWN)
-    assert result.bound <= result.objective
+    assert -float("inf") < result.bound <= result.objective
+
+
+def test_equal_effort_ends_at_the_same_place() -> None:
+    first, again = (HighsModel(hard()).solve(Effort(300.0), integers=True) for _ in range(2))
+    assert (first.status, first.objective, first.bound) == (again.status, again.objective, again.bound)
+    assert first.values.tolist() == again.values.tolist()
+
+
+def test_more_effort_never_says_less() -> None:
+    results = [HighsModel(hard()).solve(Effort(amount), integers=True) for amount in (100.0, 300.0, 900.0)]
+    bounds, objectives = [result.bound for result in results], [result.objective for result in results]
+    assert bounds == sorted(bounds)
+    assert objectives == sorted(objectives, reverse=True)
+    assert bounds[-1] > bounds[0]
+
+
+def test_a_program_whose_presolve_costs_too_much_is_not_begun() -> None:
+    effort = Effort(1.0)
+    result = HighsModel(hard()).solve(effort, integers=True)
+    assert (result.status, effort.left) == (SolveStatus.UNKNOWN, 0.0)
+    assert not len(result.values)
+
+
+def test_a_linear_program_ends_with_its_iterations() -> None:
+    effort = Effort(SIMPLEX_ITERATION)
+    result = HighsModel(hard()).solve(effort, integers=False)
+    assert (result.status, effort.is_spent) == (SolveStatus.UNKNOWN, True)
+    full = Effort(1e6)
+    assert HighsModel(hard()).solve(full, integers=False).status is SolveStatus.OPTIMAL
+    assert SIMPLEX_ITERATION < 1e6 - full.left < 1e3
 
 
 def test_solving_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    assert HighsModel(knapsack()).solve(integers=True).status is SolveStatus.OPTIMAL
+    assert HighsModel(knapsack()).solve(Effort(), integers=True).status is SolveStatus.OPTIMAL
     assert solver_text().startswith("HiGHS 1.")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")

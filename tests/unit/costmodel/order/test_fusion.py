@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from meshwright.costmodel.order.fusion import fused_s
+from meshwright.costmodel.formulas.fusion import fused_s
 from meshwright.costmodel.order.pass_problem import PassProblem
 from meshwright.costmodel.overlap import OverlapLevel
 

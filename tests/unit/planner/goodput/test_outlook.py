@@ -149,13 +149,16 @@ def test_what_was_not_said_is_said_to_be_assumed(tiny_configuration: TrainingCon
         return {text.rpartition("(")[2].rstrip(")") for text in _outlook(configuration).assumptions}
 
     assert keys(tiny_configuration) == {
-        "run.detection_s, run.restart_s",
+        "run.detection_s",
+        "run.restart_s",
         "run.checkpoint_write_s",
         "run.checkpoint_store_s",
         "run.repair_s, run.spares",
     }
-    said = Recovery(detection_s=60.0, checkpoint_write_s=5.0, checkpoint_store_s=60.0, repair_s=3600.0)
+    said = Recovery(detection_s=60.0, restart_s=60.0, checkpoint_write_s=5.0, checkpoint_store_s=60.0, repair_s=3600.0)
     assert keys(_with(tiny_configuration, recovery=said)) == set()
+    half_said = replace(said, restart_s=Recovery().restart_s)
+    assert keys(_with(tiny_configuration, recovery=half_said)) == {"run.restart_s"}
     assert keys(_with(tiny_configuration, recovery=said, jitter_fraction=0.1)) == {"cluster.jitter"}
     unknown = replace(tiny_configuration.cluster, mean_time_between_failures_s=None)
     assert keys(replace(tiny_configuration, cluster=unknown)) == {"cluster.mean_time_between_failures_s"}

@@ -88,13 +88,13 @@ def test_a_sweep_without_values_is_refused(text: str) -> None:
 
 
 def test_a_million_points_are_refused_with_their_number_at_once() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     grid = parse_axes(("seq_len=1..1000000000", "ep=1..1000"))
     with pytest.raises(InputError, match=r"1,000,000,000,000 points \(1,000,000,000 x 1,000\); more than 10,000"):
         check_size(grid, force=False)
     check_size(grid, force=True)
     check_size(parse_axes(("seq_len=1..10000",)), force=False)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_a_value_that_its_key_cannot_take_is_refused(tiny_plan: Plan) -> None:
