@@ -8,7 +8,7 @@ from meshwright.costmodel.program.operators import GemmWork
 from meshwright.executor.measure_hardware.device import Device
 from meshwright.executor.measure_hardware.entry import Entry
 from meshwright.executor.measure_hardware.journal import Drift, Measured, Outcome, Skipped, Uncaptured
-from meshwright.executor.measure_hardware.operators import build_operator, input_sets
+from meshwright.executor.measure_hardware.operators import build_operator, bytes_touched
 from meshwright.executor.measure_hardware.pace import Pace
 from meshwright.executor.measure_hardware.timer import time_operator
 from meshwright.executor.measure_hardware.times import Times
@@ -43,9 +43,9 @@ class LocalRun:
         for entry in entries:
             families.setdefault(entry.family, []).append(entry)
         for family, members in families.items():
-            ordered = sorted(members, key=lambda entry: -input_sets(entry, self.device.l2_bytes))
+            ordered = sorted(members, key=bytes_touched)
             reasons = []
-            for entry in (ordered[len(ordered) // 2], ordered[0]):  # the smallest, where memory is short for another
+            for entry in (ordered[len(ordered) // 3], ordered[0]):  # the smallest, where memory is short for another
                 reasons = [reason_of(lambda entry=entry: self._check_one(entry))]  # type: ignore[misc]
                 self._tidy(reasons[0])
                 if not reasons[0] or WRONG in reasons[0]:

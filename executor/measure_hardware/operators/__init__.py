@@ -18,7 +18,7 @@ from meshwright.executor.measure_hardware.operators.host_copy import host_copy
 from meshwright.executor.measure_hardware.operators.memory import memory_bound
 from meshwright.executor.measure_hardware.operators.runnable import Runnable
 
-__all__ = ["Runnable", "build_operator", "input_sets"]
+__all__ = ["Runnable", "build_operator", "bytes_touched", "input_sets"]
 
 MOST_SETS = 256
 CACHES = 2.0
@@ -44,10 +44,11 @@ def build_operator(entry: Entry, device: torch.device, l2_bytes: float) -> Runna
 
 def input_sets(entry: Entry, l2_bytes: float) -> int:
     """Sets that together are twice the cache."""
-    return min(MOST_SETS, max(1, math.ceil(CACHES * l2_bytes / _bytes_touched(entry))))
+    return min(MOST_SETS, max(1, math.ceil(CACHES * l2_bytes / bytes_touched(entry))))
 
 
-def _bytes_touched(entry: Entry) -> float:
+def bytes_touched(entry: Entry) -> float:
+    """Bytes that one run reads and writes at least."""
     work = entry.work
     match work:
         case GemmWork():
