@@ -111,8 +111,9 @@ class InterferenceSample(Value, frozen=True, kw_only=True):
 
 
 class LaunchSample(Value, frozen=True, kw_only=True):
-    """Host time for one small kernel in eager code, of a CUDA graph and for one small collective.
+    """Host time for one small kernel and for one small collective in eager code, and what the GPU itself needs.
 
+    `cuda_graph_s`: from one to the next of dependent kernels in a CUDA graph, whose replay the host starts once.
     `kernel_floor_s`: the shortest time that a kernel occupies the GPU.
     """
 
@@ -126,14 +127,32 @@ class LaunchSample(Value, frozen=True, kw_only=True):
             _check_positive("launch", field, getattr(self, field))
 
 
+class SustainedSample(Value, frozen=True, kw_only=True):
+    """Operators of a layer, each in a short burst and all one after the other for seconds, when the clocks have settled.
+
+    `alone_s` is in the order of `works`; `together_s` is the time of one round of all of them.
+    """
+
+    works: tuple[Work, ...]
+    alone_s: tuple[float, ...]
+    together_s: float
+
+    def __post_init__(self) -> None:
+        if not self.works or len(self.works) != len(self.alone_s):
+            raise ProfileError("measurements", "sustained.alone_s", "is not one time for each of `works`")
+        for time_s in (*self.alone_s, self.together_s):
+            _check_positive("sustained", "alone_s", time_s)
+
+
 class Measurements(Value, frozen=True, kw_only=True):
-    """One run of the profiler. `launch` is None while it has not come to it."""
+    """One run of the profiler. `launch` and `sustained` are None where it has not come to them."""
 
     schema_version: int
     machine: Machine
     samples: tuple[Sample, ...]
     interference: tuple[InterferenceSample, ...] = ()
     launch: LaunchSample | None = None
+    sustained: SustainedSample | None = None
 
 
 def _check_positive(where: str, field: str, value: float) -> None:

@@ -20,13 +20,14 @@ from meshwright.executor.measure_hardware.journal import (
     Launched,
     Outcome,
     Skipped,
+    Sustained,
     Uncaptured,
 )
 from meshwright.executor.measure_hardware.launch import launch_costs
 from meshwright.executor.measure_hardware.links.peer_copies import measure_copy_interference, measure_peer_copies
 from meshwright.executor.measure_hardware.links.ranks import Ranks, place_from_environment
 from meshwright.executor.measure_hardware.links.worker import LinkTask
-from meshwright.executor.measure_hardware.local_run import LocalRun, Record
+from meshwright.executor.measure_hardware.local_run import LocalRun, Record, reason_of
 from meshwright.executor.measure_hardware.machine import describe_machine, gpu_uuid, reading_of
 from meshwright.executor.measure_hardware.nvidia_smi import throttle_reasons
 from meshwright.executor.measure_hardware.outcome import ProfileOutcome, collect
@@ -35,13 +36,14 @@ from meshwright.executor.measure_hardware.preflight import check_request
 from meshwright.executor.measure_hardware.progress import Advance, progress_bar
 from meshwright.executor.measure_hardware.request import ProfileRequest
 from meshwright.executor.measure_hardware.survey import build_survey
+from meshwright.executor.measure_hardware.sustained import measure_sustained
 from meshwright.executor.measure_hardware.team import JoinedTeam, LocalTeam, Team, follow
 from meshwright.executor.measure_hardware.usable_memory import usable_memory_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from meshwright.hardware_profiles.measurements import Machine
+    from meshwright.hardware_profiles.measurements import Machine, SustainedSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ REFERENCE_SIZES = {Extent.TINY: 32, Extent.QUICK: 8192, Extent.FULL: 8192}
 INTERFERENCE_S = 0.5
 LEAST_LINK_S, MOST_LINK_S = 0.02, 0.1
 LAUNCH_KEY_LOCAL = "launch"
+SUSTAINED_KEY = "sustained"
+LOCAL_KEYS = (LAUNCH_KEY_LOCAL, SUSTAINED_KEY)
 PEER_S = 0.1
 READING_WORK = 120
 SURVEY_VERSION = 1
@@ -108,7 +112,7 @@ def _lead(request: ProfileRequest, console: Console, team: Team, device: Device,
     )
     journal = _open_journal(request, console, idle)
     run = _Run(request=request, device=device, team=team, journal=journal, started_s=started_s)
-    total = survey.num_samples + 1
+    total = survey.num_samples + len(LOCAL_KEYS)
     done = total - run.num_left(survey)
     try:
         with progress_bar(console, total, done) as advance:
@@ -161,7 +165,7 @@ class _Run:
         kinds = (survey.local, survey.health, survey.links, survey.peer_copies)
         pairs = (*survey.link_interference, *survey.copy_interference)
         left = sum(len(self._left(kind)) for kind in kinds) + len(self._left_pairs(pairs))
-        return left + (LAUNCH_KEY_LOCAL not in self.journal)
+        return left + sum(key not in self.journal for key in LOCAL_KEYS)
 
     def measure(self, survey: Survey, advance: Advance) -> None:
         """Everything that is left."""
@@ -174,6 +178,8 @@ class _Run:
         self._measure_local(survey, record)
         if LAUNCH_KEY_LOCAL not in self.journal:
             record(LAUNCH_KEY_LOCAL, Launched(sample=launch_costs(self.device)))
+        if SUSTAINED_KEY not in self.journal:
+            self._measure_sustained(record)
         if isinstance(self.device, CudaDevice):
             measure_peer_copies(self._left(survey.peer_copies), record, PEER_S)
             measure_copy_interference(self.device, self._left_pairs(survey.copy_interference), record)
@@ -191,6 +197,12 @@ class _Run:
         self._read_at_work()
         spent_s = time.monotonic() - self.started_s
         local.measure(entries, Pace(self.budget.local_s - spent_s, len(entries), time.monotonic))
+
+    def _measure_sustained(self, record: Record) -> None:
+        taken: list[SustainedSample] = []
+        reason = reason_of(lambda: taken.append(measure_sustained(self.device, self.request.extent)))
+        self.device.tidy()
+        record(SUSTAINED_KEY, Skipped(what=SUSTAINED_KEY, reason=reason) if reason else Sustained(sample=taken[0]))
 
     def _read_at_work(self) -> None:
         """Clocks, power and temperature while products are running."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from meshwright.costmodel.value import Value
-from meshwright.hardware_profiles.measurements import InterferenceSample, LaunchSample, Sample
+from meshwright.hardware_profiles.measurements import InterferenceSample, LaunchSample, Sample, SustainedSample
 
 PARTIAL_SUFFIX = ".partial.jsonl"
 
@@ -60,7 +60,13 @@ class CollectiveLaunched(Value, frozen=True, kw_only=True, tag="collective_launc
     time_s: float
 
 
-Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Skipped | Uncaptured | Drift
+class Sustained(Value, frozen=True, kw_only=True, tag="sustained"):
+    """A layer's operators in bursts and for seconds."""
+
+    sample: SustainedSample
+
+
+Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Sustained | Skipped | Uncaptured | Drift
 
 
 class Line(Value, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from meshwright.executor.measure_hardware.journal import (
     Launched,
     Measured,
     Skipped,
+    Sustained,
     Uncaptured,
 )
 from meshwright.hardware_profiles.measurements import (
@@ -45,6 +46,7 @@ def collect(machine: Machine, journal: Journal, *, throttle: int = 0) -> Profile
         samples=tuple(outcome.sample for outcome in outcomes if isinstance(outcome, Measured)),
         interference=tuple(outcome.sample for outcome in outcomes if isinstance(outcome, Interfered)),
         launch=_launch(journal),
+        sustained=next((outcome.sample for outcome in outcomes if isinstance(outcome, Sustained)), None),
     )
     return ProfileOutcome(
         measurements=measurements,

@@ -12,7 +12,7 @@ from meshwright.costmodel.program.operators import CopyWork, MemoryKernel, Memor
 from meshwright.costmodel.tables import Citation, Provenance
 from meshwright.hardware_profiles.measurements import LaunchSample, Machine, Sample
 
-LEAST_COPY_BYTES = 1e9
+LEAST_COPY_BYTES = 2.5e8
 
 
 class GpuFigures(NamedTuple):

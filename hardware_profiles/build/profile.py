@@ -15,6 +15,7 @@ from meshwright.hardware_profiles.build.interference import interference
 from meshwright.hardware_profiles.build.links import link_curves
 from meshwright.hardware_profiles.build.memory import memory_shares
 from meshwright.hardware_profiles.build.products import product_tables, product_variants
+from meshwright.hardware_profiles.build.sustained import with_sustained_slowdown
 from meshwright.hardware_profiles.measurements import Machine, Measurements, Purpose, Sample
 
 Table = TypeVar("Table")
@@ -33,6 +34,7 @@ def build_profile(measurements: Measurements, *, base: HardwareProfile) -> Hardw
     figures = gpu_figures(measurements.machine, fit, base, provenance)
     profile = msgspec.structs.replace(
         base,
+        sustained_slowdown=1.0,
         gpu=figures.gpu,
         launch=launch_cost(measurements.launch, base.launch),
         citations=(*figures.citations, *_kept(base.citations, figures.citations, lambda citation: citation.figure)),
@@ -40,7 +42,8 @@ def build_profile(measurements: Measurements, *, base: HardwareProfile) -> Hardw
     gemm = product_tables(fit, profile.gpu, provenance)
     profile = msgspec.structs.replace(profile, gemm=(*gemm, *_kept(base.gemm, gemm, lambda table: table.precision)))
     profile = msgspec.structs.replace(profile, gemm_variants=product_variants(fit, profile, provenance))
-    return _with_other_tables(profile, fit, measurements, provenance)
+    profile = _with_other_tables(profile, fit, measurements, provenance)
+    return with_sustained_slowdown(profile, measurements.sustained, provenance)
 
 
 def _with_other_tables(

@@ -110,20 +110,27 @@ class HostLane(Lane):
 
 
 def slowdowns(compute: Lane, communication: Lane, agree: Agree, wait: Callable[[], None]) -> Slowdowns:
-    """Both sides, alone and beside each other. `agree` gives the largest of all ranks' values, `wait` waits for all."""
-    alone = []
-    for lane in (compute, communication):
-        wait()
-        first_s = agree(lane.timed(2))
-        wait()
-        alone.append(agree(lane.timed(_runs(first_s))))
-    compute_s, communication_s = alone
+    """Both sides, alone and beside each other. `agree` gives the largest of all ranks' values, `wait` waits for all.
+
+    Alone is measured before and after beside, and averaged: clocks drift while the GPU works.
+    """
+    compute_s, communication_s = _alone(compute, agree, wait), _alone(communication, agree, wait)
+    compute_beside_s = _beside(compute, communication, compute_s, communication_s, agree, wait)
+    communication_beside_s = _beside(communication, compute, communication_s, compute_s, agree, wait)
     return Slowdowns(
-        compute_alone_s=compute_s,
-        communication_alone_s=communication_s,
-        compute_beside_s=_beside(compute, communication, compute_s, communication_s, agree, wait),
-        communication_beside_s=_beside(communication, compute, communication_s, compute_s, agree, wait),
+        compute_alone_s=(compute_s + _alone(compute, agree, wait)) / 2,
+        communication_alone_s=(communication_s + _alone(communication, agree, wait)) / 2,
+        compute_beside_s=compute_beside_s,
+        communication_beside_s=communication_beside_s,
     )
+
+
+def _alone(lane: Lane, agree: Agree, wait: Callable[[], None]) -> float:
+    """Seconds of a run of `lane` with nothing else."""
+    wait()
+    first_s = agree(lane.timed(2))
+    wait()
+    return agree(lane.timed(_runs(first_s)))
 
 
 def _beside(lane: Lane, cover: Lane, lane_s: float, cover_s: float, agree: Agree, wait: Callable[[], None]) -> float:

@@ -1,0 +1,73 @@
+"""How much slower a layer's operators run one after the other for seconds than each in a short burst.
+
+A burst of a few tens of milliseconds runs at higher clocks than the power limit allows for long. What a training step
+sees is the second: the operators of a dense layer, forward and backward, in a CUDA graph that is replayed until the
+clocks have settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshwright.costmodel.program.operators import GemmWork, Pass
+from meshwright.executor.measure_hardware.device import Device
+from meshwright.executor.measure_hardware.entry import Entry, Extent, memory_entry
+from meshwright.executor.measure_hardware.memory_case import MemoryCase, MemoryOperator
+from meshwright.executor.measure_hardware.operators import Runnable, build_operator
+from meshwright.executor.measure_hardware.survey.attention import attention_pairs
+from meshwright.executor.measure_hardware.timer import recorded, time_operator
+from meshwright.executor.measure_hardware.times import times_of
+from meshwright.hardware_profiles.measurements import Implementation, SustainedSample
+
+BURST_S = {Extent.TINY: 0.0, Extent.QUICK: 0.03, Extent.FULL: 0.06}
+SETTLING_S = {Extent.TINY: 0.0, Extent.QUICK: 3.0, Extent.FULL: 8.0}
+TIMED_S = {Extent.TINY: 0.0, Extent.QUICK: 1.0, Extent.FULL: 2.0}
+BURSTS = 3
+
+
+def measure_sustained(device: Device, extent: Extent) -> SustainedSample:
+    """The operators of a layer in bursts, then all of them for seconds.
+
+    A burst is measured several times, each with the others between, so that none starts from a cooler GPU.
+    """
+    entries = layer_entries(extent)
+    with device.scope():
+        operators = [build_operator(entry, device.torch_device, device.l2_bytes) for entry in entries]
+        device.keep_busy()
+        rounds = [
+            [time_operator(operator, device, BURST_S[extent]).time_s for operator in operators] for _ in range(BURSTS)
+        ]
+        alone_s = tuple(times_of(times).time_s for times in zip(*rounds, strict=True))
+        together_s = _together_s(operators, device, extent, sum(alone_s))
+    return SustainedSample(works=tuple(entry.work for entry in entries), alone_s=alone_s, together_s=together_s)
+
+
+def _together_s(operators: Sequence[Runnable], device: Device, extent: Extent, expected_s: float) -> float:
+    """Seconds of one round of all operators, after `SETTLING_S` of nothing else."""
+
+    def one_round() -> None:
+        for operator in operators:
+            operator.run(0)
+
+    loop = recorded(one_round, device, lambda _: None, capturable=all(operator.capturable for operator in operators))
+    for _ in range(round(SETTLING_S[extent] / expected_s)):
+        loop()
+    return times_of(device.durations(loop, max(BURSTS, round(TIMED_S[extent] / expected_s)))).time_s
+
+
+def layer_entries(extent: Extent) -> tuple[Entry, ...]:
+    """The operators of a dense layer as Llama 3 8B has it, 8,192 tokens, forward and backward."""
+    tokens, hidden, heads, kv_heads, width = (64, 32, 4, 2, 48) if extent is Extent.TINY else (8192, 4096, 32, 8, 14336)
+    dim = hidden // heads
+    products = ((hidden + 2 * kv_heads * dim, hidden), (hidden, hidden), (2 * width, hidden), (hidden, width))
+    works = [
+        *(GemmWork(m=tokens, n=n, k=k) for n, k in products),
+        *(GemmWork(m=tokens, n=k, k=n, direction=Pass.DGRAD) for n, k in products),
+        *(GemmWork(m=k, n=n, k=tokens, direction=Pass.WGRAD) for n, k in products),
+    ]
+    entries = [Entry(work=work, implementation=Implementation.CUBLAS) for work in works]
+    entries += attention_pairs(Implementation.CUDNN, (dim, dim), 1, heads, kv_heads, tokens, causal=True)
+    norm = MemoryCase(operator=MemoryOperator.NORM, rows=tokens, width=hidden)
+    residual = MemoryCase(operator=MemoryOperator.RESIDUAL, rows=tokens, width=hidden)
+    entries += [memory_entry(norm, Implementation.FUSED)] * 2 + [memory_entry(residual, Implementation.FUSED)] * 4
+    return tuple(entries)
