@@ -71,8 +71,9 @@ def _statistics_name(operator: Operator, name: str) -> str:
 def _parts(name: str, x: Tensor, scope: Scope) -> tuple[Tensor, Tensor | None]:
     if name != CARRYING:
         return x, None
-    rank = scope.layer.layer.attention.kv_lora_rank
-    return x[:, :rank], x[:, rank:]
+    attention = scope.layer.layer.attention
+    normed, carried = x.split([attention.kv_lora_rank, attention.rope_head_dim], 1)
+    return normed, carried
 
 
 def _normed(name: str, x: Tensor, target: str, scope: Scope) -> Tensor:
