@@ -47,7 +47,7 @@ from meshwright.executor.layer_timing.record import (
     LayerTimesRecord,
     write_record,
 )
-from meshwright.executor.layer_timing.table import layer_table, summary_table
+from meshwright.executor.layer_timing.table import layer_table, operator_table, summary_table
 
 CPU_MEMORY_BYTES = 1e12
 CHECK_LIMIT = {torch.bfloat16: 0.03, torch.float32: 1e-4}
@@ -186,7 +186,7 @@ def time_all(rank: Rank, options: argparse.Namespace) -> int:
         rank.show(layer_table(done[-1]) + "\n")
         if rank.number == 0:
             write_record(options.output, _record(done, rank, options))
-    rank.show(summary_table(done))
+    rank.show(f"{operator_table(done)}\n\n{summary_table(done)}")
     return 1 if failed else 0
 
 
