@@ -37,7 +37,7 @@ from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.executor.layer.context import AttentionKernel
 from meshwright.executor.layer.groups import Communicator, groups_over_all_ranks
 from meshwright.executor.layer_timing.cases import MODELS, Case, make_case, shapes_for, strategies_for, timed_layer
-from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors
+from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors, host_waits
 from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.executor.layer_timing.measure import TimingChoice, measure_layer
 from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, plain_runtime
@@ -47,11 +47,12 @@ from meshwright.executor.layer_timing.record import (
     LayerTimesRecord,
     write_record,
 )
-from meshwright.executor.layer_timing.table import layer_table, summary_table
+from meshwright.executor.layer_timing.table import layer_table, operator_table, summary_table
 
 CPU_MEMORY_BYTES = 1e12
 CHECK_LIMIT = {torch.bfloat16: 0.03, torch.float32: 1e-4}
-GQA = AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, value_head_dim=64, qk_norm=True)
+GQA = AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, value_head_dim=64)
+NORMED = AttentionSpec(num_heads=8, num_kv_heads=2, head_dim=64, value_head_dim=64, qk_norm=True)
 LATENT = AttentionSpec(
     num_heads=4,
     num_kv_heads=4,
@@ -63,7 +64,10 @@ LATENT = AttentionSpec(
 )
 CHECKED_LAYERS = {
     "dense": LayerSpec(attention=GQA, ffn=DenseFfnSpec(intermediate=1024)),
-    "moe": LayerSpec(attention=GQA, ffn=MoeFfnSpec(num_experts=8, top_k=2, intermediate=512, shared_intermediate=512)),
+    "dense, normed heads": LayerSpec(attention=NORMED, ffn=DenseFfnSpec(intermediate=1024)),
+    "moe": LayerSpec(
+        attention=NORMED, ffn=MoeFfnSpec(num_experts=8, top_k=2, intermediate=512, shared_intermediate=512)
+    ),
     "moe, empty experts": LayerSpec(attention=GQA, ffn=MoeFfnSpec(num_experts=128, top_k=2, intermediate=128)),
     "latent": LayerSpec(attention=LATENT, ffn=DenseFfnSpec(intermediate=1024)),
 }
@@ -121,7 +125,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile memory-bound functions")
     parser.add_argument("--natural-routing", action="store_true")
     parser.add_argument("--passes", type=int, default=25)
-    parser.add_argument("--profile", default="h100", help="name or path of the hardware profile that predicts")
+    parser.add_argument(
+        "--profile", default="", help="hardware profile that predicts, name or path; by GPU where empty"
+    )
     parser.add_argument("--seconds", type=float, default=480.0, help="no layer is begun after so long")
     parser.add_argument("--check", action="store_true", help="only check gradients of small layers")
     parser.add_argument("--tiny", action="store_true", help="small made-up layers: only a try")
@@ -149,7 +155,14 @@ def _join(number: int, options: argparse.Namespace, port: int) -> Rank:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=number, world_size=options.num_gpus)
+    options.profile = options.profile or _profile_of(device)
     return Rank(number=number, world=options.num_gpus, device=device)
+
+
+def _profile_of(device: torch.device) -> str:
+    """The shipped profile of a GPU, the H100's for anything unknown."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((gpu.lower() for gpu in ("H200", "H800", "H20", "A100") if gpu in name), "h100")
 
 
 # Timing.
@@ -173,7 +186,7 @@ def time_all(rank: Rank, options: argparse.Namespace) -> int:
         rank.show(layer_table(done[-1]) + "\n")
         if rank.number == 0:
             write_record(options.output, _record(done, rank, options))
-    rank.show(summary_table(done))
+    rank.show(f"{operator_table(done)}\n\n{summary_table(done)}")
     return 1 if failed else 0
 
 
@@ -205,10 +218,10 @@ def _time_one(case: Case, rank: Rank, options: argparse.Namespace) -> LayerTimes
 
 def cases(rank: Rank, options: argparse.Namespace) -> Iterator[Case]:
     """What the options ask for."""
-    if options.tiny:
-        yield from _tiny_cases(rank)
-        return
     wanted = set(filter(None, options.strategies.split(",")))
+    if options.tiny:
+        yield from (case for case in _tiny_cases(rank) if not wanted or case.strategy_name in wanted)
+        return
     memory_bytes = CPU_MEMORY_BYTES
     if rank.device.type == "cuda":
         memory_bytes = torch.cuda.get_device_properties(rank.device).total_memory
@@ -302,7 +315,10 @@ def _check_one(title: str, checked: CheckedLayer, rank: Rank) -> bool:
     rank.show(f"{title:<40} worst {worst} {errors[worst]:.2e}{'  WRONG' if wrong else ''}")
     if wrong:
         rank.show("  " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    return wrong
+    waits = host_waits(checked) if rank.world == 1 and rank.device.type == "cuda" else ""
+    if waits:
+        rank.show(f"  the host waits for the device: {waits}")
+    return wrong or bool(waits)
 
 
 if __name__ == "__main__":

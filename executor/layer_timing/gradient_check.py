@@ -61,6 +61,13 @@ class CheckedLayer:
             fuse=self.fuse,
         )
 
+    def runner(self, full: dict[str, Tensor]) -> LayerRunner:
+        """The layer with this rank's parts of full weights."""
+        context = self.context()
+        parameters = Parameters(own_weights(layer_parameters(self.layer, self.setting.hidden), full, context.groups))
+        program = build_layer(self.layer, self.setting)
+        return LayerRunner(program, context, parameters, self.setting.strategy.recompute)
+
     def inputs(self, replica: int) -> tuple[Tensor, Tensor]:
         """Input and gradient of the output of a replica's micro-batch."""
         generator = torch.Generator(self.device).manual_seed(INPUT_SEED + replica)
@@ -86,9 +93,7 @@ def gradient_errors(checked: CheckedLayer) -> dict[str, float]:
     full = full_weights(specs, checked.device, checked.dtype, WEIGHT_SEED)
     sharing = replica_ranks(context).size
     replica, num_replicas = checked.all_ranks.rank // sharing, checked.all_ranks.size // sharing
-    parameters = Parameters(own_weights(specs, full, context.groups))
-    program = build_layer(checked.layer, checked.setting)
-    runner = LayerRunner(program, context, parameters, checked.setting.strategy.recompute)
+    runner = checked.runner(full)
     found = _run(checked, runner, replica)
     leaves = {name: weight.detach().clone().requires_grad_() for name, weight in full.items()}
     expected = [_expected(checked, leaves, number, num_replicas, found.experts) for number in range(num_replicas)]
@@ -101,6 +106,25 @@ def gradient_errors(checked: CheckedLayer) -> dict[str, float]:
         if leaf.grad is not None:
             errors[f"grad:{name}"] = _error(found.gradients[name], leaf.grad)
     return errors
+
+
+def host_waits(checked: CheckedLayer) -> str:
+    """What makes the host wait for a CUDA device in a layer's two passes, as torch words it; empty if nothing does."""
+    specs = layer_parameters(checked.layer, checked.setting.hidden)
+    runner = checked.runner(full_weights(specs, checked.device, checked.dtype, WEIGHT_SEED))
+    hidden, upstream = (own_tokens(whole, runner.layer) for whole in checked.inputs(0))
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batch = runner.start(hidden)
+        batch.run(runner.forward)
+        batch.put_output_gradient(upstream)
+        batch.run(runner.backward)
+    except RuntimeError as problem:
+        return str(problem)
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return ""
 
 
 def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:

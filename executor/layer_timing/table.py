@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from statistics import median
 
-from meshwright.executor.layer_timing.record import LayerTimes, PassTimes
+from meshwright.executor.layer_timing.record import LayerTimes, OperatorTimes, PassTimes
 
 MICROSECONDS = 1e6
 
@@ -60,3 +60,21 @@ def summary_table(layers: Iterable[LayerTimes]) -> str:
 
 def _name(layer: LayerTimes) -> str:
     return f"{layer.model} {layer.strategy} seq {layer.seq_len} mb {layer.micro_batch}"
+
+
+def operator_table(layers: Iterable[LayerTimes]) -> str:
+    """Operators over all layers, the costliest first: share of the measured time, median error and its extremes."""
+    found: dict[str, list[OperatorTimes]] = {}
+    for layer in layers:
+        for op in layer.operators:
+            found.setdefault(op.name, []).append(op)
+    seconds = {name: sum(op.measured.median_s for op in ops) for name, ops in found.items()}
+    total_s = sum(seconds.values())
+    lines = [f"{'operator':<34} {'times':>5} {'share':>6} {'median error':>12} {'least':>8} {'most':>8}"]
+    for name in sorted(found, key=lambda name: -seconds[name]):
+        errors = [op.error for op in found[name]]
+        lines.append(
+            f"{name:<34} {len(errors):>5} {seconds[name] / total_s:>6.1%} {median(errors):>+12.1%}"
+            f" {min(errors):>+8.1%} {max(errors):>+8.1%}"
+        )
+    return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -30,12 +30,9 @@ def norm_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     name, (source, grad, *residuals) = forward_name(operator), operator.reads
     x, _ = _parts(name, scope.values[source], scope)
     upstream, carried = _parts(name, scope.values[grad], scope)
-    out = _backward(name, x, upstream, _statistics_name(operator, name), scope)
-    if carried is not None:
-        out = torch.cat((out, carried), 1)
-    for residual in residuals:
-        out = out + scope.values[residual]
-    return {operator.writes[0]: out}
+    residual = scope.values[residuals[0]] if residuals else None
+    out = _backward(name, x, upstream, _statistics_name(operator, name), scope, residual)
+    return {operator.writes[0]: out if carried is None else torch.cat((out, carried), 1)}
 
 
 def head_norms(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
@@ -74,8 +71,9 @@ def _statistics_name(operator: Operator, name: str) -> str:
 def _parts(name: str, x: Tensor, scope: Scope) -> tuple[Tensor, Tensor | None]:
     if name != CARRYING:
         return x, None
-    rank = scope.layer.layer.attention.kv_lora_rank
-    return x[:, :rank], x[:, rank:]
+    attention = scope.layer.layer.attention
+    normed, carried = x.split([attention.kv_lora_rank, attention.rope_head_dim], 1)
+    return normed, carried
 
 
 def _normed(name: str, x: Tensor, target: str, scope: Scope) -> Tensor:
@@ -94,7 +92,7 @@ def _normed(name: str, x: Tensor, target: str, scope: Scope) -> Tensor:
     return normed
 
 
-def _backward(name: str, x: Tensor, grad: Tensor, normed: str, scope: Scope) -> Tensor:
+def _backward(name: str, x: Tensor, grad: Tensor, normed: str, scope: Scope, residual: Tensor | None = None) -> Tensor:
     weight, bias = scope.parameters.get(name), scope.parameters.get(f"{name}.bias")
     scale = scope.values.rider(normed, SCALE, Tensor)
     if weight is not None and bias is not None:
@@ -102,18 +100,15 @@ def _backward(name: str, x: Tensor, grad: Tensor, normed: str, scope: Scope) -> 
         grad_x, grad_weight, grad_bias = norms.layer_norm_backward(x, mean, scale, weight, bias, grad)
         scope.parameters.add_gradient(f"{name}.bias", grad_bias)
         scope.parameters.add_gradient(name, grad_weight)
-        return grad_x
-    grad_x, weight_gradient = _rms_backward(x, scale, weight, grad, scope)
+        return grad_x if residual is None else grad_x + residual
+    function = _rms_norm_backward(x, scope)
+    grad_x, weight_gradient = function(x, scale, weight, grad, residual)
     if weight is not None and weight_gradient is not None:
         scope.parameters.add_gradient(name, weight_gradient)
     return grad_x
 
 
-def _rms_backward(
-    x: Tensor, scale: Tensor, weight: Tensor | None, grad: Tensor, scope: Scope
-) -> tuple[Tensor, Tensor | None]:
+def _rms_norm_backward(x: Tensor, scope: Scope) -> Callable[..., tuple[Tensor, Tensor | None]]:
     if scope.layer.fuse:
-        return scope.layer.fused(norms.rms_norm_backward)(x, scale, weight, grad)
-    if x.is_cuda:
-        return norms.shipped_rms_norm_backward(x, scale, weight, grad)
-    return norms.rms_norm_backward(x, scale, weight, grad)
+        return scope.layer.fused(norms.rms_norm_backward)
+    return norms.shipped_rms_norm_backward if x.is_cuda else norms.rms_norm_backward

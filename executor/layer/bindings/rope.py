@@ -93,5 +93,5 @@ def _latent_rope_backward(scope: Scope) -> dict[str, Tensor]:
 
 
 def _turn_in_place(x_TND: Tensor, begin: int, scope: Scope, sin: Tensor) -> None:
-    rotary = x_TND[..., begin:]
+    rotary = x_TND.narrow(-1, begin, x_TND.shape[-1] - begin)
     rotary.copy_(_turn(rotary, scope, sin))

@@ -47,7 +47,7 @@ def fa2(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Kern
     )
     out, sums, starts_q, starts_k, max_q, max_k, seed, offset, _ = results
     state = KernelState(tensors=(starts_q, starts_k, seed, offset), lengths=(max_q, max_k))
-    return out[..., : value.shape[-1]], sums, state
+    return out.narrow(-1, 0, value.shape[-1]), sums, state
 
 
 def fa2_backward(
@@ -74,7 +74,7 @@ def fa2_backward(
         offset,
         scale=scale,
     )
-    return [grad_query, grad_key, grad_value[..., : value.shape[-1]]]
+    return [grad_query, grad_key, grad_value.narrow(-1, 0, value.shape[-1])]
 
 
 def _padded(x: Tensor, width: int) -> Tensor:

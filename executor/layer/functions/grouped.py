@@ -15,7 +15,7 @@ from torch import Tensor
 
 def grouped_forward(rows_RI: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> Tensor:
     """Each row times its expert's matrix, (R, O)."""
-    if rows_RI.is_cuda:
+    if has_kernel(rows_RI):
         return F.grouped_mm(rows_RI, weight_EOI.transpose(-2, -1), offs=offsets_E)
     out = rows_RI.new_empty(rows_RI.shape[0], weight_EOI.shape[1])
     for expert, rows in _groups(offsets_E):
@@ -25,7 +25,7 @@ def grouped_forward(rows_RI: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> T
 
 def grouped_dgrad(grad_RO: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> Tensor:
     """Gradient of the rows, (R, I)."""
-    if grad_RO.is_cuda:
+    if has_kernel(grad_RO):
         return F.grouped_mm(grad_RO, weight_EOI, offs=offsets_E)
     out = grad_RO.new_empty(grad_RO.shape[0], weight_EOI.shape[2])
     for expert, rows in _groups(offsets_E):
@@ -35,12 +35,17 @@ def grouped_dgrad(grad_RO: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> Ten
 
 def grouped_wgrad(grad_RO: Tensor, rows_RI: Tensor, offsets_E: Tensor) -> Tensor:
     """Gradient of the matrices, (E, O, I); zero for an expert without rows."""
-    if grad_RO.is_cuda:
+    if has_kernel(grad_RO):
         return F.grouped_mm(grad_RO.t(), rows_RI, offs=offsets_E)
     out = grad_RO.new_empty(offsets_E.numel(), grad_RO.shape[1], rows_RI.shape[1])
     for expert, rows in _groups(offsets_E):
         out[expert] = grad_RO[rows].t() @ rows_RI[rows]
     return out
+
+
+def has_kernel(x: Tensor) -> bool:
+    """Whether torch's grouped product runs as one kernel on the tensor's device."""
+    return x.is_cuda
 
 
 def _groups(offsets_E: Tensor) -> Iterator[tuple[int, slice]]:

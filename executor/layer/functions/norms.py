@@ -20,13 +20,17 @@ def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> tuple[Tensor, 
     return (normed if weight is None else normed * weight).to(x.dtype), scale
 
 
-def rms_norm_backward(x: Tensor, scale: Tensor, weight: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the weight; `scale` is 1 / rms(x)."""
+def rms_norm_backward(
+    x: Tensor, scale: Tensor, weight: Tensor | None, grad: Tensor, residual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight; `scale` is 1 / rms(x), `residual` what else reaches x."""
     wide = statistics_type(x.dtype)
     normed, upstream = x.to(wide) * scale, grad.to(wide)
     grad_weight = (upstream * normed).flatten(0, -2).sum(0)
     inner = upstream if weight is None else upstream * weight
     grad_x = scale * (inner - normed * (inner * normed).mean(-1, keepdim=True))
+    if residual is not None:
+        grad_x = grad_x + residual
     return grad_x.to(x.dtype), grad_weight.to(x.dtype)
 
 
@@ -37,14 +41,14 @@ def shipped_rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> tuple[
 
 
 def shipped_rms_norm_backward(
-    x: Tensor, scale: Tensor, weight: Tensor | None, grad: Tensor
+    x: Tensor, scale: Tensor, weight: Tensor | None, grad: Tensor, residual: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """As `rms_norm_backward`, by the kernel that torch ships for CUDA."""
+    """As `rms_norm_backward`, by the kernel that torch ships for CUDA, and an addition."""
     mask = [True, weight is not None]
     grad_x, grad_weight = torch.ops.aten._fused_rms_norm_backward(
         grad.contiguous(), x.contiguous(), [x.shape[-1]], scale, weight, mask
     )
-    return grad_x, grad_weight
+    return grad_x if residual is None else grad_x + residual, grad_weight
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,66 @@
+"""The code for CUDA, tried without CUDA: every call of the bindings is one that torch knows, with shapes that fit.
+
+Fake tensors have a device, a format and a shape, but no values: what kernels compute is checked on a GPU by
+`benchmarks/layer_times.py --check`.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from meshwright.costmodel.presets import load_model
+from meshwright.costmodel.program.layer import build_layer
+from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.costmodel.strategy import LayerStrategy
+from meshwright.executor.layer.context import AttentionKernel, LayerContext
+from meshwright.executor.layer.parameter_list import layer_parameters
+from meshwright.executor.layer.parameters import Parameters
+from meshwright.executor.layer.run import LayerRunner
+from meshwright.executor.layer_timing.cases import timed_layer
+
+MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "internal-352b", "paper-deepseek-moe", "deepseek-v3")
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch without CUDA does not even copy fake tensors of it."""
+
+    def as_it_is(self: Tensor, *_: object) -> Tensor:
+        return self
+
+    def fresh(self: Tensor, *_: object) -> Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, device=self.device)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", as_it_is)
+    monkeypatch.setattr(torch.Tensor, "contiguous", fresh)
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
+@pytest.mark.parametrize("kernel", [AttentionKernel.CUDNN, AttentionKernel.FA2])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_layer_runs_on_fake_tensors(model: str, kernel: AttentionKernel) -> None:
+    spec = load_model(model)
+    layer = timed_layer(spec)
+    setting = ProgramSetting(hidden=spec.hidden, micro_batch=2, seq_len=4096, strategy=LayerStrategy(), gpus_per_node=1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        weights = {
+            parameter.name: torch.empty(parameter.shape, dtype=torch.bfloat16, device=CUDA)
+            for parameter in layer_parameters(layer, spec.hidden)
+        }
+        context = LayerContext(layer=layer, setting=setting, device=CUDA, dtype=torch.bfloat16, attention_kernel=kernel)
+        runner = LayerRunner(build_layer(layer, setting), context, Parameters(weights))
+        hidden = torch.empty(8192, spec.hidden, dtype=torch.bfloat16, device=CUDA)
+        batch = runner.start(hidden)
+        batch.run(runner.forward)
+        batch.put_output_gradient(hidden)
+        batch.run(runner.backward)
+    assert batch.output.shape == batch.input_gradient.shape == hidden.shape
+    gradients = runner.parameters.gradients
+    assert {name: gradient.shape for name, gradient in gradients.items()} == {
+        name: weight.shape for name, weight in weights.items() if name != "router.correction"
+    }
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.bfloat16}
