@@ -94,7 +94,13 @@ class ProgramBuilder:
         return Operator(name=name, module=self.module, phase=phase, work=work, reads=reads, writes=writes, axis=axis)
 
     def memory_work(
-        self, kernel: MemoryKernel, reads: tuple[str, ...], writes: tuple[str, ...], num_kernels: int = 1
+        self,
+        kernel: MemoryKernel,
+        reads: tuple[str, ...],
+        writes: tuple[str, ...],
+        num_kernels: int = 1,
+        *,
+        backward: bool = False,
     ) -> MemoryWork:
         """A memory-bound kernel that reads and writes the named tensors once."""
         return MemoryWork(
@@ -102,6 +108,7 @@ class ProgramBuilder:
             read_bytes=sum(self.bytes_of(name) for name in reads),
             write_bytes=sum(self.bytes_of(name) for name in writes),
             num_kernels=num_kernels,
+            backward=backward,
         )
 
     def elementwise(
@@ -114,7 +121,7 @@ class ProgramBuilder:
         self, name: str, kernel: MemoryKernel, reads: tuple[str, ...], writes: tuple[str, ...], num_kernels: int = 1
     ) -> None:
         """Append a memory-bound backward operator over whole tensors."""
-        self.backward(name, self.memory_work(kernel, reads, writes, num_kernels), reads, writes)
+        self.backward(name, self.memory_work(kernel, reads, writes, num_kernels, backward=True), reads, writes)
 
     def collective(
         self, name: str, axis: Axis, work: CollectiveWork, reads: tuple[str, ...], writes: tuple[str, ...]

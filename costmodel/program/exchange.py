@@ -68,7 +68,7 @@ def permute(
     backward: bool = False,
 ) -> None:
     """Append a row gather or scatter: its cost is that of the rows it touches (`sizes`), not of its whole source."""
-    work = builder.memory_work(MemoryKernel.PERMUTE, sizes[:1], sizes[1:])
+    work = builder.memory_work(MemoryKernel.PERMUTE, sizes[:1], sizes[1:], backward=backward)
     (builder.backward if backward else builder.forward)(name, work, reads, writes)
 
 

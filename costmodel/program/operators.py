@@ -147,12 +147,16 @@ class AttentionWork(Value, frozen=True, kw_only=True, tag="attention"):
 
 
 class MemoryWork(Value, frozen=True, kw_only=True, tag="memory"):
-    """A memory-bound kernel: bytes it must read and write, and how many kernels are launched for it."""
+    """A memory-bound kernel: bytes it must read and write, and how many kernels are launched for it.
+
+    `backward`: it computes gradients, with a kernel of its own.
+    """
 
     kernel: MemoryKernel
     read_bytes: float
     write_bytes: float
     num_kernels: int = 1
+    backward: bool = False
 
 
 class CollectiveWork(Value, frozen=True, kw_only=True, tag="collective"):

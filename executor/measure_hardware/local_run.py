@@ -90,7 +90,6 @@ class LocalRun:
             self.record(f"uncaptured {entry.family}", Uncaptured(what=entry.family, reason=reason))
 
         with self.device.scope():
-            self.device.keep_busy()
             operator = build_operator(entry, self.device.torch_device, self.device.l2_bytes)
             return time_operator(operator, self.device, seconds, refused)
 

@@ -79,7 +79,11 @@ class MemoryCase(Value, frozen=True, kw_only=True):
         """The work as layer programs describe it; `eager` matters to the cross-entropy alone."""
         read, write, num_kernels = self._traffic(eager=eager)
         return MemoryWork(
-            kernel=KERNELS[self.operator], read_bytes=float(read), write_bytes=float(write), num_kernels=num_kernels
+            kernel=KERNELS[self.operator],
+            read_bytes=float(read),
+            write_bytes=float(write),
+            num_kernels=num_kernels,
+            backward=self.operator.value.endswith("_backward"),
         )
 
     def _traffic(self, *, eager: bool) -> tuple[float, float, int]:

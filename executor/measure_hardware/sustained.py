@@ -33,7 +33,6 @@ def measure_sustained(device: Device, extent: Extent) -> SustainedSample:
     entries = layer_entries(extent)
     with device.scope():
         operators = [build_operator(entry, device.torch_device, device.l2_bytes) for entry in entries]
-        device.keep_busy()
         rounds = [
             [time_operator(operator, device, BURST_S[extent]).time_s for operator in operators] for _ in range(BURSTS)
         ]

@@ -42,10 +42,10 @@ def check_entries(grid: tuple[Entry, ...], seed: int) -> tuple[Entry, ...]:
 
 
 def _random_dense(count: int, seed: int) -> list[Entry]:
-    """Sizes of 128 to 32,768 rows by 256 to 16,384 columns and depth, in multiples of 16."""
+    """128 to 32,768 tokens in multiples of 16 by widths of 256 to 16,384 in multiples of 64, as models have them."""
     rows, widths, depths = (
-        log_uniform(f"dense {axis} {seed}", 2 * count, low, high, 16)
-        for axis, low, high in (("m", 128, 32768), ("n", 256, 16384), ("k", 256, 16384))
+        log_uniform(f"dense {axis} {seed}", 2 * count, low, high, step)
+        for axis, low, high, step in (("m", 128, 32768, 16), ("n", 256, 16384, 64), ("k", 256, 16384, 64))
     )
     works = [
         GemmWork(m=m, n=n, k=k) if index % 2 else GemmWork(m=k, n=n, k=m, direction=Pass.WGRAD)
@@ -56,11 +56,11 @@ def _random_dense(count: int, seed: int) -> list[Entry]:
 
 
 def _random_grouped(count: int, seed: int) -> list[Entry]:
-    """2 to 128 experts of 32 to 4,096 rows, 512 to 8,192 columns and depth."""
+    """2 to 128 experts of 32 to 4,096 rows in multiples of 16, widths of 512 to 8,192 in multiples of 64."""
     generator = random.Random(f"groups {seed}")
     rows, widths, depths = (
-        log_uniform(f"grouped {axis} {seed}", 4 * count, low, high, 16)
-        for axis, low, high in (("rows", 32, 4096), ("n", 512, 8192), ("k", 512, 8192))
+        log_uniform(f"grouped {axis} {seed}", 4 * count, low, high, step)
+        for axis, low, high, step in (("rows", 32, 4096, 16), ("n", 512, 8192, 64), ("k", 512, 8192, 64))
     )
     works: list[GroupedGemmWork] = []
     for index, (each, n, k) in enumerate(zip(rows, widths, depths, strict=True)):

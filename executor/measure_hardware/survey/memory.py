@@ -25,8 +25,8 @@ EAGER, COMPILED, FUSED = Implementation.EAGER, Implementation.COMPILED, Implemen
 
 IMPLEMENTATIONS: dict[MemoryOperator, tuple[Implementation, ...]] = {
     MemoryOperator.COPY: (FUSED,),
-    MemoryOperator.NORM: (EAGER, COMPILED, FUSED),
-    MemoryOperator.NORM_BACKWARD: (EAGER, COMPILED, FUSED),
+    MemoryOperator.NORM: (COMPILED, FUSED),
+    MemoryOperator.NORM_BACKWARD: (COMPILED, FUSED),
     MemoryOperator.RESIDUAL: (FUSED,),
     MemoryOperator.ROPE: (EAGER, COMPILED),
     MemoryOperator.SWIGLU: (EAGER, COMPILED),
@@ -43,7 +43,7 @@ IMPLEMENTATIONS: dict[MemoryOperator, tuple[Implementation, ...]] = {
     MemoryOperator.CROSS_ENTROPY_BACKWARD: (EAGER, COMPILED),
     MemoryOperator.OPTIMIZER: (EAGER, FUSED),
 }
-"""FUSED alone: eager code is one kernel too."""
+"""FUSED without EAGER: eager code calls that kernel, too."""
 
 PERMUTATIONS = (
     MemoryOperator.PERMUTE,
