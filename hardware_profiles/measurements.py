@@ -70,6 +70,8 @@ class Sample(Value, frozen=True, kw_only=True):
 
     `rows_per_group`: rows of each group of a skewed grouped product. `peer_shares`: share of its rows that each rank of
     a skewed all-to-all receives, the same from every sender. Empty: even. `gpu`: which GPU, 0 where all take part.
+    `reference_s`: time of the reference product (BF16, 8192^3) between whose runs this one's lay: it tells the clocks,
+    which move by a fifth under the power limit. None where none ran.
     """
 
     work: Work
@@ -82,10 +84,13 @@ class Sample(Value, frozen=True, kw_only=True):
     rows_per_group: tuple[int, ...] = ()
     peer_shares: tuple[float, ...] = ()
     gpu: int = 0
+    reference_s: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("time_s", "low_s", "high_s"):
             _check_positive("samples", field, getattr(self, field))
+        if self.reference_s is not None:
+            _check_positive("samples", "reference_s", self.reference_s)
         if not self.low_s <= self.time_s <= self.high_s:
             raise ProfileError("measurements", "samples", f"median {self.time_s} s is not between low and high")
 
@@ -128,20 +133,24 @@ class LaunchSample(Value, frozen=True, kw_only=True):
 
 
 class SustainedSample(Value, frozen=True, kw_only=True):
-    """Operators of a layer, each in a short burst and all one after the other for seconds, when the clocks have settled.
+    """Operators of a layer, each alone beside the reference product, and all in turn for seconds: a step's clocks.
 
-    `alone_s` is in the order of `works`; `together_s` is the time of one round of all of them.
+    `alone_s` and `references_s` (see `Sample`) are in the order of `works`; `together_s` is the time of one round.
     """
 
     works: tuple[Work, ...]
     alone_s: tuple[float, ...]
+    references_s: tuple[float, ...]
     together_s: float
 
     def __post_init__(self) -> None:
-        if not self.works or len(self.works) != len(self.alone_s):
-            raise ProfileError("measurements", "sustained.alone_s", "is not one time for each of `works`")
-        for time_s in (*self.alone_s, self.together_s):
-            _check_positive("sustained", "alone_s", time_s)
+        for field in ("alone_s", "references_s"):
+            times_s = getattr(self, field)
+            if not self.works or len(times_s) != len(self.works):
+                raise ProfileError("measurements", f"sustained.{field}", "is not one time for each of `works`")
+            for time_s in times_s:
+                _check_positive("sustained", field, time_s)
+        _check_positive("sustained", "together_s", self.together_s)
 
 
 class Measurements(Value, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from meshwright.executor.measure_hardware.device import Device, Work
 
 SMALL_CACHE_BYTES = 4096.0
+REFERENCE_SIZE = 64
 
 
 class CpuDevice(Device):
@@ -22,6 +23,7 @@ class CpuDevice(Device):
         self.torch_device = torch.device("cpu")
         self.l2_bytes = SMALL_CACHE_BYTES
         self.clock = clock
+        self._square = torch.ones((REFERENCE_SIZE, REFERENCE_SIZE))
 
     def scope(self) -> nullcontext[None]:
         """Nothing to enter."""
@@ -31,14 +33,18 @@ class CpuDevice(Device):
         """Nothing to record."""
         return work
 
-    def durations(self, work: Work, count: int) -> tuple[float, ...]:
+    def intervals(self, works: Sequence[Work]) -> tuple[float, ...]:
         """By the clock."""
         seconds = []
-        for _ in range(count):
+        for work in works:
             start = self.clock()
             work()
             seconds.append(max(1e-9, self.clock() - start))
         return tuple(seconds)
+
+    def reference(self) -> None:
+        """A product that takes microseconds."""
+        torch.mm(self._square, self._square)
 
     def heat(self, seconds: float) -> None:
         """A CPU needs none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from meshwright.executor.measure_hardware.device import Device, DeviceLostError,
 from meshwright.executor.measure_hardware.operators.values import normal
 
 HEATING_SIZE = 8192
-BUSY_PRODUCTS = 36
+BUSY_PRODUCTS = 6
 PRODUCTS_AT_ONCE = 100
 MILLISECOND = 1e-3
 
@@ -62,15 +62,19 @@ class CudaDevice(Device):
             with suppress(RuntimeError):
                 step()
 
-    def durations(self, work: Work, count: int) -> tuple[float, ...]:
+    def intervals(self, works: Sequence[Work]) -> tuple[float, ...]:
         """Between events of the stream, waited for in the end alone."""
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(works) + 1)]
         events[0].record(self.stream)
-        for event in events[1:]:
+        for work, event in zip(works, events[1:], strict=True):
             work()
             event.record(self.stream)
         events[-1].synchronize()
         return tuple(before.elapsed_time(after) * MILLISECOND for before, after in pairwise(events))
+
+    def reference(self) -> None:
+        """A product of 8192^3."""
+        self._multiply(1)
 
     def heat(self, seconds: float) -> None:
         """Products of 8192^3 on random values."""
@@ -80,7 +84,7 @@ class CudaDevice(Device):
             self.stream.synchronize()
 
     def keep_busy(self) -> None:
-        """About 55 ms of an H100, longer than its power control takes to act."""
+        """About 10 ms of an H100."""
         self._multiply(BUSY_PRODUCTS)
 
     def tidy(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -34,8 +34,16 @@ class Device(ABC):
         """The same work recorded, so that running it costs the host little."""
 
     @abstractmethod
+    def intervals(self, works: Sequence[Work]) -> tuple[float, ...]:
+        """Seconds of each of the works, one right after the other."""
+
     def durations(self, work: Work, count: int) -> tuple[float, ...]:
         """Seconds of each of `count` runs of the work, one right after the other."""
+        return self.intervals([work] * count)
+
+    @abstractmethod
+    def reference(self) -> None:
+        """One large product: what its time says of the clocks, it says of everything beside it that computes."""
 
     @abstractmethod
     def heat(self, seconds: float) -> None:

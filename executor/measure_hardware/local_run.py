@@ -118,6 +118,7 @@ def sample_of(entry: Entry, times: Times) -> Sample:
         rows_per_group=entry.rows_per_group,
         peer_shares=entry.peer_shares,
         gpu=entry.gpu or 0,
+        reference_s=times.reference_s,
     )
 
 

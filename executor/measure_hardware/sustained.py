@@ -1,8 +1,7 @@
-"""How much slower a layer's operators run one after the other for seconds than each in a short burst.
+"""The clocks of a training step: the operators of a dense layer, forward and backward, until the clocks have settled.
 
-A burst of a few tens of milliseconds runs at higher clocks than the power limit allows for long. What a training step
-sees is the second: the operators of a dense layer, forward and backward, in a CUDA graph that is replayed until the
-clocks have settled.
+Each is first timed beside the reference product, like every sample; then all of them run in turn, as a CUDA graph that
+is replayed for seconds. The two together tell which time of the reference product belongs to a training step.
 """
 
 from __future__ import annotations
@@ -19,26 +18,25 @@ from meshwright.executor.measure_hardware.timer import recorded, time_operator
 from meshwright.executor.measure_hardware.times import times_of
 from meshwright.hardware_profiles.measurements import Implementation, SustainedSample
 
-BURST_S = {Extent.TINY: 0.0, Extent.QUICK: 0.03, Extent.FULL: 0.06}
+ALONE_S = {Extent.TINY: 0.0, Extent.QUICK: 0.03, Extent.FULL: 0.1}
 SETTLING_S = {Extent.TINY: 0.0, Extent.QUICK: 3.0, Extent.FULL: 8.0}
 TIMED_S = {Extent.TINY: 0.0, Extent.QUICK: 1.0, Extent.FULL: 2.0}
-BURSTS = 3
+FEWEST = 3
 
 
 def measure_sustained(device: Device, extent: Extent) -> SustainedSample:
-    """The operators of a layer in bursts, then all of them for seconds.
-
-    A burst is measured several times, each with the others between, so that none starts from a cooler GPU.
-    """
+    """The operators of a layer, each beside the reference product, then all of them for seconds."""
     entries = layer_entries(extent)
     with device.scope():
         operators = [build_operator(entry, device.torch_device, device.l2_bytes) for entry in entries]
-        rounds = [
-            [time_operator(operator, device, BURST_S[extent]).time_s for operator in operators] for _ in range(BURSTS)
-        ]
-        alone_s = tuple(times_of(times).time_s for times in zip(*rounds, strict=True))
-        together_s = _together_s(operators, device, extent, sum(alone_s))
-    return SustainedSample(works=tuple(entry.work for entry in entries), alone_s=alone_s, together_s=together_s)
+        alone = [time_operator(operator, device, ALONE_S[extent]) for operator in operators]
+        together_s = _together_s(operators, device, extent, sum(times.time_s for times in alone))
+    return SustainedSample(
+        works=tuple(entry.work for entry in entries),
+        alone_s=tuple(times.time_s for times in alone),
+        references_s=tuple(times.reference_s or 0.0 for times in alone),
+        together_s=together_s,
+    )
 
 
 def _together_s(operators: Sequence[Runnable], device: Device, extent: Extent, expected_s: float) -> float:
@@ -51,7 +49,7 @@ def _together_s(operators: Sequence[Runnable], device: Device, extent: Extent, e
     loop = recorded(one_round, device, lambda _: None, capturable=all(operator.capturable for operator in operators))
     for _ in range(round(SETTLING_S[extent] / expected_s)):
         loop()
-    return times_of(device.durations(loop, max(BURSTS, round(TIMED_S[extent] / expected_s)))).time_s
+    return times_of(device.durations(loop, max(FEWEST, round(TIMED_S[extent] / expected_s)))).time_s
 
 
 def layer_entries(extent: Extent) -> tuple[Entry, ...]:

@@ -1,14 +1,15 @@
 """Times one operator: many runs in a CUDA graph, over rotating inputs, until enough time has been spent.
 
 A measurement spans about two milliseconds of runs, so that the events around it and the start of the graph do not
-matter; at least five are taken. Right before them the GPU multiplies matrices until its clocks are those that the power
-limit leaves a training step: making inputs ready lets it cool down, and then products run a fifth faster for a while.
+matter; at least five are taken. Between them the device runs its reference product: under its power limit a GPU changes
+its clocks within milliseconds, by a fifth, and only what stands side by side can be compared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import msgspec
 import torch
@@ -40,12 +41,33 @@ def time_operator(
     loop = recorded(_loop(runnable, runs), device, refused, capturable=runnable.capturable)
     span_s = trial_s(loop, device)
     device.keep_busy()
+    each_s = span_s + trial_s(device.reference, device)
     budget_s = seconds * (SHORT_RUN_SHARE if span_s / runs < SHORT_RUN_S else 1.0)
     for _ in range(math.ceil(WARM_UP_SHARE * budget_s / span_s) - 1):
         loop()
-    repeats = max(FEWEST, min(MOST, round((1.0 - WARM_UP_SHARE) * budget_s / span_s)))
-    spans = times_of(device.durations(loop, repeats))
-    return per_run(spans, runs)
+    repeats = max(FEWEST, min(MOST, round((1.0 - WARM_UP_SHARE) * budget_s / each_s)))
+    spans, references = _beside_reference(loop, device, repeats)
+    return per_run(beside_reference(spans, references), runs)
+
+
+def _beside_reference(loop: Work, device: Device, repeats: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of each measurement, and of the reference products between which it lies."""
+    seconds = device.intervals([*[device.reference, loop] * repeats, device.reference])
+    around = seconds[::2]
+    return seconds[1::2], tuple((before + after) / 2 for before, after in pairwise(around))
+
+
+def beside_reference(spans: Sequence[float], references: Sequence[float]) -> Times:
+    """Times of the spans; over `reference_s` they are the median of each span over its own reference.
+
+    The clocks move within milliseconds, so the two must be compared where they stand side by side.
+
+    >>> beside_reference([2.0, 4.0, 9.0], [1.0, 2.0, 3.0]).reference_s
+    2.0
+    """
+    times = times_of(spans)
+    ratio = times_of([span / reference for span, reference in zip(spans, references, strict=True)]).time_s
+    return msgspec.structs.replace(times, reference_s=times.time_s / ratio)
 
 
 def trial_s(work: Work, device: Device) -> float:

@@ -8,12 +8,16 @@ from meshwright.costmodel.value import Value
 
 
 class Times(Value, frozen=True, kw_only=True):
-    """Median, 10th and 90th percentile of one run's seconds, over `repeats` measurements."""
+    """Median, 10th and 90th percentile of one run's seconds, over `repeats` measurements.
+
+    `reference_s`: the reference product's time beside it; None where none ran.
+    """
 
     time_s: float
     low_s: float
     high_s: float
     repeats: int
+    reference_s: float | None = None
 
     @property
     def spread(self) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import pytest
@@ -37,14 +38,17 @@ class FakeDevice(Device):
 
         return replay
 
-    def durations(self, work: Work, count: int) -> tuple[float, ...]:
+    def intervals(self, works: Sequence[Work]) -> tuple[float, ...]:
         seconds = []
-        for _ in range(count):
+        for work in works:
             start_s = self.now_s
             work()
             seconds.append(self.now_s - start_s)
-        self.num_measured = count
+        self.num_measured = len(works) // 2
         return tuple(seconds)
+
+    def reference(self) -> None:
+        self.now_s += 1e-3
 
     def heat(self, seconds: float) -> None:
         self.now_s += seconds
