@@ -180,11 +180,7 @@ class Interference(Value, frozen=True, kw_only=True):
 
 
 class HardwareProfile(Value, frozen=True, kw_only=True):
-    """One GPU type: its data sheet and measured tables, each figure with its source.
-
-    `sustained_slowdown`: time of products and attention in a training step over that in the short bursts in which their
-    tables were measured, because of the power limit; 1 where tables hold for long runs.
-    """
+    """One GPU type: its data sheet and measured tables, each figure with its source."""
 
     schema_version: int
     gpu: GpuSpec
@@ -199,21 +195,14 @@ class HardwareProfile(Value, frozen=True, kw_only=True):
     links: tuple[LinkCurve, ...]
     citations: tuple[Citation, ...]
     gemm_variants: tuple[GemmVariant, ...] = ()
-    sustained_slowdown: float = 1.0
 
     def __post_init__(self) -> None:
         if self.schema_version != PROFILE_SCHEMA_VERSION:
             raise ProfileError(
                 self.gpu.name, "schema_version", f"{self.schema_version}; expected {PROFILE_SCHEMA_VERSION}"
             )
-        if not (math.isfinite(self.sustained_slowdown) and self.sustained_slowdown >= 1.0):
-            problem = f"{self.sustained_slowdown} is not a factor of 1 or more"
-            raise ProfileError(self.gpu.name, "sustained_slowdown", problem)
         cited = {citation.figure for citation in self.citations}
-        scalars = ("launch", "network", "interference", "nvls")
-        if self.sustained_slowdown != 1.0:
-            scalars += ("sustained_slowdown",)
-        for figure in (*(f"gpu.{field}" for field in GPU_FIGURES), *scalars):
+        for figure in (*(f"gpu.{field}" for field in GPU_FIGURES), "launch", "network", "interference", "nvls"):
             if figure not in cited:
                 raise ProfileError(self.gpu.name, figure, "has no citation; expected its source in `citations`")
 

@@ -65,16 +65,15 @@ def operator_timing(
     tables = prepare(cluster.profile)
     match work:
         case GemmWork():
-            return _sustained(_gemm(work, cluster.profile, tables), cluster.profile)
+            return _gemm(work, cluster.profile, tables)
         case MemoryWork():
             return _memory_bound(work, cluster.profile, tables, fused_kernels)
         case CollectiveWork():
             return collective_timing(work, cluster, tables)
         case AttentionWork():
-            backend = AttentionBackend(attention_backend)
-            return _sustained(_attention(work, cluster.profile, tables, backend), cluster.profile)
+            return _attention(work, cluster.profile, tables, AttentionBackend(attention_backend))
         case GroupedGemmWork():
-            return _sustained(_grouped_gemm(work, cluster.profile, tables), cluster.profile)
+            return _grouped_gemm(work, cluster.profile, tables)
         case CopyWork():
             time_s = host_copy_s(work.num_bytes, cluster.gpu.pcie_bytes_per_s)
             return Timing(time_s=time_s, basis=Basis.EXTRAPOLATED)
@@ -98,11 +97,6 @@ def host_time_s(work: Work, profile: HardwareProfile, cuda_graphs: bool) -> floa
     launch = profile.launch
     eager_s = launch.collective_eager_s if isinstance(work, CollectiveWork) else launch.eager_s
     return num_kernels(work) * (launch.cuda_graph_s if cuda_graphs else eager_s)
-
-
-def _sustained(burst: Timing, profile: HardwareProfile) -> Timing:
-    """What takes `burst` in a short run, at the clocks that the power limit leaves a training step."""
-    return msgspec.structs.replace(burst, time_s=burst.time_s * profile.sustained_slowdown)
 
 
 def _gemm(work: GemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:

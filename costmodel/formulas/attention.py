@@ -97,10 +97,10 @@ def resembled_length(work: AttentionWork) -> float:
 def idle_sm_factor(work: AttentionWork, num_sms: int) -> float:
     """How much longer attention takes because its blocks do not fill the SMs evenly.
 
-    Equation: x = b a ceil(s_q / 128) / SMs; full: ceil(x) / x; causal, longest blocks first: max(1, 2 / x), since the
-    longest block holds twice the mean work.
-    Source: derived from the work partition of FlashAttention-2 (arXiv 2307.08691, section 3.2); longest first:
-    FlashAttention-3 (arXiv 2407.08608).
+    Equation: x = b a ceil(s_q / 128) / SMs; full: ceil(x) / x; causal: max(2 / x, 1 + 1 / x). The longest block of a
+    causal row holds twice the mean work: alone on its SM it sets the time (2 / x), else it overhangs by half of itself.
+    Source: work partition of FlashAttention-2 (arXiv 2307.08691, section 3.2); measured, H100 SXM, cuDNN, d = 128:
+    x = 0.24, 0.97, 1.9, 3.9, 8.1 take 8.1, 1.9, 1.5, 1.2 to 1.3, 1.1 times as long as many blocks do.
 
     >>> work = AttentionWork(batch=1, num_heads=1, num_kv_heads=1, head_dim=64, value_head_dim=64, query_len=8448,
     ...                      key_len=8448, pairs=8448.0 * 8448)
@@ -109,4 +109,4 @@ def idle_sm_factor(work: AttentionWork, num_sms: int) -> float:
     """
     blocks = work.batch * work.num_heads * math.ceil(work.query_len / QUERY_BLOCK)
     waves = blocks / num_sms
-    return max(1.0, 2.0 / waves) if is_causal(work) else math.ceil(waves) / waves
+    return max(2.0 / waves, 1.0 + 1.0 / waves) if is_causal(work) else math.ceil(waves) / waves

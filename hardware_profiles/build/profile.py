@@ -9,13 +9,13 @@ import msgspec
 from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.costmodel.tables import LinkCurve, Provenance, Source
 from meshwright.hardware_profiles.build.attention import attention_curves
+from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
 from meshwright.hardware_profiles.build.figures import gpu_figures, launch_cost
 from meshwright.hardware_profiles.build.grouped import grouped_tables
 from meshwright.hardware_profiles.build.interference import interference
 from meshwright.hardware_profiles.build.links import link_curves
 from meshwright.hardware_profiles.build.memory import memory_shares
 from meshwright.hardware_profiles.build.products import product_tables, product_variants
-from meshwright.hardware_profiles.build.sustained import with_sustained_slowdown
 from meshwright.hardware_profiles.measurements import Machine, Measurements, Purpose, Sample
 
 Table = TypeVar("Table")
@@ -34,16 +34,16 @@ def build_profile(measurements: Measurements, *, base: HardwareProfile) -> Hardw
     figures = gpu_figures(measurements.machine, fit, base, provenance)
     profile = msgspec.structs.replace(
         base,
-        sustained_slowdown=1.0,
         gpu=figures.gpu,
         launch=launch_cost(measurements.launch, base.launch),
         citations=(*figures.citations, *_kept(base.citations, figures.citations, lambda citation: citation.figure)),
     )
+    reference_s = training_reference_s(measurements)
+    fit = tuple(at_training_clocks(sample, profile.gpu, reference_s) for sample in fit)
     gemm = product_tables(fit, profile.gpu, provenance)
     profile = msgspec.structs.replace(profile, gemm=(*gemm, *_kept(base.gemm, gemm, lambda table: table.precision)))
     profile = msgspec.structs.replace(profile, gemm_variants=product_variants(fit, profile, provenance))
-    profile = _with_other_tables(profile, fit, measurements, provenance)
-    return with_sustained_slowdown(profile, measurements.sustained, provenance)
+    return _with_other_tables(profile, fit, measurements, provenance)
 
 
 def _with_other_tables(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-import msgspec
-
 from meshwright.costmodel.hardware import ClusterSpec, HardwareProfile
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.program.operators import AttentionWork, MemoryWork
 from meshwright.costmodel.tables import AttentionBackend
 from meshwright.hardware_profiles.build.alone import one_node
+from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
 from meshwright.hardware_profiles.measurements import Implementation, Measurements, Purpose, Sample
 from meshwright.planner.validation.operators.summary import (
     OperatorErrors,
@@ -25,20 +24,16 @@ def held_apart_errors(
     measurements: Measurements, profile: HardwareProfile, *, purpose: Purpose = Purpose.CHECK
 ) -> tuple[OperatorErrors, ...]:
     """Errors by family over the samples of that purpose. FIT shows how closely the tables follow their own points."""
-    cluster = one_node(in_bursts(profile), measurements.machine.num_gpus)
+    cluster = one_node(profile, measurements.machine.num_gpus)
+    reference_s = training_reference_s(measurements)
     errors: dict[str, list[float]] = defaultdict(list)
     targets: dict[str, Target | None] = {}
     for sample in measurements.samples:
         if sample.purpose is purpose and sample.implementation is not Implementation.COPY_ENGINE:
             family = _family(sample)
-            errors[family].append(sample_error(sample, cluster))
+            errors[family].append(sample_error(at_training_clocks(sample, profile.gpu, reference_s), cluster))
             targets[family] = target_of(sample.work)
     return summarized(errors, targets)
-
-
-def in_bursts(profile: HardwareProfile) -> HardwareProfile:
-    """The profile without what the power limit takes from long runs: samples are short."""
-    return msgspec.structs.replace(profile, sustained_slowdown=1.0)
 
 
 def sample_error(sample: Sample, cluster: ClusterSpec) -> float:
