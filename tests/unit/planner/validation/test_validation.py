@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.costmodel.runtime import load_runtime
+from meshwright.planner.validation.fit_record import fit_record
+from meshwright.planner.validation.free_parameters import free_parameters
 from meshwright.planner.validation.interval import residual_record, step_time_interval
 from meshwright.planner.validation.peers import HELD_OUT, OURS, TOOLS, peer_cases, peer_summaries
+from meshwright.planner.validation.printed_settings import runtime_name_of
 from meshwright.planner.validation.residuals import residuals_of
-from meshwright.planner.validation.rows import RowText, packaged_path, read_table
+from meshwright.planner.validation.rows import RowText, packaged_path, parse_row, read_table
 from meshwright.planner.validation.run_description import describe
 from meshwright.planner.validation.scatter import write_scatter
 from meshwright.planner.validation.summary import summary_of
@@ -114,8 +118,6 @@ def test_a_run_measured_twice_is_predicted_once() -> None:
 
 
 def test_more_gpus_never_slow_a_step_of_the_paper() -> None:
-    from meshwright.planner.validation.rows import parse_row
-
     sizes = (240, 480, 720, 960, 1440)
     rows = [parse_row(text) for size in sizes for text in TABLE if text.id == f"MSMOE{size}"]
     times = [predicted_step_s(describe(row)) for row in rows]
@@ -126,3 +128,18 @@ def test_scatter_is_a_png(tmp_path: Path, results: tuple[RowResult, ...]) -> Non
     write_scatter(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+
+
+def test_the_packaged_fit_is_that_of_the_descriptions() -> None:
+    for fit in fit_record().frameworks:
+        shipped = load_runtime(fit.framework)
+        assert fit.values == {name: getattr(shipped, name) for name in fit.values}, "run: meshwright validate --fit"
+        assert set(fit.values) == {one.name for one in free_parameters()[fit.framework]}
+
+
+def test_no_model_is_both_in_a_fit_and_in_its_test() -> None:
+    rows = [parse_row(text) for text in TABLE]
+    for fit in fit_record().frameworks:
+        models = {row.model for row in rows if runtime_name_of(row) == fit.framework}
+        if models:
+            assert models == {fold.held_out for fold in fit.folds}
