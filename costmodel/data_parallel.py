@@ -109,12 +109,28 @@ class StateModel(Value, frozen=True, kw_only=True):
         stage, shards = self.sharding.stage, self._num_shards(group)
         return StateCost(
             param_gather_s=0.0 if stage >= 3 else self._gather_s(count, group),
-            grad_reduce_s=0.0 if stage >= 2 else self._reduce_s(count, group),
+            grad_reduce_s=0.0 if stage >= 2 and not self.accumulates else self._reduce_s(count, group),
             optimizer_s=self._update_s(count, shards),
             parameter_bytes=memory.parameter_bytes(count, stage, shards),
-            gradient_bytes=memory.gradient_bytes(count, stage, shards, fp32=self.runtime.fp32_gradients),
-            optimizer_bytes=0.0 if self.sharding.offload_optimizer else memory.optimizer_bytes(count, stage, shards),
+            gradient_bytes=self.gradient_bytes(count, shards),
+            optimizer_bytes=self.optimizer_bytes(count, shards),
         )
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether gradients are sharded, but only after all micro-batches."""
+        return self.sharding.stage >= 2 and self.runtime.accumulates_unsharded
+
+    def gradient_bytes(self, count: float, shards: int) -> float:
+        """Accumulated gradients of so many parameters on a rank."""
+        stage = min(self.sharding.stage, 1) if self.accumulates else self.sharding.stage
+        return memory.gradient_bytes(count, stage, shards, fp32=self.runtime.fp32_gradients)
+
+    def optimizer_bytes(self, count: float, shards: int) -> float:
+        """Optimizer state of so many parameters on a rank; none where it lives in host memory."""
+        if self.sharding.offload_optimizer:
+            return 0.0
+        return memory.optimizer_bytes(count, self.sharding.stage, shards, self.runtime.optimizer_state_bytes)
 
     def _num_shards(self, group: Group) -> int:
         degree = self.sharding.shard_degree
@@ -172,7 +188,7 @@ class StateModel(Value, frozen=True, kw_only=True):
         if stage < 2:
             return cost
         gather = self._sharded(cost.weights, strategy, self._gather_s) if stage >= 3 else {}
-        reduce = self._sharded(cost.weights, strategy, self._reduce_s)
+        reduce = {} if self.accumulates else self._sharded(cost.weights, strategy, self._reduce_s)
         backward = {link: gather.get(link, 0.0) + reduce.get(link, 0.0) for link in (*gather, *reduce)}
         gathered_bytes = 2 * cost.weights.total * memory.BF16_BYTES if stage >= 3 else 0.0
         return msgspec.structs.replace(

@@ -14,6 +14,7 @@ from meshwright.costmodel.tables import (
     Citation,
     GemmTable,
     GemmVariant,
+    GroupedGemmLaw,
     GroupedGemmTable,
     LinkCurve,
     MemoryShare,
@@ -21,7 +22,7 @@ from meshwright.costmodel.tables import (
 )
 from meshwright.costmodel.value import Value
 
-PROFILE_SCHEMA_VERSION = 1
+PROFILE_SCHEMA_VERSION = 2
 
 
 class Basis(StrEnum):
@@ -195,6 +196,7 @@ class HardwareProfile(Value, frozen=True, kw_only=True):
     links: tuple[LinkCurve, ...]
     citations: tuple[Citation, ...]
     gemm_variants: tuple[GemmVariant, ...] = ()
+    grouped_laws: tuple[GroupedGemmLaw, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schema_version != PROFILE_SCHEMA_VERSION:

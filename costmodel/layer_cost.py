@@ -6,7 +6,9 @@ from functools import lru_cache
 
 import msgspec
 
-from meshwright.costmodel.hardware import Basis, ClusterSpec, Timing
+from meshwright.costmodel.formulas.experts import forwarded_s
+from meshwright.costmodel.formulas.stragglers import slowest_gpu_factor
+from meshwright.costmodel.hardware import Basis, ClusterSpec, Interference, Timing
 from meshwright.costmodel.layer_passes import LayerPasses, pass_operators
 from meshwright.costmodel.operator_time import host_time_s, operator_timing
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind, PassOrder
@@ -16,6 +18,7 @@ from meshwright.costmodel.order_memory import order_memory
 from meshwright.costmodel.pcie import network_share_of_pcie
 from meshwright.costmodel.program.operators import (
     AttentionWork,
+    Axis,
     CollectiveWork,
     CopyWork,
     GemmWork,
@@ -30,6 +33,13 @@ from meshwright.costmodel.program.recompute import plan_backward
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.value import Value
+
+COPY_ENGINE_SLOWDOWN = 132 / 128
+"""Computation beside Transformer Engine's userbuffers: ring exchange by copy engines, or four SMs (MLPerf training
+3.1, NVIDIA gpt3 config: FC2_FPROP_SM=4)."""
+
+BETWEEN_NODES, INSIDE_NODE = ".network", ".nvlink"
+"""Ends of the names of the two hops of a deduplicated exchange."""
 
 
 class Terms(Value, frozen=True, kw_only=True):
@@ -183,7 +193,17 @@ def problem_of(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: R
     """The ordering problem of a pass: its operators with their times."""
     time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
     _share_pcie(operators, time_s, cluster)
-    return pass_problem(operators, time_s, runtime.overlap, cluster.profile.interference)
+    _forward_chunks(operators, time_s)
+    return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime))
+
+
+def _interference(cluster: ClusterSpec, runtime: RuntimeSpec) -> Interference:
+    """The profile's, or that of four of 132 SMs at the most where copy engines move what overlaps."""
+    measured = cluster.profile.interference
+    if not runtime.copy_engine_overlap:
+        return measured
+    few = min(measured.compute_slowdown, COPY_ENGINE_SLOWDOWN)
+    return msgspec.structs.replace(measured, compute_slowdown=few, communication_slowdown=1.0)
 
 
 def _share_pcie(operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec) -> None:
@@ -193,6 +213,15 @@ def _share_pcie(operators: tuple[Operator, ...], time_s: dict[str, float], clust
         network_s = sum(time_s[op.name] for op in operators if op.resource is Resource.NETWORK)
         for name in copies:
             time_s[name] += network_share_of_pcie(cluster) * network_s / len(copies)
+
+
+def _forward_chunks(operators: tuple[Operator, ...], time_s: dict[str, float]) -> None:
+    """Deduplicated rows are forwarded inside a node while more of them arrive from others."""
+    for op in operators:
+        stem, found, _ = op.name.rpartition(BETWEEN_NODES)
+        inside = stem + INSIDE_NODE
+        if found and op.axis is Axis.EXPERT and op.name.endswith(BETWEEN_NODES) and inside in time_s:
+            time_s[op.name], time_s[inside] = forwarded_s(time_s[op.name], time_s[inside])
 
 
 def _relieved(forward: Terms, backward: Terms, saving_s: float) -> tuple[Terms, Terms]:
@@ -227,41 +256,64 @@ def _pass_terms(ordered: OrderedPass, cluster: ClusterSpec, runtime: RuntimeSpec
     for resource, link in _LINKS:
         seconds[f"exposed_{link}_s"] = use.exposed_s[resource]
         seconds[f"hidden_{link}_s"] = use.hidden_s[resource]
-    seconds["slowdown_s"] = use.slowdown_s
+    computed_s = sum(seconds[name] for name in COMPUTED)
+    slower = slowest_gpu_factor(runtime.gpu_speed_deviation, cluster.num_gpus) - 1.0
+    seconds["slowdown_s"] = use.slowdown_s + slower * computed_s
     seconds["host_s"] = host_terms_s(operators, ordered.total_s, cluster, runtime)
     return Terms(**seconds)
 
 
+COMPUTED = ("gemm_s", "grouped_gemm_s", "attention_s", "memory_bound_s", "recompute_s")
 _LINKS = ((Resource.NVLINK, "nvlink"), (Resource.NETWORK, "network"), (Resource.COPY_ENGINE, "pcie"))
 
 
 def host_terms_s(operators: tuple[Operator, ...], busy_s: float, cluster: ClusterSpec, runtime: RuntimeSpec) -> float:
     """Seconds a pass waits for the host: to launch what keeps the GPU busy for `busy_s`, and to read the routing."""
-    issue_s = sum(_alone(op.work, cluster, runtime).host_s for op in operators)
+    issue_s = sum(_issue_s(op, cluster, runtime) for op in operators)
     return max(0.0, issue_s - busy_s) + _routing_wait_s(operators, runtime)
 
 
+def _issue_s(op: Operator, cluster: ClusterSpec, runtime: RuntimeSpec) -> float:
+    alone = _alone(op.work, cluster, runtime)
+    return alone.graph_host_s if op.module in runtime.graphed_modules else alone.host_s
+
+
 def _routing_wait_s(operators: tuple[Operator, ...], runtime: RuntimeSpec) -> float:
-    routes = any(isinstance(op.work, GroupedGemmWork) and op.phase is Pass.FORWARD for op in operators)
-    return runtime.routing_wait_s if routes else 0.0
+    grouped = (op.work for op in operators if op.phase is Pass.FORWARD)
+    experts = max((work.num_groups for work in grouped if isinstance(work, GroupedGemmWork)), default=0)
+    return experts * runtime.routing_wait_s
 
 
 class _Alone(Value, frozen=True, kw_only=True):
-    """One operator that runs alone: seconds on its resource and of the host, and the term (or link) they count as."""
+    """One operator that runs alone: seconds on its resource and of the host, and the term (or link) they count as.
+
+    `host_s` is launching it as the runtime does, `graph_host_s` from a CUDA graph.
+    """
 
     time_s: float
     host_s: float
+    graph_host_s: float
     kind: str
 
 
 @lru_cache(maxsize=262144)
 def _alone(work: Work, cluster: ClusterSpec, runtime: RuntimeSpec) -> _Alone:
-    per_kernel = 1.0 if runtime.cuda_graphs else runtime.host_operators_per_kernel
+    launches = _launches(work, runtime)
+    graph_s = launches * host_time_s(work, cluster.profile, cuda_graphs=True)
+    eager_s = launches * host_time_s(work, cluster.profile, cuda_graphs=False) * runtime.host_operators_per_kernel
     return _Alone(
         time_s=timing(work, cluster, runtime).time_s,
-        host_s=per_kernel * host_time_s(work, cluster.profile, cuda_graphs=runtime.cuda_graphs),
+        host_s=graph_s if runtime.cuda_graphs else eager_s,
+        graph_host_s=graph_s,
         kind=_kind(work),
     )
+
+
+def _launches(work: Work, runtime: RuntimeSpec) -> int:
+    """Launches for one kernel of the program: one an expert where grouped products are loops over experts."""
+    if isinstance(work, GroupedGemmWork) and runtime.launches_per_expert:
+        return work.num_groups * runtime.launches_per_expert
+    return 1
 
 
 def _kind(work: Work) -> str:

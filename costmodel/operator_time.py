@@ -8,7 +8,6 @@ from typing import NamedTuple
 import msgspec
 
 from meshwright.costmodel.collective_time import collective_timing
-from meshwright.costmodel.errors import ProfileError
 from meshwright.costmodel.formulas.attention import (
     CUDNN_HEAD_DIMS,
     FA2_HEAD_DIMS,
@@ -17,18 +16,22 @@ from meshwright.costmodel.formulas.attention import (
     idle_sm_factor,
     is_causal,
     kernel_head_dim,
+    last_block_overhang,
     resembled_length,
 )
 from meshwright.costmodel.formulas.matmul import (
     EXPOSED_OUTPUT,
     OUTPUT_BYTES,
+    TiledMachine,
     gemm_bytes,
     gemm_flops,
     grouped_gemm_bytes,
     grouped_gemm_flops,
+    grouped_tiles,
     padded,
     roofline_s,
     sustained_s,
+    tiled_product_s,
 )
 from meshwright.costmodel.formulas.memory import host_copy_s
 from meshwright.costmodel.formulas.memory_bound import memory_bound_s
@@ -44,7 +47,7 @@ from meshwright.costmodel.program.operators import (
     Pass,
     Work,
 )
-from meshwright.costmodel.tables import AttentionBackend, Source
+from meshwright.costmodel.tables import AttentionBackend, GroupedGemmLaw, Source
 
 CACHE_SIZE = 1 << 18
 ATTENTION_BACKWARD_KERNELS = 3
@@ -114,6 +117,19 @@ def _gemm(work: GemmWork, profile: HardwareProfile, tables: PreparedProfile) -> 
 
 
 def _grouped_gemm(work: GroupedGemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
+    law = tables.grouped_law(work.precision, work.direction)
+    return _like_a_dense_product(work, profile, tables) if law is None else _by_tiles(work, profile, law)
+
+
+def _by_tiles(work: GroupedGemmWork, profile: HardwareProfile, law: GroupedGemmLaw) -> Timing:
+    peak = profile.gpu.peak_flops_per_s(work.precision)
+    machine = TiledMachine(profile.gpu.num_sms, peak, profile.gpu.copy_bytes_per_s)
+    tiles, depth = grouped_tiles(work)
+    time_s = tiled_product_s(tiles, depth, grouped_gemm_bytes(work), law, machine)
+    return Timing(time_s=time_s, basis=Basis.INTERPOLATED)
+
+
+def _like_a_dense_product(work: GroupedGemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
     """Looked up as one dense product that fills the GPU alike, times the measured share of grouped kernels."""
     is_wgrad = work.direction is Pass.WGRAD
     rows = work.rows / work.num_groups
@@ -165,24 +181,22 @@ def _attention(
     head_dim = (work.head_dim + work.value_head_dim) / 2
     run_dim = kernel_head_dim(work, FA2_HEAD_DIMS if backend is AttentionBackend.FA2 else CUDNN_HEAD_DIMS)
     share, basis = tables.attention_share(backend, work.backward, is_causal(work), run_dim, length)
+    overhang = last_block_overhang(work, longest_first=backend is not AttentionBackend.FA2)
     flops = attention_flops(work) * run_dim / head_dim
-    compute_s = flops / (share * gpu.bf16_flops_per_s) * idle_sm_factor(work, gpu.num_sms)
+    compute_s = flops / (share * gpu.bf16_flops_per_s) * idle_sm_factor(work, gpu.num_sms, overhang)
     least_s = roofline_s(attention_flops(work), attention_bytes(work), gpu.bf16_flops_per_s, gpu.copy_bytes_per_s)
     return Timing(time_s=max(compute_s, least_s) + profile.launch.kernel_floor_s, basis=basis)
 
 
 def _memory_bound(work: MemoryWork, profile: HardwareProfile, tables: PreparedProfile, fused: bool) -> Timing:
-    entry = tables.memory.get(work.kernel)
-    if entry is None:
-        raise ProfileError(
-            profile.gpu.name, f"memory.{work.kernel.value}", "is missing; expected a share of copy speed"
-        )
+    entry = tables.memory_share(work.kernel, work.backward)
     time_s = memory_bound_s(
         num_bytes=work.read_bytes + work.write_bytes,
         copy_bytes_per_s=profile.gpu.copy_bytes_per_s,
         share=entry.fused if fused else entry.eager,
-        num_kernels=work.num_kernels,
-        kernel_floor_s=profile.launch.kernel_floor_s,
+        start_s=max(
+            entry.fused_start_s if fused else entry.eager_start_s, work.num_kernels * profile.launch.kernel_floor_s
+        ),
     )
     derived = entry.provenance.source is Source.DERIVED
     return Timing(time_s=time_s, basis=Basis.EXTRAPOLATED if derived else Basis.INTERPOLATED)

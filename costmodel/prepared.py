@@ -11,7 +11,7 @@ from meshwright.costmodel.formulas.collectives import wire_bytes
 from meshwright.costmodel.hardware import Basis, HardwareProfile
 from meshwright.costmodel.interpolate import LogCurve, LogGrid
 from meshwright.costmodel.program.operators import Collective, MemoryKernel, Pass, Precision
-from meshwright.costmodel.tables import AttentionBackend, AttentionCurve, LinkCurve, MemoryShare
+from meshwright.costmodel.tables import AttentionBackend, AttentionCurve, GroupedGemmLaw, LinkCurve, MemoryShare
 
 PAIR = 2
 AttentionKey = tuple[AttentionBackend, bool, bool]
@@ -55,7 +55,8 @@ class PreparedProfile:
 
     def __init__(self, profile: HardwareProfile) -> None:
         self._name = profile.gpu.name
-        self.memory: dict[MemoryKernel, MemoryShare] = {entry.kernel: entry for entry in profile.memory}
+        self._memory = {(entry.kernel, entry.backward): entry for entry in profile.memory}
+        self._grouped_laws = {(law.precision, law.direction): law for law in profile.grouped_laws}
         self._gemm = {
             table.precision: GemmModel(
                 table.precision,
@@ -83,6 +84,17 @@ class PreparedProfile:
         if precision not in self._gemm:
             raise ProfileError(self._name, "gemm", f"has no table for {precision.value}; choose another precision")
         return self._gemm[precision]
+
+    def memory_share(self, kernel: MemoryKernel, backward: bool) -> MemoryShare:
+        """How memory-bound kernels of a family run; a backward without an entry of its own like the forward."""
+        entry = self._memory.get((kernel, backward)) or self._memory.get((kernel, False))
+        if entry is None:
+            raise ProfileError(self._name, f"memory.{kernel.value}", "is missing; expected a share of copy speed")
+        return entry
+
+    def grouped_law(self, precision: Precision, direction: Pass) -> GroupedGemmLaw | None:
+        """The law of grouped products of that kind; None where nobody measured enough of them."""
+        return self._grouped_laws.get((precision, direction))
 
     def gemm_variant(self, precision: Precision, direction: Pass, accumulates_fp32: bool) -> LogGrid | None:
         """Measured time of a product of that kind over the forward product's; None where nobody measured it."""

@@ -35,10 +35,23 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     step_host_s_per_layer: seconds once a step in which the GPU waits for the host, which clips and updates a layer's
         parameter tensors one by one.
     host_operators_per_kernel: framework operators the host issues for one kernel, a factor on its launch time.
-    routing_wait_s: seconds that a forward through routed experts waits for the host, which must read how many tokens
-        each expert gets before it can launch the rest of the layer (dropless routing).
+    routing_wait_s: seconds for each expert of a rank that a forward waits for the host, which must read how many tokens
+        the expert gets before it can launch its products and what follows (dropless routing).
     expert_load_deviation: relative standard deviation of the load of one expert in one micro-batch, where routing is
         not forced to balance; how uneven ranks are follows from it (`formulas.experts.expected_imbalance`).
+    gpu_speed_deviation: relative standard deviation of how fast GPUs of one type compute (power limit, temperature);
+        a step waits for the slowest of all (`formulas.stragglers.slowest_gpu_factor`).
+    pipeline_wait_s: seconds that a pass of a virtual stage waits for the host to receive its input from another
+        stage and to send its output on, where messages overlap with computation.
+    graphed_modules: modules of a layer whose kernels are launched from a CUDA graph while others are not.
+    launches_per_expert: kernels launched for each expert of a grouped product; 0: one kernel for all of them.
+    fp8_tensor_gather: with FP8 products, what tensor-parallel ranks gather travels as quantized, one byte a value.
+    copy_engine_overlap: what overlaps over NVLink inside a layer is moved by copy engines or four SMs at most.
+    gathers_each_product: every product behind a tensor-parallel gather gathers its input by itself.
+    logits_fp32_copies: FP32 copies of the logits that the loss holds at its peak, beside the BF16 ones.
+    gathers_logits: tensor-parallel ranks gather the logits of the whole vocabulary for the loss.
+    accumulates_unsharded: where gradients are sharded, they are reduced once a step and held whole until then.
+    optimizer_state_bytes: bytes that the optimizer holds for each parameter (12: FP32 master weight, two moments).
     """
 
     name: str
@@ -59,14 +72,37 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     host_operators_per_kernel: float = 1.0
     routing_wait_s: float = 0.0
     expert_load_deviation: float = 0.0
+    gpu_speed_deviation: float = 0.0
+    pipeline_wait_s: float = 0.0
+    graphed_modules: tuple[str, ...] = ()
+    launches_per_expert: int = 0
+    fp8_tensor_gather: bool = False
+    copy_engine_overlap: bool = False
+    gathers_each_product: bool = False
+    logits_fp32_copies: int = 0
+    gathers_logits: bool = False
+    accumulates_unsharded: bool = False
+    optimizer_state_bytes: int = 12
 
     def __post_init__(self) -> None:
         for name in ("attention_time_factor", "host_operators_per_kernel"):
             _require(name, getattr(self, name) > 0, getattr(self, name), "a positive number")
-        for name in ("step_host_s_per_layer", "routing_wait_s", "expert_load_deviation"):
+        for name in NOT_NEGATIVE:
             _require(name, getattr(self, name) >= 0, getattr(self, name), "a number >= 0")
         for name in ("gradient_reduce_bytes", "parameter_gather_bytes"):
             _require(name, getattr(self, name) in (1, 2, 4), getattr(self, name), "1, 2 or 4")
+
+
+NOT_NEGATIVE = (
+    "step_host_s_per_layer",
+    "routing_wait_s",
+    "expert_load_deviation",
+    "gpu_speed_deviation",
+    "pipeline_wait_s",
+    "launches_per_expert",
+    "logits_fp32_copies",
+    "optimizer_state_bytes",
+)
 
 
 def _require(field: str, holds: bool, value: float, expected: str) -> None:

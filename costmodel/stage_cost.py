@@ -10,6 +10,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import StateCost, StateModel
 from meshwright.costmodel.expert_load import EVEN, BusiestRank, busiest_rank
 from meshwright.costmodel.formulas.experts import expected_imbalance
+from meshwright.costmodel.formulas.memory import BF16_BYTES, FP32_BYTES
 from meshwright.costmodel.hardware import Basis, ClusterSpec
 from meshwright.costmodel.layer_bound import layer_bound
 from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost, ordered_passes, reserved_bytes
@@ -20,6 +21,7 @@ from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.order_book import ModelEnd, OrderBook
 from meshwright.costmodel.order.ordered_pass import OrderedPass, serial_timeline
 from meshwright.costmodel.order.timeline import LayerTimelines
+from meshwright.costmodel.program.embedding import vocabulary_share
 from meshwright.costmodel.program.ends import build_embedding, build_head
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.program import LayerProgram
@@ -81,6 +83,8 @@ class CostContext(Value, frozen=True, kw_only=True):
             busiest=self._busiest(layer, strategy),
             fp32_gradients=self.runtime.fp32_gradients,
             gate_before_fc2=self.runtime.gate_before_fc2,
+            gathers_fp8=self.runtime.fp8_tensor_gather,
+            gathers_each_product=self.runtime.gathers_each_product,
         )
 
     def compute(self, part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerCost:
@@ -128,6 +132,13 @@ class CostContext(Value, frozen=True, kw_only=True):
             shares_embedding=self.state.mesh.pp == 1,
             fused_cross_entropy=self.runtime.fused_kernels,
         )
+
+    def loss_bytes(self, strategy: LayerStrategy) -> float:
+        """What the loss holds at its peak beside the logits that the head's program has."""
+        tokens = self.setting(self.model.layers[-1], strategy).gathered_tokens
+        columns = self.model.vocab if self.runtime.gathers_logits else vocabulary_share(self.model, strategy.tp)
+        gathered = BF16_BYTES * (columns - vocabulary_share(self.model, strategy.tp))
+        return tokens * (gathered + FP32_BYTES * self.runtime.logits_fp32_copies * columns)
 
     def offloaded_bytes(self, layer: LayerSpec, strategy: LayerStrategy) -> float:
         """Bytes of one layer's micro-batch that wait in host memory."""
@@ -183,6 +194,8 @@ def _layer(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> P
 @lru_cache(maxsize=4096)
 def _end(context: CostContext, strategy: LayerStrategy, end: ModelEnd) -> PartCost:
     cost = context.compute(end, strategy)
+    if end is ModelEnd.HEAD:
+        cost = msgspec.structs.replace(cost, transient_bytes=cost.transient_bytes + context.loss_bytes(strategy))
     return PartCost(
         compute=context.state.with_sharded_parameters(cost, strategy),
         state=context.state.cost(cost.weights, strategy),

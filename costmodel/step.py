@@ -162,6 +162,7 @@ def step_durations(configuration: TrainingConfiguration, schedule: Schedule, cos
     def per_chunk(seconds: Callable[[StageCost], float]) -> Array:
         return np.array([[seconds(cost) for cost in chunks] for chunks in placed])
 
+    wait_s = configuration.runtime.pipeline_wait_s if schedule.num_stages > 1 else 0.0
     wgrad = per_chunk(lambda cost: cost.wgrad.total_s)
     if split:
         dgrad = per_chunk(lambda cost: cost.dgrad.total_s)
@@ -171,8 +172,8 @@ def step_durations(configuration: TrainingConfiguration, schedule: Schedule, cos
         dgrad = backward - wgrad
     return chunk_durations(
         layout,
-        forward_s=per_chunk(lambda cost: cost.forward.total_s),
-        backward_input_s=dgrad,
+        forward_s=per_chunk(lambda cost: cost.forward.total_s) + wait_s,
+        backward_input_s=dgrad + wait_s,
         backward_weight_s=wgrad,
         num_layers=per_chunk(lambda cost: max(1, cost.num_parts)),
         overlap_saving_s=per_chunk(lambda cost: cost.overlap_saving_s),

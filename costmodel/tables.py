@@ -110,6 +110,31 @@ class GroupedGemmTable(Value, frozen=True, kw_only=True):
         check_curve(self.rows_per_group, self.shares, "grouped_gemm")
 
 
+class GroupedGemmLaw(Value, frozen=True, kw_only=True):
+    """Grouped products by tiles of the output (`formulas.matmul.tiled_product_s`), its figures fitted to measurements.
+
+    `rate_fraction`: share of the peak inside a tile; `tile_depth`: depth that starting and ending a tile is worth;
+    `bandwidth_fraction`: share of the copy speed; `start_s`: of the kernel; `sharpness`: how little arithmetic and
+    traffic hinder each other. Where a profile has no law, its `GroupedGemmTable` tells.
+    """
+
+    precision: Precision
+    direction: Pass
+    rate_fraction: float
+    tile_depth: float
+    bandwidth_fraction: float
+    start_s: float
+    sharpness: float
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        check_fraction(self.rate_fraction, "grouped_laws.rate_fraction")
+        check_fraction(self.bandwidth_fraction, "grouped_laws.bandwidth_fraction")
+        check_positive((self.tile_depth, self.start_s), "grouped_laws")
+        if not (math.isfinite(self.sharpness) and self.sharpness >= 1.0):
+            raise ProfileError("profile", "grouped_laws.sharpness", f"{self.sharpness} is not a number of 1 or more")
+
+
 class AttentionCurve(Value, frozen=True, kw_only=True):
     """Share of the BF16 peak of fused attention against sequence length, for one backend, direction, mask, head size.
 
@@ -131,16 +156,27 @@ class AttentionCurve(Value, frozen=True, kw_only=True):
 
 
 class MemoryShare(Value, frozen=True, kw_only=True):
-    """Share of the copy bandwidth that a family of memory-bound kernels reaches, fused and in eager framework code."""
+    """Share of the copy bandwidth that a family of memory-bound kernels reaches, fused and in eager framework code.
+
+    `backward`: of the kernels that compute gradients; without such an entry the forward's counts for both. A kernel
+    costs `fused_start_s` or `eager_start_s` beside its traffic, at least the profile's kernel floor.
+    """
 
     kernel: MemoryKernel
     fused: float
     eager: float
     provenance: Provenance
+    backward: bool = False
+    fused_start_s: float = 0.0
+    eager_start_s: float = 0.0
 
     def __post_init__(self) -> None:
         check_fraction(self.fused, f"memory.{self.kernel.value}.fused")
         check_fraction(self.eager, f"memory.{self.kernel.value}.eager")
+        for field in ("fused_start_s", "eager_start_s"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ProfileError("profile", f"memory.{self.kernel.value}.{field}", f"{value} is not a time")
 
 
 class LinkCurve(Value, frozen=True, kw_only=True):

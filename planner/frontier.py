@@ -79,7 +79,7 @@ class Frontier:
                     )
 
     def _state_fits(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
-        needed = bound.static_bytes(mesh, sharding, fp32_gradients=self.runtime.fp32_gradients)
+        needed = bound.static_bytes(mesh, sharding, self.runtime)
         if sharding.offload_optimizer and not self._host_holds(bound, mesh, sharding):
             return False
         if needed <= self.limit_bytes:
@@ -90,13 +90,15 @@ class Frontier:
     def _state_is_large(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
         """Whether model state with its optimizer on the GPU would take enough of it for offload to be looked at."""
         on_gpu = msgspec.structs.replace(sharding, offload_optimizer=False)
-        needed = bound.static_bytes(mesh, on_gpu, fp32_gradients=self.runtime.fp32_gradients)
+        needed = bound.static_bytes(mesh, on_gpu, self.runtime)
         return needed > LARGE_STATE_FRACTION * self.limit_bytes
 
     def _host_holds(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
         """Whether a node's memory holds the optimizer state of its GPUs."""
         cluster = self.problem.cluster
-        on_node = min(cluster.num_gpus, cluster.gpus_per_node) * bound.optimizer_bytes(mesh, sharding.stage)
+        on_node = min(cluster.num_gpus, cluster.gpus_per_node) * bound.optimizer_bytes(
+            mesh, sharding.stage, self.runtime
+        )
         return on_node <= HOST_OPTIMIZER_FRACTION * cluster.host_memory_bytes
 
 

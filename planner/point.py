@@ -21,7 +21,8 @@ class PointProblem(Value, frozen=True, kw_only=True):
 
     `layer_types[i]` is the type of layer i, `choices[type]` the ways to run it. `first` and `last` (embedding, head)
     are parts of the first and the last virtual stage; None if there is none. `hops_s[j]` is the transfer between
-    virtual stages j and j+1, either way. `reserved_bytes` is taken on each device before anything else (empty: none).
+    virtual stages j and j+1, either way; `wait_s` is added to every pass. `reserved_bytes` is taken on each device
+    before anything else (empty: none).
     Inner virtual stages hold at least `min_layers` layers, those with an embedding or head `min_end_layers`; or, where
     the split is given, `boundaries` are the first layers of the virtual stages and the number of layers.
     `alike_chunks`: the chunks of a device use the same choices (`planner.alike_chunks` has the rule).
@@ -36,6 +37,7 @@ class PointProblem(Value, frozen=True, kw_only=True):
     first: EndCost | None = None
     last: EndCost | None = None
     hops_s: tuple[float, ...] = ()
+    wait_s: float = 0.0
     barrier_s: float = 0.0
     overlap: OverlapPolicy = OVERLAP_ALL
     memory_limit_bytes: float

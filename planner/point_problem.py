@@ -59,6 +59,7 @@ def point_problem(
         first=EndCost(**_numbers(context.embedding(ends), limit_bytes)),
         last=EndCost(**_numbers(context.head(ends), limit_bytes)),
         hops_s=tuple(hop_times_s(trial)),
+        wait_s=trial.runtime.pipeline_wait_s if trial.mesh.pp > 1 else 0.0,
         barrier_s=barrier_s(trial),
         overlap=step_overlap(trial),
         memory_limit_bytes=limit_bytes,

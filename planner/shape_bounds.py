@@ -53,18 +53,20 @@ class ShapeBound(Value, frozen=True, kw_only=True):
             )
         return tuple(minima[layer] for layer in model.layers)
 
-    def optimizer_bytes(self, mesh: Mesh, zero_stage: int) -> float:
+    def optimizer_bytes(self, mesh: Mesh, zero_stage: int, runtime: RuntimeSpec) -> float:
         """Optimizer state of a GPU, the mean over the stages, wherever it lives."""
         held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
-        return sum(optimizer_bytes(count, zero_stage, shards) for count, shards in held) / mesh.pp
+        each = runtime.optimizer_state_bytes
+        return sum(optimizer_bytes(count, zero_stage, shards, each) for count, shards in held) / mesh.pp
 
-    def static_bytes(self, mesh: Mesh, sharding: Sharding, *, fp32_gradients: bool) -> float:
+    def static_bytes(self, mesh: Mesh, sharding: Sharding, runtime: RuntimeSpec) -> float:
         """Model state that some device of a pipeline of `mesh.pp` stages must hold: the mean over its devices."""
         zero_stage = sharding.stage
-        on_gpu = 0.0 if sharding.offload_optimizer else self.optimizer_bytes(mesh, zero_stage)
+        on_gpu = 0.0 if sharding.offload_optimizer else self.optimizer_bytes(mesh, zero_stage, runtime)
         held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
         others = sum(
-            parameter_bytes(count, zero_stage, shards) + gradient_bytes(count, zero_stage, shards, fp32=fp32_gradients)
+            parameter_bytes(count, zero_stage, shards)
+            + gradient_bytes(count, zero_stage, shards, fp32=runtime.fp32_gradients)
             for count, shards in held
         )
         return on_gpu + others / mesh.pp

@@ -99,8 +99,8 @@ def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
     num_parts = np.maximum(1, counts.sum(axis=1) + table.num_ends)[table.stage_at]
     return chunk_durations(
         problem.layout,
-        forward_s=total("forward_s"),
-        backward_input_s=total("dgrad_s") if split else total("backward_s") - weight,
+        forward_s=total("forward_s") + problem.wait_s,
+        backward_input_s=(total("dgrad_s") if split else total("backward_s") - weight) + problem.wait_s,
         backward_weight_s=weight,
         num_layers=num_parts,
         overlap_saving_s=total("overlap_saving_s"),

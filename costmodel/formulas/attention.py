@@ -94,11 +94,27 @@ def resembled_length(work: AttentionWork) -> float:
     return 2.0 * keys_per_query if keys_per_query >= 0.45 * work.key_len else keys_per_query
 
 
-def idle_sm_factor(work: AttentionWork, num_sms: int) -> float:
+def last_block_overhang(work: AttentionWork, *, longest_first: bool) -> float:
+    """How far the last block of a causal row overhangs when the other SMs are done, in mean blocks.
+
+    Equation: half of the longest block, which is twice the mean, where blocks are started longest first or are alike
+    (backward goes by keys); all of it where the longest may start last.
+    Source: measured, H100 SXM: cuDNN and FlashAttention-2's backward 1, FlashAttention-2's forward 2; FlashAttention-3
+    (arXiv 2407.08608) starts the longest first.
+
+    >>> work = AttentionWork(batch=1, num_heads=1, num_kv_heads=1, head_dim=64, value_head_dim=64, query_len=128,
+    ...                      key_len=128, pairs=8192.0)
+    >>> last_block_overhang(work, longest_first=True), last_block_overhang(work, longest_first=False)
+    (1.0, 2.0)
+    """
+    return 1.0 if longest_first or work.backward else 2.0
+
+
+def idle_sm_factor(work: AttentionWork, num_sms: int, overhang: float = 1.0) -> float:
     """How much longer attention takes because its blocks do not fill the SMs evenly.
 
-    Equation: x = b a ceil(s_q / 128) / SMs; full: ceil(x) / x; causal: max(2 / x, 1 + 1 / x). The longest block of a
-    causal row holds twice the mean work: alone on its SM it sets the time (2 / x), else it overhangs by half of itself.
+    Equation: x = b a ceil(s_q / 128) / SMs; full: ceil(x) / x; causal: max(2 / x, 1 + overhang / x). The longest block
+    of a causal row holds twice the mean work: alone on its SM it sets the time.
     Source: work partition of FlashAttention-2 (arXiv 2307.08691, section 3.2); measured, H100 SXM, cuDNN, d = 128:
     x = 0.24, 0.97, 1.9, 3.9, 8.1 take 8.1, 1.9, 1.5, 1.2 to 1.3, 1.1 times as long as many blocks do.
 
@@ -109,4 +125,4 @@ def idle_sm_factor(work: AttentionWork, num_sms: int) -> float:
     """
     blocks = work.batch * work.num_heads * math.ceil(work.query_len / QUERY_BLOCK)
     waves = blocks / num_sms
-    return max(2.0 / waves, 1.0 + 1.0 / waves) if is_causal(work) else math.ceil(waves) / waves
+    return max(2.0 / waves, 1.0 + overhang / waves) if is_causal(work) else math.ceil(waves) / waves

@@ -6,6 +6,9 @@ from functools import lru_cache
 from math import comb, sqrt
 from statistics import NormalDist
 
+RDMA_TIME = 0.86
+NUM_FORWARDED_CHUNKS = 8
+
 
 @lru_cache(maxsize=4096)
 def expected_distinct_holders(
@@ -40,6 +43,26 @@ def expected_distinct_holders(
         missed = comb(reachable - chosen * owned_in_group, top_k) / comb(reachable, top_k)
         hit += ways / comb(num_groups, groups_per_token) * (1.0 - missed)
     return num_holders * hit
+
+
+def forwarded_s(between_s: float, inside_s: float) -> tuple[float, float]:
+    """Seconds of a deduplicated exchange between nodes and then inside them, when chunks are forwarded.
+
+        0.86 B,   max(I / 8, I - 7/8 * 0.86 B)
+
+    B: the hop between nodes as an all-to-all of NCCL, 0.75 of the link; RDMA of large pieces to the GPU of the same
+    rail reaches 0.87. I: the hop inside; a node forwards what it has while more arrives, in about eight chunks, so that
+    only the last one is waited for, or what is longer than the network.
+
+    Source: DeepEP, README (58 GB/s at 32 ranks of 50 GB/s adapters, the own node's quarter counted) and
+    csrc/kernels/internode.cu (receivers forward over NVLink chunk by chunk).
+
+    >>> forwarded_s(1.0, 0.4)
+    (0.86, 0.05)
+    """
+    network_s = RDMA_TIME * between_s
+    last = 1.0 / NUM_FORWARDED_CHUNKS
+    return network_s, max(last * inside_s, inside_s - (1.0 - last) * network_s)
 
 
 @lru_cache(maxsize=4096)

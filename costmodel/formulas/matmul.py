@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 from meshwright.costmodel.program.operators import GemmWork, GroupedGemmWork, Pass, Precision
+from meshwright.costmodel.tables import GroupedGemmLaw
 
 TILE = 64
+TILE_ROWS, TILE_COLUMNS = 128, 256
 OUTPUT_BYTES = 2
 INPUT_BYTES = {Precision.BF16: 2, Precision.FP8: 1}
 ACCUMULATE_BYTES = 8
 EXPOSED_OUTPUT = 0.6
 """Share of the output's traffic that does not hide under a product's arithmetic (see `sustained_s`)."""
+
+
+class TiledMachine(NamedTuple):
+    """What a product by tiles runs on: SMs, peak rate of the number format, bytes a second of a copy."""
+
+    num_sms: int
+    flops_per_s: float
+    bytes_per_s: float
 
 
 def padded(size: float, tile: int = TILE) -> float:
@@ -80,6 +93,50 @@ def grouped_gemm_flops(work: GroupedGemmWork) -> float:
     True
     """
     return gemm_flops(work.num_groups * padded(work.rows / work.num_groups), padded(work.n), work.k)
+
+
+def tiled_product_s(tiles: float, depth: float, num_bytes: float, law: GroupedGemmLaw, machine: TiledMachine) -> float:
+    """Time of a product whose SMs each work on one output tile after the other, `depth` deep.
+
+    Equation: t = start + (c^p + m^p)^(1/p), c = ceil(tiles / SMs) 2 T (depth + d) SMs / (e peak), m = bytes / (b copy);
+    T = 128 x 256 the tile, e rate fraction, d tile depth, b bandwidth fraction, p sharpness.
+    Source: work partition of CUTLASS's grouped products (whole waves of tiles; prologue and epilogue of each); the
+    smooth maximum stands for arithmetic and traffic that hinder each other where they are near. Figures fitted to
+    measurements by a fixed rule (`hardware_profiles.build.grouped`).
+
+    >>> law = GroupedGemmLaw(precision=Precision.BF16, direction=Pass.FORWARD, rate_fraction=0.5, tile_depth=100.0,
+    ...     bandwidth_fraction=1.0, start_s=1.0, sharpness=1.0, provenance=Provenance(source="derived", text="example"))
+    >>> machine = TiledMachine(num_sms=2, flops_per_s=2 * TILE_ROWS * TILE_COLUMNS * 100, bytes_per_s=10.0)
+    >>> tiled_product_s(tiles=3.0, depth=900.0, num_bytes=20.0, law=law, machine=machine)
+    83.0
+    """
+    waves = math.ceil(tiles / machine.num_sms)
+    each = 2.0 * TILE_ROWS * TILE_COLUMNS * (depth + law.tile_depth)
+    arithmetic_s = waves * each * machine.num_sms / (law.rate_fraction * machine.flops_per_s)
+    traffic_s = num_bytes / (law.bandwidth_fraction * machine.bytes_per_s)
+    largest_s = max(arithmetic_s, traffic_s)
+    both = (arithmetic_s / largest_s) ** law.sharpness + (traffic_s / largest_s) ** law.sharpness
+    return law.start_s + largest_s * both ** (1.0 / law.sharpness)
+
+
+def grouped_tiles(work: GroupedGemmWork) -> tuple[float, float]:
+    """Output tiles of a grouped product, and how deep each is.
+
+    Equation: forward, dgrad: G ceil(R / G / 128) ceil(n / 256), k; wgrad: G ceil(k / 128) ceil(n / 256), R / G, at
+    least 64.
+    Source: definition, with the tile of CUTLASS's cooperative grouped kernel for Hopper.
+
+    >>> grouped_tiles(GroupedGemmWork(num_groups=2, rows=258, n=256, k=64))
+    (4, 64)
+    """
+    rows = work.rows / work.num_groups
+    if work.direction is Pass.WGRAD:
+        return _tiles(work.num_groups, work.k, work.n), max(rows, TILE)
+    return _tiles(work.num_groups, rows, work.n), work.k
+
+
+def _tiles(num_groups: int, rows: float, columns: float) -> int:
+    return num_groups * math.ceil(rows / TILE_ROWS) * math.ceil(columns / TILE_COLUMNS)
 
 
 def tiled_roofline_s(work: GemmWork, flops_per_s: float, bytes_per_s: float) -> float:

@@ -50,9 +50,12 @@ def gradient_bytes(num_parameters: float, zero_stage: int, num_shards: int, *, f
     return size * num_parameters / (num_shards if zero_stage >= 2 else 1)
 
 
-def optimizer_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> float:
+def optimizer_bytes(
+    num_parameters: float, zero_stage: int, num_shards: int, bytes_each: int = ADAM_STATE_BYTES
+) -> float:
     """Bytes of Adam in mixed precision: FP32 master weight and two moments, 12 N, divided from ZeRO-1 on.
 
+    `bytes_each`: 12, or what the framework holds for a parameter (4: two BF16 moments and no master weight).
     Source: ZeRO, arXiv 1910.02054, section 3.1 (K = 12).
 
     >>> optimizer_bytes(1e9, 0, 8)
@@ -60,7 +63,7 @@ def optimizer_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> 
     >>> optimizer_bytes(1e9, 1, 8)
     1500000000.0
     """
-    return ADAM_STATE_BYTES * num_parameters / (num_shards if zero_stage >= 1 else 1)
+    return bytes_each * num_parameters / (num_shards if zero_stage >= 1 else 1)
 
 
 def optimizer_traffic_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> tuple[float, float]:

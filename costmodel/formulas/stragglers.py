@@ -39,6 +39,22 @@ def expected_maximum_deviate(number: int) -> float:
     return float(integrand.sum() / 128.0)
 
 
+def slowest_gpu_factor(speed_deviation: float, num_gpus: int) -> float:
+    """How much longer computation takes on the slowest of `num_gpus` GPUs than on the mean one.
+
+    Equation: 1 + deviation z(n), z(n) the expected maximum of n standard normal variables. All others wait for it,
+    step by step, since it stays the slowest (its chip, its cooling).
+    Source: Tippett 1925 for z; that GPUs of one type differ for good, by chip and temperature: Sinha et al., Not All
+    GPUs Are Created Equal, SC 2022, arXiv 2208.11035.
+
+    >>> round(slowest_gpu_factor(0.01, 1024), 4)
+    1.0325
+    >>> slowest_gpu_factor(0.01, 1)
+    1.0
+    """
+    return 1.0 + speed_deviation * expected_maximum_deviate(num_gpus)
+
+
 def expected_slowest_s(mean_s: float, deviation_s: float, number: int) -> float:
     """Expected time of the slowest of so many independent ranks whose times are normal.
 

@@ -76,7 +76,7 @@ class DenseFfnBlock:
         b, p, hidden = self.builder, self.prefix, self.builder.setting.hidden
         b.add_weights(ffn=self.shape.num_weights(hidden))
         if not self.entered:
-            self.region.enter("ln2_out", prefix=p)
+            self.region.enter("ln2_out", prefix=p, num_products=len(self._hidden_activations))
         for name in (*self._hidden_activations, f"{p}fc2_in"):
             b.tensor(name, self.tokens * self.shape.width)
         b.linear(self.fc1, self._source, *self._hidden_activations)
@@ -94,7 +94,8 @@ class DenseFfnBlock:
         b.elementwise_backward(f"{p}activation.backward", MemoryKernel.ACTIVATION, reads, gradients)
         target = self.region.inner_gradient(source, self._gradient_inside)
         b.linear_backward(self.fc1, self._source, gradients, target)
-        self.region.leave_backward(target, source, f"{p}grad_ln2_out")
+        num_products = 1 if self.entered else len(self._hidden_activations)
+        self.region.leave_backward(target, source, f"{p}grad_ln2_out", num_products=num_products)
 
     @property
     def _gradient_inside(self) -> str:

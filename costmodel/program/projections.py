@@ -42,7 +42,7 @@ class Projections:
     def add_forward(self) -> None:
         """Append gather, projection, norms and RoPE, and count the weights."""
         b = self.builder
-        source = self.region.enter("ln1_out")
+        source = self.region.enter("ln1_out", num_products=len(self._targets))
         self._register()
         b.linear(self.linear, source, *self._targets)
         self._add_weights()
@@ -82,7 +82,7 @@ class Projections:
         source = region.entered("ln1_out")
         target = region.inner_gradient("ln1_out", source)
         b.linear_backward(self.linear, source, tuple(f"grad:{name}" for name in self._targets), target)
-        region.leave_backward(target, "ln1_out", "grad_ln1_out")
+        region.leave_backward(target, "ln1_out", "grad_ln1_out", num_products=len(self._targets))
 
     def _rotate_backward(self) -> None:
         b, inputs = self.builder, self._rotated

@@ -46,6 +46,9 @@ q, k, v, output, gate, up and down products runs again, here the output's and th
 MegaScale-MoE's selective activation rematerialization (arXiv 2505.11432, section 3.3): both norms, the dispatch, the
 activation, the exchange of the attention output."""
 
+ROUTED = "experts"
+"""Module of the routed experts and of what brings tokens there and back."""
+
 COPIES = "copies"
 """Module of the copies between GPU and host."""
 
@@ -76,7 +79,7 @@ def plan_backward(program: LayerProgram, policy: Recompute) -> BackwardPlan:
     """
     block = _block(program, policy)
     wanted = _sources_of_copies(program)
-    kept = wanted - _dropped(wanted, policy, block)
+    kept = wanted - _dropped(program, wanted, policy, block)
     recomputed = _operators_to_regain(program, wanted - kept, kept, block)
     sizes = program.sizes()
     return BackwardPlan(
@@ -94,9 +97,18 @@ def _block(program: LayerProgram, policy: Recompute) -> tuple[Operator, ...]:
     return tuple(op for op in program.forward if op.module not in outside and not op.name.endswith("residual2"))
 
 
-def _dropped(wanted: frozenset[str], policy: Recompute, block: tuple[Operator, ...]) -> frozenset[str]:
+def _rerun(program: LayerProgram, policy: Recompute) -> tuple[Operator, ...]:
+    """Routed experts under torchtitan's policy, which keeps outputs of `mm`, but none of grouped products."""
+    if policy is not Recompute.EVERY_SECOND_GEMM:
+        return ()
+    return tuple(op for op in program.forward if op.module == ROUTED)
+
+
+def _dropped(
+    program: LayerProgram, wanted: frozenset[str], policy: Recompute, block: tuple[Operator, ...]
+) -> frozenset[str]:
     plain = _DROPPED.get(policy, GATHERED)
-    inside = {name for op in block for name in op.writes}
+    inside = {name for op in (*block, *_rerun(program, policy)) for name in op.writes}
     return frozenset(name for name in wanted if name in inside or _plain(name) in plain)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from meshwright.costmodel.program.builder import ProgramBuilder
-from meshwright.costmodel.program.operators import GRADIENT, Axis
+from meshwright.costmodel.program.operators import GRADIENT, Axis, CollectiveWork, Precision
+
+replace = msgspec.structs.replace
 
 
 class TensorRegion:
@@ -25,15 +29,27 @@ class TensorRegion:
         """The name of `source` inside the region."""
         return f"{source}_ag" if self.gathers else source
 
-    def enter(self, source: str, *, prefix: str = "") -> str:
-        """Gather `source` if tokens are split; returns its name inside, prefixed where another gather exists."""
+    def enter(self, source: str, *, prefix: str = "", num_products: int = 1) -> str:
+        """Gather `source` if tokens are split; returns its name inside, prefixed where another gather exists.
+
+        `num_products` read it, which may each gather it.
+        """
         if not self.gathers:
             return source
         b, target = self.builder, prefix + self.entered(source)
         b.tensor(target, b.elements_of(source) * self.size)
-        work = b.all_gather(self.group, target)
+        work = self._travelling(b.all_gather(self.group, target), self._times(num_products))
         b.collective(f"all_gather.{prefix}{source}", Axis.TENSOR, work, (source,), (target,))
         return target
+
+    def _times(self, num_products: int) -> int:
+        return num_products if self.builder.setting.gathers_each_product else 1
+
+    def _travelling(self, work: CollectiveWork, times: int) -> CollectiveWork:
+        """A gather of values that may be quantized, as often as it happens."""
+        setting = self.builder.setting
+        share = 1.0 / setting.activation_bytes if setting.gathers_fp8 and setting.precision is Precision.FP8 else 1.0
+        return replace(work, num_bytes=work.num_bytes * share * times)
 
     def leave(self, partial: str, output: str, tokens_elements: float) -> None:
         """Sum the ranks' `partial` outputs into `output`; nothing to do for one rank."""
@@ -49,7 +65,7 @@ class TensorRegion:
         if not self.gathers:
             return gradient
         b, target = self.builder, GRADIENT + partial
-        work = b.all_gather(self.group, partial)
+        work = self._travelling(b.all_gather(self.group, partial), 1)
         b.collective_backward(f"all_gather.grad_{label}", Axis.TENSOR, work, (gradient,), (target,))
         return target
 
@@ -61,11 +77,12 @@ class TensorRegion:
             return GRADIENT + entered
         return GRADIENT + self.builder.auxiliary(f"{source}_partial", self.builder.bytes_of(source))
 
-    def leave_backward(self, gradient: str, source: str, label: str) -> None:
+    def leave_backward(self, gradient: str, source: str, label: str, *, num_products: int = 1) -> None:
         """Sum the ranks' `gradient` of the input into the gradient of `source`; nothing to do for one rank."""
         if self.size == 1:
             return
         b = self.builder
         work = (b.reduce_scatter if self.gathers else b.all_reduce)(self.group, gradient)
+        work = replace(work, num_bytes=work.num_bytes * self._times(num_products))
         name = f"{work.collective}.{label}"
         b.collective_backward(name, Axis.TENSOR, work, (gradient,), (GRADIENT + source,))

@@ -13,7 +13,8 @@ class ProgramSetting(Value, frozen=True, kw_only=True):
 
     `expert_imbalance`: rows of the busiest expert-parallel rank over the mean, as assumed; `busiest`: as known.
     `fp32_gradients`: weight gradients are accumulated into FP32 buffers. `gate_before_fc2`: the gate weight multiplies
-    the FC2 input (MegaScale-MoE section 4.1), so the FC2 output need not be kept.
+    the FC2 input (MegaScale-MoE section 4.1), so the FC2 output need not be kept. `gathers_fp8`: tensor-parallel ranks
+    gather quantized values of one byte. `gathers_each_product`: every product gathers its input by itself.
     """
 
     hidden: int
@@ -27,6 +28,8 @@ class ProgramSetting(Value, frozen=True, kw_only=True):
     fp32_gradients: bool = True
     gate_before_fc2: bool = True
     activation_bytes: int = 2
+    gathers_fp8: bool = False
+    gathers_each_product: bool = False
 
     @property
     def tokens(self) -> float:

@@ -6,7 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable
 from statistics import median
 
-from meshwright.costmodel.formulas.attention import attention_flops, idle_sm_factor, is_causal, resembled_length
+from meshwright.costmodel.formulas.attention import (
+    attention_flops,
+    idle_sm_factor,
+    is_causal,
+    last_block_overhang,
+    resembled_length,
+)
 from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.costmodel.program.operators import AttentionWork
 from meshwright.costmodel.tables import AttentionBackend, AttentionCurve, Provenance
@@ -27,7 +33,8 @@ def attention_curves(
         if isinstance(work, AttentionWork) and sample.implementation in BACKENDS:
             head_dim = round((work.head_dim + work.value_head_dim) / 2)
             key = (BACKENDS[sample.implementation], work.backward, is_causal(work), head_dim)
-            shares[key][round(resembled_length(work))].append(_share(work, sample.time_s, profile))
+            overhang = last_block_overhang(work, longest_first=sample.implementation is not Implementation.FA2)
+            shares[key][round(resembled_length(work))].append(_share(work, sample.time_s, profile, overhang))
     return tuple(
         AttentionCurve(
             backend=backend,
@@ -42,6 +49,7 @@ def attention_curves(
     )
 
 
-def _share(work: AttentionWork, time_s: float, profile: HardwareProfile) -> float:
+def _share(work: AttentionWork, time_s: float, profile: HardwareProfile, overhang: float) -> float:
     busy_s = time_s - profile.launch.kernel_floor_s
-    return attention_flops(work) * idle_sm_factor(work, profile.gpu.num_sms) / profile.gpu.bf16_flops_per_s / busy_s
+    idle = idle_sm_factor(work, profile.gpu.num_sms, overhang)
+    return attention_flops(work) * idle / profile.gpu.bf16_flops_per_s / busy_s

@@ -1,46 +1,105 @@
-"""Shares of the copy bandwidth that memory-bound kernels reach, from samples larger than the cache."""
+"""Memory-bound kernels from samples: time against bytes, a straight line for each family and way of running it."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from statistics import median
+from typing import NamedTuple
 
-from meshwright.costmodel.hardware import HardwareProfile
+from meshwright.costmodel.hardware import GpuSpec, HardwareProfile
 from meshwright.costmodel.program.operators import MemoryKernel, MemoryWork
 from meshwright.costmodel.tables import MemoryShare, Provenance
 from meshwright.hardware_profiles.measurements import Implementation, Sample
 
-LEAST_BYTES = 128e6
-DIGITS = 4
+LEAST_SHARE = 1e-3
+SHARE_DIGITS, TIME_DIGITS = 4, 9
+
+
+class Kind(NamedTuple):
+    """A family of kernels, and whether they compute gradients."""
+
+    kernel: MemoryKernel
+    backward: bool
+
+
+class Point(NamedTuple):
+    """Bytes that a sample moved, and the seconds it took."""
+
+    num_bytes: float
+    time_s: float
+
+
+class Line(NamedTuple):
+    """Seconds = start + bytes / (share x copy bandwidth)."""
+
+    share: float
+    start_s: float
 
 
 def memory_shares(
     samples: Iterable[Sample], profile: HardwareProfile, provenance: Provenance
 ) -> tuple[MemoryShare, ...]:
-    """A share for each family, in eager code and fused; where only one was measured, the other is the base's."""
-    found: dict[tuple[MemoryKernel, bool], list[float]] = defaultdict(list)
+    """An entry for each family and direction, in eager code and fused.
+
+    Where PyTorch ships a single kernel and no eager code was measured, eager code calls that kernel. Fused is compiled
+    or shipped, whichever is faster at each size. What was not measured is the base's.
+    """
+    points = _points(samples)
+    base = {Kind(share.kernel, share.backward): share for share in profile.memory}
+    entries = []
+    for kind in dict.fromkeys(kind for kind, _ in points):
+        shipped = points.get((kind, Implementation.FUSED), [])
+        fused = _fastest([*points.get((kind, Implementation.COMPILED), []), *shipped])
+        eager = points.get((kind, Implementation.EAGER), []) or shipped
+        known = base.get(kind) or base[Kind(kind.kernel, backward=False)]
+        fused_line = line(fused, profile.gpu) or Line(known.fused, known.fused_start_s)
+        eager_line = line(eager, profile.gpu) or Line(known.eager, known.eager_start_s)
+        entries.append(
+            MemoryShare(
+                kernel=kind.kernel,
+                backward=kind.backward,
+                fused=fused_line.share,
+                fused_start_s=fused_line.start_s,
+                eager=eager_line.share,
+                eager_start_s=eager_line.start_s,
+                provenance=provenance,
+            )
+        )
+    return tuple(entries)
+
+
+def _points(samples: Iterable[Sample]) -> dict[tuple[Kind, Implementation], list[Point]]:
+    points: dict[tuple[Kind, Implementation], list[Point]] = defaultdict(list)
     for sample in samples:
         work = sample.work
-        if isinstance(work, MemoryWork) and work.read_bytes + work.write_bytes >= LEAST_BYTES:
-            is_eager = sample.implementation is Implementation.EAGER
-            found[work.kernel, is_eager].append(_share(work, sample.time_s, profile))
-    base = {share.kernel: share for share in profile.memory}
-    return tuple(
-        MemoryShare(
-            kernel=kernel,
-            fused=_median(found.get((kernel, False)), base[kernel].fused),
-            eager=_median(found.get((kernel, True)), base[kernel].eager),
-            provenance=provenance,
-        )
-        for kernel in dict.fromkeys(kernel for kernel, _ in found)
-    )
+        if isinstance(work, MemoryWork) and sample.gpu == 0:
+            point = Point(work.read_bytes + work.write_bytes, sample.time_s)
+            points[Kind(work.kernel, work.backward), sample.implementation].append(point)
+    return points
 
 
-def _median(shares: list[float] | None, otherwise: float) -> float:
-    return round(min(1.0, median(shares)), DIGITS) if shares else otherwise
+def _fastest(points: list[Point]) -> list[Point]:
+    """The least time at each number of bytes."""
+    least: dict[float, float] = {}
+    for num_bytes, time_s in points:
+        least[num_bytes] = min(time_s, least.get(num_bytes, time_s))
+    return [Point(num_bytes, time_s) for num_bytes, time_s in least.items()]
 
 
-def _share(work: MemoryWork, time_s: float, profile: HardwareProfile) -> float:
-    busy_s = max(time_s - work.num_kernels * profile.launch.kernel_floor_s, 0.1 * time_s)
-    return (work.read_bytes + work.write_bytes) / busy_s / profile.gpu.copy_bytes_per_s
+def line(points: list[Point], gpu: GpuSpec) -> Line | None:
+    """The straight line of least squares of the relative error; no faster than a copy, no start below zero.
+
+    With one size, all of its time is traffic.
+    """
+    if not points:
+        return None
+    weights = [(1.0 / time_s, num_bytes / gpu.copy_bytes_per_s / time_s) for num_bytes, time_s in points]
+    a11, a12, a22 = (sum(w[i] * w[j] for w in weights) for i, j in ((0, 0), (0, 1), (1, 1)))
+    b1, b2 = (sum(w[i] for w in weights) for i in (0, 1))
+    determinant = a11 * a22 - a12 * a12
+    start_s = (b1 * a22 - b2 * a12) / determinant if determinant > 1e-9 * a11 * a22 else 0.0
+    slope = (b2 - a12 * max(0.0, start_s)) / a22
+    if slope < 1.0:
+        slope, start_s = 1.0, (b1 - a12) / a11
+    share = max(LEAST_SHARE, round(1.0 / slope, SHARE_DIGITS))
+    return Line(share=share, start_s=round(max(0.0, start_s), TIME_DIGITS))

@@ -11,7 +11,7 @@ from meshwright.costmodel.tables import LinkCurve, Provenance, Source
 from meshwright.hardware_profiles.build.attention import attention_curves
 from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
 from meshwright.hardware_profiles.build.figures import gpu_figures, launch_cost
-from meshwright.hardware_profiles.build.grouped import grouped_tables
+from meshwright.hardware_profiles.build.grouped import grouped_laws
 from meshwright.hardware_profiles.build.interference import interference
 from meshwright.hardware_profiles.build.links import link_curves
 from meshwright.hardware_profiles.build.memory import memory_shares
@@ -50,15 +50,15 @@ def _with_other_tables(
     profile: HardwareProfile, fit: tuple[Sample, ...], measurements: Measurements, provenance: Provenance
 ) -> HardwareProfile:
     """The tables that are measured relative to dense products, and those of links."""
-    grouped = grouped_tables(fit, profile, provenance)
+    laws = grouped_laws(fit, profile.gpu, provenance)
     attention = attention_curves(fit, profile, provenance)
     memory = memory_shares(fit, profile, provenance)
     links = link_curves(fit, profile.gpu, provenance)
     return msgspec.structs.replace(
         profile,
-        grouped_gemm=(*grouped, *_kept(profile.grouped_gemm, grouped, lambda t: (t.precision, t.weight_gradient))),
+        grouped_laws=(*laws, *_kept(profile.grouped_laws, laws, lambda law: (law.precision, law.direction))),
         attention=(*attention, *_kept(profile.attention, attention, lambda t: (t.backend, t.backward, t.head_dim))),
-        memory=(*memory, *_kept(profile.memory, memory, lambda share: share.kernel)),
+        memory=(*memory, *_kept(profile.memory, memory, lambda share: (share.kernel, share.backward))),
         links=(*links, *_kept(profile.links, links, _link_key)),
         interference=interference(measurements.interference, profile.interference),
     )

@@ -25,6 +25,11 @@ SWITCHES = (
     "overlap_gradient_reduce",
     "overlap_parameter_gather",
     "overlap_pipeline",
+    "fp8_tensor_gather",
+    "copy_engine_overlap",
+    "gathers_each_product",
+    "gathers_logits",
+    "accumulates_unsharded",
 )
 
 
@@ -57,4 +62,9 @@ RUNTIME_CHANGES: dict[str, Change] = {
     "runtime.step_host_s_per_layer": _setting(number(0.0), "step_host_s_per_layer"),
     "runtime.routing_wait_s": _setting(number(0.0), "routing_wait_s"),
     "runtime.expert_load_deviation": _setting(number(0.0), "expert_load_deviation"),
+    "runtime.gpu_speed_deviation": _setting(number(0.0), "gpu_speed_deviation"),
+    "runtime.pipeline_wait_s": _setting(number(0.0), "pipeline_wait_s"),
+    "runtime.launches_per_expert": _setting(count, "launches_per_expert"),
+    "runtime.logits_fp32_copies": _setting(count, "logits_fp32_copies"),
+    "runtime.optimizer_state_bytes": _setting(count, "optimizer_state_bytes"),
 }

@@ -100,12 +100,10 @@ def _term(model: StateModel, name: str, count: float, group: Group) -> StateTerm
 
 
 def _held(model: StateModel, count: float, shards: int) -> tuple[StateBytes, ...]:
-    stage, fp32 = model.sharding.stage, model.runtime.fp32_gradients
-    optimizer = 0.0 if model.sharding.offload_optimizer else memory.optimizer_bytes(count, stage, shards)
     amounts = (
-        ("parameters", memory.parameter_bytes(count, stage, shards), PARAMETERS),
-        ("gradients", memory.gradient_bytes(count, stage, shards, fp32=fp32), GRADIENTS),
-        ("optimizer", optimizer, OPTIMIZER),
+        ("parameters", memory.parameter_bytes(count, model.sharding.stage, shards), PARAMETERS),
+        ("gradients", model.gradient_bytes(count, shards), GRADIENTS),
+        ("optimizer", model.optimizer_bytes(count, shards), OPTIMIZER),
     )
     return tuple(StateBytes(kind=kind, num_bytes=number, formulas=names(by)) for kind, number, by in amounts)
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from meshwright.costmodel.value import Value
 from meshwright.planner.validation.rows import packaged_path, read_table
 from meshwright.planner.validation.statistics import ErrorSummary, summarize
-from meshwright.planner.validation.validation import RowResult, validate_row
+from meshwright.planner.validation.validation import validate_row
 
 PACKAGED = "peers.csv"
 TOOLS = {"calculon": "calculon", "simumax": "SimuMax 1.2", "llm_analysis": "llm-analysis", "lcs": "LCS"}
 """Column of `peers.csv`: the tool's name. LCS is llm-cluster-simulator."""
 OURS = "meshwright"
+HELD_OUT = "held out"
+"""Ours, predicted by fits without the case's model."""
 
 
 class PeerCase(Value, frozen=True, kw_only=True):
@@ -30,7 +32,11 @@ def peer_cases(on_case: Callable[[PeerCase], None] = lambda _: None) -> tuple[Pe
     for text in read_table(packaged_path(PACKAGED)):
         cells = text.cells
         tokens_per_gpu = int(cells["global_batch"]) * int(cells["seq_len"]) / int(cells["gpus"])
-        errors: dict[str, float | None] = {OURS: step_time_error(validate_row(text))}
+        result = validate_row(text)
+        errors: dict[str, float | None] = {
+            OURS: step_time_error(result.error),
+            HELD_OUT: step_time_error(result.held_out_error),
+        }
         errors.update((tool, float(cells[tool]) if cells[tool] else None) for tool in TOOLS)
         cases.append(
             PeerCase(
@@ -44,12 +50,12 @@ def peer_cases(on_case: Callable[[PeerCase], None] = lambda _: None) -> tuple[Pe
     return tuple(cases)
 
 
-def step_time_error(result: RowResult) -> float | None:
+def step_time_error(error: float | None) -> float | None:
     """The error of step time that belongs to an error of tokens/s: 1 / (1 + error) - 1."""
-    return None if result.error is None else 1.0 / (1.0 + result.error) - 1.0
+    return None if error is None else 1.0 / (1.0 + error) - 1.0
 
 
 def peer_summaries(cases: tuple[PeerCase, ...], kind: str) -> dict[str, ErrorSummary]:
     """Each tool's errors over the cases of a kind that it can describe."""
     chosen = [case for case in cases if case.kind == kind]
-    return {tool: summarize(case.errors[tool] for case in chosen) for tool in (OURS, *TOOLS)}
+    return {tool: summarize(case.errors[tool] for case in chosen) for tool in (OURS, HELD_OUT, *TOOLS)}

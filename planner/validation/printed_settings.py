@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import msgspec
 from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
 from meshwright.costmodel.strategy import Dispatch, ZeroStage
 from meshwright.costmodel.value import Value
+from meshwright.planner.validation.free_parameters import Values
 from meshwright.planner.validation.rows import TrainingRow, packaged_path
 
 PACKAGED = "printed_settings.json"
@@ -37,7 +39,9 @@ class PrintedSetting(Value, frozen=True, kw_only=True):
 
     `precision` restricts it to rows of one number format. `base` names another runtime to start from; `runtime` has
     fields of `RuntimeSpec`, nested ones merged. `unfolded`: experts are split over tensor-parallel ranks as well
-    (ETP = TP), as in Megatron-Core before parallel folding. `why` says where the meaning of the phrase is documented.
+    (ETP = TP), as in Megatron-Core before parallel folding. `interleaved`: the source prints no virtual stages, and the
+    table's 1 means one layer a chunk. `step_share`: the share of the logged time that is training steps. `why` says
+    where the meaning of the phrase is documented.
     """
 
     framework: str
@@ -49,6 +53,8 @@ class PrintedSetting(Value, frozen=True, kw_only=True):
     dispatch: Dispatch | None = None
     unfolded: bool = False
     zero: ZeroStage | None = None
+    interleaved: bool = False
+    step_share: float = 1.0
 
     def applies(self, row: PrintedRun) -> bool:
         """Whether the row prints it."""
@@ -70,18 +76,35 @@ def settings_of(row: PrintedRun) -> tuple[PrintedSetting, ...]:
     return tuple(setting for setting in printed_settings() if setting.applies(row))
 
 
-def runtime_of(row: PrintedRun) -> RuntimeSpec:
-    """The framework's description with what the row prints; an `InputError` where the framework is unknown."""
-    runtime = load_runtime(row.framework)
+def interleaved(row: PrintedRun) -> bool:
+    """Whether virtual stages are not printed, and known to be as many as layers allow."""
+    return any(setting.interleaved for setting in settings_of(row))
+
+
+def step_share(row: PrintedRun) -> float:
+    """Share of the time behind the row's measurement that is training steps."""
+    return min((setting.step_share for setting in settings_of(row)), default=1.0)
+
+
+def runtime_name_of(row: PrintedRun) -> str:
+    """The description that the row's framework starts from."""
+    bases = [setting.base for setting in settings_of(row) if setting.base]
+    return bases[-1] if bases else row.framework
+
+
+def runtime_of(row: PrintedRun, values: Values | None = None) -> RuntimeSpec:
+    """The framework's description with what the row prints; an `InputError` where the framework is unknown.
+
+    `values` replace those of its free parameters; what is printed goes before them.
+    """
+    runtime = changed_runtime(load_runtime(runtime_name_of(row)), values or {})
     for setting in settings_of(row):
-        if setting.base:
-            runtime = load_runtime(setting.base)
         if setting.runtime:
             runtime = changed_runtime(runtime, setting.runtime)
     return runtime
 
 
-def changed_runtime(runtime: RuntimeSpec, changes: dict[str, Any]) -> RuntimeSpec:
+def changed_runtime(runtime: RuntimeSpec, changes: Mapping[str, Any]) -> RuntimeSpec:
     """The description with some properties replaced; nested ones are merged."""
     fields = msgspec.to_builtins(runtime)
     for name, value in changes.items():

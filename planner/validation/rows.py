@@ -52,6 +52,7 @@ class TrainingRow(Value, frozen=True, kw_only=True):
     framework_detail: str
     overlap: str
     routing: str
+    notes: str
     tokens_per_s_per_gpu: float
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class TrainingRow(Value, frozen=True, kw_only=True):
     @property
     def words(self) -> str:
         """All that the source prints about the software's settings."""
-        return "; ".join((self.framework_detail, self.overlap, self.fp8_recipe, self.routing))
+        return "; ".join((self.framework_detail, self.overlap, self.fp8_recipe, self.routing, self.notes))
 
 
 class RowText(Value, frozen=True, kw_only=True):
@@ -89,9 +90,9 @@ class RowText(Value, frozen=True, kw_only=True):
         return self.cells.get("id", "").strip() or f"line {self.number}"
 
 
-OPTIONAL = ("fp8_recipe",)
+OPTIONAL = ("fp8_recipe", "notes", "measured_memory_peak_gib")
 TEXTS = ("kind", "model", "gpu", "precision", "fp8_recipe", "sharding", "sequence_parallel", "recompute")
-FREE_TEXTS = ("recompute_detail", "framework", "framework_detail", "overlap", "routing")
+FREE_TEXTS = ("recompute_detail", "framework", "framework_detail", "overlap", "routing", "notes")
 COUNTS = {
     "gpus": ("num_gpus", None),
     "gpus_per_node": ("gpus_per_node", DEFAULT_GPUS_PER_NODE),
@@ -106,7 +107,8 @@ COUNTS = {
 """Column: field, and what a blank cell means (None: the cell must be filled)."""
 MEASURED = "measured_tokens_per_s_per_gpu"
 NETWORK = "nic_gbps_per_gpu"
-COLUMNS = ("id", *TEXTS, *FREE_TEXTS, *COUNTS, NETWORK, MEASURED)
+MEMORY = "measured_memory_peak_gib"
+COLUMNS = ("id", *TEXTS, *FREE_TEXTS, *COUNTS, NETWORK, MEASURED, MEMORY)
 
 
 def packaged_path(name: str = PACKAGED) -> Path:
@@ -153,6 +155,11 @@ def measured_of(text: RowText) -> float | None:
         return _positive(text, MEASURED, None)
     except InputError:
         return None
+
+
+def memory_of(text: RowText) -> float | None:
+    """The printed peak memory in GiB; None where none is printed; an `InputError` where the cell is absurd."""
+    return _positive(text, MEMORY, None) if text.cells.get(MEMORY, "").strip() else None
 
 
 def _positive(text: RowText, column: str, blank: float | None) -> float:

@@ -31,13 +31,21 @@ from meshwright.planner.validation.layer_split import layer_split
 from meshwright.planner.validation.printed_settings import (
     dispatch_of,
     expert_tensor_degree,
+    interleaved,
+    runtime_name_of,
     runtime_of,
     settings_of,
 )
 from meshwright.planner.validation.rows import TrainingRow
 
-CLUSTERS = {"h100-sxm": "h100", "h100-hbm2e-96gb-500w": "h100-hbm2e", "h200-sxm": "h200", "h800-sxm": "h800"}
-PRECISIONS = {"bf16": Precision.BF16, "fp8": Precision.FP8}
+CLUSTERS = {
+    "h100-sxm": "h100",
+    "h100-hbm2e-96gb-500w": "h100-hbm2e",
+    "h200-sxm": "h200",
+    "h800-sxm": "h800",
+    "a100-sxm": "a100",
+}
+PRECISIONS = {"bf16": Precision.BF16, "fp16": Precision.BF16, "fp8": Precision.FP8}
 SHARDINGS = {
     "": ZeroStage.OPTIMIZER,
     "none": ZeroStage.NONE,
@@ -96,7 +104,7 @@ def _configuration(
         workload=Workload(
             global_batch=row.global_batch, seq_len=row.seq_len, precision=_known("precision", row, PRECISIONS)
         ),
-        runtime=balanced(row, runtime),
+        runtime=runtime_for(row, runtime),
         mesh=Mesh(pp=row.pp, dp=row.dp, tp=row.tp, sp=row.sp, cp=row.cp, ep=row.ep, etp=expert_tensor_degree(row)),
         sharding=sharding_of(row),
         pipeline=pipeline,
@@ -168,11 +176,28 @@ def balanced(row: RoutedRun, runtime: RuntimeSpec) -> RuntimeSpec:
     return msgspec.structs.replace(runtime, expert_load_deviation=0.0) if FORCED.search(row.routing) else runtime
 
 
+def runtime_for(row: TrainingRow, runtime: RuntimeSpec) -> RuntimeSpec:
+    """The runtime with what the row's routing and sharding make of it."""
+    runtime = balanced(row, runtime)
+    return msgspec.structs.replace(runtime, fp32_gradients=True) if keeps_parameters(row) else runtime
+
+
 def sharding_of(row: TrainingRow) -> Sharding:
     """ZeRO stage and how many ranks share, unless a printed setting says otherwise."""
     printed = [setting.zero for setting in settings_of(row) if setting.zero is not None]
+    if keeps_parameters(row):
+        return Sharding(zero=ZeroStage.OPTIMIZER)
     zero = printed[-1] if printed else _known("sharding", row, SHARDINGS)
     return Sharding(zero=zero, shard_degree=row.shard_degree if row.sharding == "hsdp" else 0)
+
+
+def keeps_parameters(row: TrainingRow) -> bool:
+    """Torchtitan's stages of a pipeline keep parameters gathered and gradients whole, in FP32, until the step's end.
+
+    reshard_after_forward "default" means not in a pipeline; gradients are reduced with the last micro-batch. That is
+    ZeRO-1.
+    """
+    return row.pp > 1 and runtime_name_of(row) == "fsdp-torch"
 
 
 def pipeline_of(row: TrainingRow, model: ModelSpec) -> Pipeline:
@@ -180,7 +205,8 @@ def pipeline_of(row: TrainingRow, model: ModelSpec) -> Pipeline:
 
     A local batch that is not split (as torchtitan prints it) becomes one micro-batch for each stage.
     """
-    virtual = row.virtual_stages or _most_virtual_stages(row, model)
+    unprinted = row.virtual_stages == 0 or (row.virtual_stages == 1 and interleaved(row))
+    virtual = _most_virtual_stages(row, model) if unprinted else row.virtual_stages
     micro_batch = row.micro_batch
     if row.framework == "fsdp-torch" and row.pp > 1:
         virtual = max(virtual, 2 if INTERLEAVED.search(row.overlap) else 1)

@@ -52,3 +52,27 @@ def summarize(errors: Iterable[float | None]) -> ErrorSummary:
         p90_ape=quantile(absolute, 0.9) if known else None,
         bias=quantile(known, 0.5) if known else None,
     )
+
+
+def ranks(values: Sequence[float]) -> list[float]:
+    """Ranks from 1, equal values sharing the mean of theirs.
+
+    >>> ranks([10.0, 30.0, 10.0])
+    [1.5, 3.0, 1.5]
+    """
+    ordered = sorted(values)
+    first = {value: ordered.index(value) for value in set(values)}
+    return [first[value] + (ordered.count(value) + 1) / 2 for value in values]
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation: Pearson's of the ranks.
+
+    >>> round(spearman([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0]), 6)
+    0.8
+    """
+    a, b = ranks(one), ranks(other)
+    mean = (len(a) + 1) / 2
+    together = sum((x - mean) * (y - mean) for x, y in zip(a, b, strict=True))
+    spread = (sum((x - mean) ** 2 for x in a) * sum((y - mean) ** 2 for y in b)) ** 0.5
+    return together / spread if spread else 0.0

@@ -1,19 +1,38 @@
-"""Predicts every row of a table of published runs and compares: what `meshwright validate` reports."""
+"""Predicts every row of a table of measured runs and compares: what `meshwright validate` reports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
-from meshwright.costmodel.configuration import TrainingConfiguration
+import msgspec
+
 from meshwright.costmodel.errors import MeshwrightError
-from meshwright.costmodel.simulate import step_time_s
 from meshwright.costmodel.stage_cost import stage_costs
-from meshwright.costmodel.step import schedule_of, step_durations, step_overlap
+from meshwright.costmodel.step import schedule_of, stage_memory
 from meshwright.costmodel.value import Value
-from meshwright.planner.validation.rows import RowText, TrainingRow, measured_of, parse_row
-from meshwright.planner.validation.run_description import describe
-from meshwright.planner.validation.statistics import ErrorSummary, summarize
+from meshwright.planner.validation.fit_record import fit_record
+from meshwright.planner.validation.free_parameters import Values
+from meshwright.planner.validation.interval import residuals_without
+from meshwright.planner.validation.predictor import described, predict_row, predicted_step_s
+from meshwright.planner.validation.printed_settings import runtime_name_of
+from meshwright.planner.validation.rows import RowText, TrainingRow, measured_of, memory_of, parse_row
+
+GIB = 2**30
+
+__all__ = [
+    "HeldOut",
+    "MemoryResult",
+    "RowResult",
+    "Status",
+    "predict_row",
+    "predicted_step_s",
+    "validate",
+    "validate_row",
+]
+
+HeldOut = Callable[[TrainingRow], Values]
+"""Values of the free parameters that no run of the row's model took part in."""
 
 
 class Status(StrEnum):
@@ -24,8 +43,22 @@ class Status(StrEnum):
     INVALID = "invalid"
 
 
+class MemoryResult(Value, frozen=True, kw_only=True):
+    """Peak memory of the fullest GPU. `fits`: within what a process can allocate there."""
+
+    predicted_gib: float
+    measured_gib: float | None
+    error: float | None
+    fits: bool
+
+
 class RowResult(Value, frozen=True, kw_only=True):
-    """One row, predicted and measured. `error` is predicted over measured tokens/s, less 1."""
+    """One row, predicted and measured. `error` is predicted over measured tokens/s, less 1.
+
+    `description` is the framework description that it starts from. `held_out_...`: predicted with values fitted without
+    any run of its model. `interval_...`: throughput that it lies between with 90 % probability, by the errors on other
+    models; `inside`: whether the measurement does.
+    """
 
     id: str
     kind: str
@@ -36,30 +69,22 @@ class RowResult(Value, frozen=True, kw_only=True):
     error: float | None
     status: Status
     reason: str
+    description: str = ""
+    num_gpus: int = 0
+    precision: str = ""
+    held_out_tokens_per_s_per_gpu: float | None = None
+    held_out_error: float | None = None
+    interval_tokens_per_s_per_gpu: tuple[float, float] | None = None
+    inside: bool | None = None
+    memory: MemoryResult | None = None
 
 
-class Summary(Value, frozen=True, kw_only=True):
-    """Errors over all rows, and over the rows of each kind and framework."""
-
-    overall: ErrorSummary
-    by_kind: dict[str, ErrorSummary]
-    by_framework: dict[str, ErrorSummary]
-    by_framework_and_kind: dict[str, ErrorSummary]
+def packaged_held_out(row: TrainingRow) -> Values:
+    """From the packaged folds."""
+    return fit_record().held_out_values(row)
 
 
-def predicted_step_s(configuration: TrainingConfiguration) -> float:
-    """Seconds of a step: the prediction without its breakdown, which costs a second simulation."""
-    schedule = schedule_of(configuration)
-    durations = step_durations(configuration, schedule, stage_costs(configuration))
-    return step_time_s(schedule, durations, step_overlap(configuration))
-
-
-def predict_row(row: TrainingRow) -> float:
-    """Predicted tokens/s of one GPU."""
-    return row.global_batch * row.seq_len / row.num_gpus / predicted_step_s(describe(row))
-
-
-def validate_row(text: RowText) -> RowResult:
+def validate_row(text: RowText, held_out: HeldOut = packaged_held_out) -> RowResult:
     """Parse, describe and predict a row; what goes wrong becomes its status and reason."""
     try:
         row = parse_row(text)
@@ -67,9 +92,41 @@ def validate_row(text: RowText) -> RowResult:
         return _result(text, Status.INVALID, reason=str(problem))
     try:
         predicted = predict_row(row)
+        result = _result(text, Status.PREDICTED, predicted=predicted)
+        apart = predict_row(row, held_out(row))
+        memory = memory_result(row, memory_of(text))
     except MeshwrightError as problem:
         return _result(text, Status.UNSUPPORTED, reason=str(problem))
-    return _result(text, Status.PREDICTED, predicted=predicted)
+    return msgspec.structs.replace(
+        with_interval(result, row, apart), memory=memory, num_gpus=row.num_gpus, precision=row.precision
+    )
+
+
+def with_interval(result: RowResult, row: TrainingRow, apart: float) -> RowResult:
+    """The result with the prediction of the fit that never saw its model, and the interval around it."""
+    measured = row.tokens_per_s_per_gpu
+    residuals = residuals_without(row.kind, row.model)
+    bounds = (apart / max(1.0, residuals.high), apart / min(1.0, residuals.low)) if residuals else None
+    return msgspec.structs.replace(
+        result,
+        description=runtime_name_of(row),
+        held_out_tokens_per_s_per_gpu=apart,
+        held_out_error=apart / measured - 1.0,
+        interval_tokens_per_s_per_gpu=bounds,
+        inside=bounds[0] <= measured <= bounds[1] if bounds else None,
+    )
+
+
+def memory_result(row: TrainingRow, measured_gib: float | None) -> MemoryResult:
+    """Predicted peak memory beside the printed one."""
+    run = described(row)
+    peak_gib = max(stage.total for stage in stage_memory(schedule_of(run), stage_costs(run))) / GIB
+    return MemoryResult(
+        predicted_gib=peak_gib,
+        measured_gib=measured_gib,
+        error=peak_gib / measured_gib - 1.0 if measured_gib else None,
+        fits=peak_gib * GIB <= run.cluster.gpu.usable_memory_bytes,
+    )
 
 
 def _result(text: RowText, status: Status, *, predicted: float | None = None, reason: str = "") -> RowResult:
@@ -87,27 +144,14 @@ def _result(text: RowText, status: Status, *, predicted: float | None = None, re
     )
 
 
-def validate(table: Iterable[RowText], on_row: Callable[[RowResult], None] = lambda _: None) -> tuple[RowResult, ...]:
+def validate(
+    table: Iterable[RowText],
+    on_row: Callable[[RowResult], None] = lambda _: None,
+    held_out: HeldOut = packaged_held_out,
+) -> tuple[RowResult, ...]:
     """All rows, in order; `on_row` is called after each."""
     results = []
     for text in table:
-        results.append(validate_row(text))
+        results.append(validate_row(text, held_out))
         on_row(results[-1])
     return tuple(results)
-
-
-def summary_of(results: tuple[RowResult, ...]) -> Summary:
-    """Errors by kind and framework, largest groups first."""
-
-    def by(key: Callable[[RowResult], str]) -> dict[str, ErrorSummary]:
-        groups: dict[str, list[float | None]] = {}
-        for result in results:
-            groups.setdefault(key(result), []).append(result.error)
-        return {name: summarize(errors) for name, errors in sorted(groups.items(), key=lambda item: -len(item[1]))}
-
-    return Summary(
-        overall=summarize(result.error for result in results),
-        by_kind=by(lambda result: result.kind),
-        by_framework=by(lambda result: result.framework),
-        by_framework_and_kind=by(lambda result: f"{result.framework} {result.kind}"),
-    )

@@ -49,9 +49,11 @@ QWEN3_235B = (
     " --account-for-embedding-in-pipeline-split --account-for-loss-in-pipeline-split"
     " --recompute-granularity selective --recompute-modules layernorm moe_act"
 )
+ONE_LAYER_A_CHUNK = "--num-virtual-stages-per-pipeline-rank 7"
+"""What the rows of MoE Parallel Folding do not print (printed_settings.json)."""
 MEGATRON = [
-    ("T0661", f"{MIXTRAL_8X22B} --global-batch-size 256", "h100", 128),
-    ("T0679", f"{MIXTRAL_8X22B} --global-batch-size 1024", "h100", 128),
+    ("T0661", f"{MIXTRAL_8X22B} {ONE_LAYER_A_CHUNK} --global-batch-size 256", "h100", 128),
+    ("T0679", f"{MIXTRAL_8X22B} {ONE_LAYER_A_CHUNK} --global-batch-size 1024", "h100", 128),
     ("T0091", f"{LLAMA_70B} --global-batch-size 128", "h100", 64),
     ("T0108", f"{LLAMA_8B} --global-batch-size 128", "h100", 8),
     ("T0639", f"{QWEN3_235B} --global-batch-size 2048", "h100", 256),

@@ -226,22 +226,26 @@ def runtime_of(settings: Settings) -> RuntimeSpec:
         words="; ".join(word for word, holds in words.items() if holds),
         routing="force balance" if settings.on("debug.moe_force_load_balance") else "",
     )
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"fp32_gradients": True} if settings.integer(PP) > 1 else {}
     if settings.text("training.mixed_precision_param") == "float32":
         changes["parameter_gather_bytes"] = 4
     return described_runtime(printed, changes)
 
 
 def sharding_of(settings: Settings, mesh: Mesh) -> Sharding:
-    """FSDP over the sharded ranks and cp; with a pipeline parameters stay gathered unless told otherwise."""
+    """FSDP over the sharded ranks and cp; with a pipeline parameters stay gathered unless told otherwise.
+
+    Then gradients are reduced with the last micro-batch, too: ZeRO-1.
+    """
     replicate = settings.integer(REPLICATE)
     sharded = mesh.dp // replicate * mesh.cp
     reshard = settings.text("parallelism.fsdp_reshard_after_forward")
     stays = reshard == "never" or (reshard == "default" and mesh.pp > 1)
     if sharded == 1 and mesh.ep == 1:
         return Sharding(zero=ZeroStage.NONE)
+    kept = ZeroStage.OPTIMIZER if mesh.pp > 1 else ZeroStage.GRADIENTS
     return Sharding(
-        zero=ZeroStage.GRADIENTS if stays else ZeroStage.PARAMETERS,
+        zero=kept if stays else ZeroStage.PARAMETERS,
         shard_degree=sharded if replicate > 1 else 0,
         offload_optimizer=settings.on("training.enable_cpu_offload"),
     )

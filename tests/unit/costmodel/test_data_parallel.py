@@ -245,3 +245,18 @@ def test_without_overlap_all_of_it_is_exposed(cluster: ClusterSpec) -> None:
 def test_a_negative_degree_is_refused() -> None:
     with pytest.raises(StrategyError, match="shard_degree"):
         Sharding(shard_degree=-1)
+
+
+def test_gradients_that_wait_for_the_last_micro_batch_are_held_whole(cluster: ClusterSpec) -> None:
+    runtime = msgspec.structs.replace(RUNTIME, accumulates_unsharded=True)
+    sharding = Sharding(zero=ZeroStage.PARAMETERS)
+    each, once = (_state(cluster, sharding, runtime=one).cost(WEIGHTS, STRATEGY) for one in (RUNTIME, runtime))
+    assert each.grad_reduce_s == 0.0 < once.grad_reduce_s
+    assert once.gradient_bytes > each.gradient_bytes
+    assert once.parameter_bytes == each.parameter_bytes
+
+
+def test_optimizer_state_is_as_large_as_the_framework_makes_it(cluster: ClusterSpec) -> None:
+    lean = msgspec.structs.replace(RUNTIME, optimizer_state_bytes=4)
+    full, less = (_state(cluster, Sharding(), runtime=one).cost(WEIGHTS, STRATEGY) for one in (RUNTIME, lean))
+    assert less.optimizer_bytes == pytest.approx(full.optimizer_bytes / 3)

@@ -3,18 +3,36 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from meshwright.costmodel.formulas.stragglers import slowest_gpu_factor
 from meshwright.costmodel.hardware import Basis, ClusterSpec
-from meshwright.costmodel.layer_cost import LayerCost, Terms, basis_seconds, layer_cost, pass_terms, timing
+from meshwright.costmodel.layer_cost import (
+    LayerCost,
+    Terms,
+    basis_seconds,
+    host_terms_s,
+    layer_cost,
+    pass_terms,
+    problem_of,
+    timing,
+)
 from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
 from meshwright.costmodel.operator_time import host_time_s
-from meshwright.costmodel.overlap import LayerOverlap
+from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.program.layer import build_layer
-from meshwright.costmodel.program.operators import AttentionWork, GemmWork, Operator, Pass
+from meshwright.costmodel.program.operators import (
+    AttentionWork,
+    CollectiveWork,
+    GemmWork,
+    GroupedGemmWork,
+    Operator,
+    Pass,
+    Precision,
+)
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import RuntimeSpec
-from meshwright.costmodel.strategy import LayerStrategy, Recompute
+from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Recompute
 from meshwright.hardware_profiles import load_cluster
 
 ATTENTION = AttentionSpec(num_heads=16, num_kv_heads=8, head_dim=128, value_head_dim=128)
@@ -77,10 +95,11 @@ def test_only_forwards_through_experts_wait_for_routing(cluster: ClusterSpec) ->
         layer_cost(_program(layer, LayerStrategy()), Recompute.NONE, cluster, waiting) for layer in (DENSE, MOE)
     )
     assert dense.forward.host_s == pytest.approx(0.0)
-    assert moe.forward.host_s == pytest.approx(0.5)
+    assert isinstance(MOE.ffn, MoeFfnSpec)
+    assert moe.forward.host_s == pytest.approx(0.5 * MOE.ffn.num_experts)
     assert moe.backward.host_s == pytest.approx(0.0)
     again = layer_cost(_program(MOE, LayerStrategy()), Recompute.FULL, cluster, waiting)
-    assert again.backward.host_s == pytest.approx(0.5)
+    assert again.backward.host_s == pytest.approx(0.5 * MOE.ffn.num_experts)
 
 
 def _operators_s(cost: Terms) -> float:
@@ -159,3 +178,89 @@ def test_the_basis_accounts_for_all_operators(cluster: ClusterSpec) -> None:
         for terms in (cost.forward, cost.backward)
     )
     assert sum(seconds.values()) == pytest.approx(total_s)
+
+
+# What frameworks do differently.
+
+
+def test_all_wait_for_the_slowest_gpu(cluster: ClusterSpec) -> None:
+    operators = (_product("x", 8192),)
+    uneven = msgspec.structs.replace(RUNTIME, gpu_speed_deviation=0.02)
+    even_s, uneven_s = (pass_terms(operators, cluster, runtime).total_s for runtime in (RUNTIME, uneven))
+    assert uneven_s == pytest.approx(even_s * slowest_gpu_factor(0.02, 8))
+
+
+def test_modules_in_a_graph_are_launched_faster(cluster: ClusterSpec) -> None:
+    operators = tuple(_product(f"x{index}", 64) for index in range(10))
+    graphed = msgspec.structs.replace(RUNTIME, graphed_modules=("m",))
+    elsewhere = msgspec.structs.replace(RUNTIME, graphed_modules=("other",))
+    eager_s, graph_s, other_s = (
+        pass_terms(operators, cluster, runtime).host_s for runtime in (RUNTIME, graphed, elsewhere)
+    )
+    assert graph_s < eager_s == other_s
+
+
+def test_each_expert_is_a_launch_of_its_own_where_the_framework_loops(cluster: ClusterSpec) -> None:
+    work = GroupedGemmWork(num_groups=64, rows=640.0, n=128, k=128)
+    operator = Operator(name="x", module="m", phase=Pass.DGRAD, work=work, reads=("a",), writes=("x",))
+    loop = msgspec.structs.replace(RUNTIME, launches_per_expert=1)
+    grouped_s, loop_s = (host_terms_s((operator,), 0.0, cluster, runtime) for runtime in (RUNTIME, loop))
+    assert loop_s == pytest.approx(64 * grouped_s)
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "factor"),
+    [
+        ({"gathers_fp8": True}, Precision.FP8, 0.5),
+        ({"gathers_fp8": True}, Precision.BF16, 1.0),
+        ({"gathers_each_product": True}, Precision.BF16, 3.0),
+    ],
+)
+def test_what_tensor_parallel_ranks_gather(changes: dict[str, bool], precision: Precision, factor: float) -> None:
+    setting = ProgramSetting(
+        hidden=2048,
+        micro_batch=1,
+        seq_len=8192,
+        strategy=LayerStrategy(tp=4, ffn_tp=4),
+        gpus_per_node=8,
+        precision=precision,
+    )
+
+    def gathered(one: ProgramSetting) -> float:
+        works = {op.name: op.work for op in build_layer(DENSE, one).forward}
+        work = works["all_gather.ln1_out"]
+        assert isinstance(work, CollectiveWork)
+        return work.num_bytes
+
+    assert gathered(msgspec.structs.replace(setting, **changes)) == factor * gathered(setting)
+
+
+def test_copy_engines_slow_computation_less(cluster: ClusterSpec) -> None:
+    overlap = LayerOverlap(tensor=OverlapLevel.INTER_OPERATOR)
+    plain = msgspec.structs.replace(RUNTIME, overlap=overlap)
+    engines = msgspec.structs.replace(plain, copy_engine_overlap=True)
+    program = _program(DENSE, LayerStrategy(tp=8, ffn_tp=8))
+    plain_s, engines_s = (
+        layer_cost(program, Recompute.NONE, cluster, runtime).backward.total_s for runtime in (plain, engines)
+    )
+    assert engines_s < plain_s
+
+
+def test_forwarding_waits_for_the_last_chunk_only() -> None:
+    cluster = load_cluster("h100", num_gpus=16)
+    program = _program(MOE, LayerStrategy(ep=8, dispatch=Dispatch.ALL_TO_ALL_DEDUP), 4096)
+    many = build_layer(
+        msgspec.structs.replace(MOE, ffn=MoeFfnSpec(num_experts=16, top_k=4, intermediate=4096)),
+        ProgramSetting(
+            hidden=2048,
+            micro_batch=1,
+            seq_len=4096,
+            strategy=LayerStrategy(ep=16, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
+            gpus_per_node=8,
+        ),
+    )
+    inside = problem_of(program.forward, cluster, RUNTIME)
+    across = problem_of(many.forward, cluster, RUNTIME)
+    times = dict(zip((op.name for op in across.operators), across.time_s, strict=True))
+    assert times["dispatch.nvlink"] < times["dispatch.network"]
+    assert all(not op.name.endswith(".network") for op in inside.operators)

@@ -128,7 +128,7 @@ def test_no_split_holds_less_state_than_the_bound(zero: ZeroStage, offload: bool
         assert moved is not None
         leanest = [min(choice.static_bytes for choice in choices) for choices in moved.choices]
         mean_bytes = (sum(leanest[kind] for kind in inner.layer_types) + _ends_bytes(moved)) / point.mesh.pp
-        assert 0 < bound.static_bytes(point.mesh, sharding, fp32_gradients=True) <= mean_bytes * TOLERANCE
+        assert 0 < bound.static_bytes(point.mesh, sharding, RUNTIME) <= mean_bytes * TOLERANCE
 
 
 def _ends_bytes(inner: PointProblem) -> float:
@@ -140,7 +140,7 @@ def test_the_bound_of_state_is_reached_without_tensor_parallelism() -> None:
     for bound, point, inner in _cases(problem, ScheduleKind.ONE_F_ONE_B, ZeroStage.OPTIMIZER):
         leanest = [min(choice.static_bytes for choice in choices) for choices in inner.choices]
         expected = (sum(leanest[kind] for kind in inner.layer_types) + _ends_bytes(inner)) / point.mesh.pp
-        assert bound.static_bytes(point.mesh, point.sharding, fp32_gradients=True) == pytest.approx(expected)
+        assert bound.static_bytes(point.mesh, point.sharding, RUNTIME) == pytest.approx(expected)
 
 
 def test_a_shape_without_a_legal_strategy_has_no_bound() -> None:

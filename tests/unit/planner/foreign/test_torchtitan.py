@@ -99,7 +99,8 @@ def test_pipelines(torchtitan: Read, added: str, counts: tuple[int, ...], kind: 
     assert tuple(len(stage) for stage in run.stages) == counts
     assert (run.pipeline.schedule, run.pipeline.virtual_stages, run.pipeline.micro_batch) == (kind, chunks, 1)
     assert run.num_micro_batches == 8
-    assert run.sharding.zero is ZeroStage.GRADIENTS  # parameters stay gathered beside a pipeline
+    assert run.sharding.zero is ZeroStage.OPTIMIZER  # beside a pipeline: parameters gathered, one reduction a step
+    assert run.runtime.fp32_gradients
     assert TORCHTITAN.broken_rules(reading.settings, 8) == ()
 
 

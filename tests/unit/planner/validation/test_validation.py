@@ -6,20 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.costmodel.runtime import load_runtime
+from meshwright.planner.validation.fit_record import fit_record
+from meshwright.planner.validation.free_parameters import free_parameters
 from meshwright.planner.validation.interval import residual_record, step_time_interval
-from meshwright.planner.validation.peers import OURS, TOOLS, peer_cases, peer_summaries
+from meshwright.planner.validation.peers import HELD_OUT, OURS, TOOLS, peer_cases, peer_summaries
+from meshwright.planner.validation.printed_settings import runtime_name_of
 from meshwright.planner.validation.residuals import residuals_of
-from meshwright.planner.validation.rows import RowText, packaged_path, read_table
+from meshwright.planner.validation.rows import RowText, packaged_path, parse_row, read_table
 from meshwright.planner.validation.run_description import describe
 from meshwright.planner.validation.scatter import write_scatter
-from meshwright.planner.validation.validation import (
-    RowResult,
-    Status,
-    predicted_step_s,
-    summary_of,
-    validate,
-    validate_row,
-)
+from meshwright.planner.validation.summary import summary_of
+from meshwright.planner.validation.validation import RowResult, Status, predicted_step_s, validate, validate_row
 
 TABLE = read_table(packaged_path())
 
@@ -30,7 +28,7 @@ def results() -> tuple[RowResult, ...]:
 
 
 def test_median_error_and_share_of_predicted_rows(results: tuple[RowResult, ...]) -> None:
-    overall = summary_of(results).overall
+    overall = summary_of(results).fit.overall
     assert overall.rows == len(TABLE) == 338
     assert overall.predicted >= 0.95 * overall.rows
     assert overall.median_ape is not None
@@ -46,10 +44,10 @@ def test_the_paper_table_is_within_a_tenth(results: tuple[RowResult, ...]) -> No
 
 
 def test_summaries_add_up(results: tuple[RowResult, ...]) -> None:
-    summary = summary_of(results)
-    for groups in (summary.by_kind, summary.by_framework, summary.by_framework_and_kind):
-        assert sum(part.rows for part in groups.values()) == summary.overall.rows
-    assert set(summary.by_kind) == {"dense", "moe"}
+    for summary in (summary_of(results).fit, summary_of(results).held_out):
+        for groups in (summary.by_kind, summary.by_framework, summary.by_framework_and_kind):
+            assert sum(part.rows for part in groups.values()) == summary.overall.rows
+        assert set(summary.by_kind) == {"dense", "moe"}
 
 
 @pytest.mark.parametrize(
@@ -68,17 +66,36 @@ def test_packaged_residuals_are_those_of_the_present_predictions(results: tuple[
         packaged = residual_record().by_kind[kind]
         assert packaged.rows == now.rows
         assert (packaged.low, packaged.high) == pytest.approx((now.low, now.high), abs=0.02), (
-            "run: python -m meshwright.planner.validation.residuals"
+            "run: meshwright validate --fit"
         )
 
 
-def test_interval_holds_nine_tenths_of_the_measurements(results: tuple[RowResult, ...]) -> None:
+def test_intervals_from_other_models_hold_nine_tenths_of_the_measurements(results: tuple[RowResult, ...]) -> None:
+    coverage = summary_of(results).coverage
+    for group in ("all", "dense", "moe"):
+        share = coverage[group].share
+        assert share is not None
+        assert 0.85 <= share <= 0.95
     for kind in ("dense", "moe"):
-        ratios = [1.0 + result.error for result in results if result.kind == kind and result.error is not None]
         low, high = step_time_interval(1.0, kind)
-        inside = sum(low <= ratio <= high for ratio in ratios) / len(ratios)
-        assert 0.87 <= inside <= 0.95
         assert low <= 1.0 <= high
+
+
+def test_held_out_errors_keep_their_targets(results: tuple[RowResult, ...]) -> None:
+    groups = summary_of(results).held_out.by_description_and_kind
+    targets = {"megatron dense": 0.06, "megatron moe": 0.12, "fsdp-torch dense": 0.10, "llm-foundry dense": 0.10}
+    for group, most in targets.items():
+        median = groups[group].median_ape
+        assert median is not None
+        assert median <= most, group
+
+
+def test_memory_where_it_was_printed(results: tuple[RowResult, ...]) -> None:
+    memory = summary_of(results).memory
+    assert memory.rows == 53
+    assert memory.median_ape is not None
+    assert memory.median_ape <= 0.10
+    assert set(memory.predicted_out_of_memory) <= {"T0289", "T0504", "T0505", "T0511", "T0972", "T0973"}
 
 
 def test_our_errors_on_the_peers_cases_are_the_smallest() -> None:
@@ -87,9 +104,10 @@ def test_our_errors_on_the_peers_cases_are_the_smallest() -> None:
     for kind in ("dense", "moe"):
         summaries = peer_summaries(cases, kind)
         assert summaries[OURS].predicted == sum(case.kind == kind for case in cases)
-        ours = summaries[OURS].mape
-        assert ours is not None
-        assert all(ours < (summaries[tool].mape or 9.9) for tool in TOOLS)
+        for name in (OURS, HELD_OUT):
+            ours = summaries[name].mape
+            assert ours is not None
+            assert all(ours < (summaries[tool].mape or 9.9) for tool in TOOLS)
 
 
 def test_a_run_measured_twice_is_predicted_once() -> None:
@@ -100,8 +118,6 @@ def test_a_run_measured_twice_is_predicted_once() -> None:
 
 
 def test_more_gpus_never_slow_a_step_of_the_paper() -> None:
-    from meshwright.planner.validation.rows import parse_row
-
     sizes = (240, 480, 720, 960, 1440)
     rows = [parse_row(text) for size in sizes for text in TABLE if text.id == f"MSMOE{size}"]
     times = [predicted_step_s(describe(row)) for row in rows]
@@ -112,3 +128,18 @@ def test_scatter_is_a_png(tmp_path: Path, results: tuple[RowResult, ...]) -> Non
     write_scatter(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.png"]
+
+
+def test_the_packaged_fit_is_that_of_the_descriptions() -> None:
+    for fit in fit_record().frameworks:
+        shipped = load_runtime(fit.framework)
+        assert fit.values == {name: getattr(shipped, name) for name in fit.values}, "run: meshwright validate --fit"
+        assert set(fit.values) == {one.name for one in free_parameters()[fit.framework]}
+
+
+def test_no_model_is_both_in_a_fit_and_in_its_test() -> None:
+    rows = [parse_row(text) for text in TABLE]
+    for fit in fit_record().frameworks:
+        models = {row.model for row in rows if runtime_name_of(row) == fit.framework}
+        if models:
+            assert models == {fold.held_out for fold in fit.folds}
