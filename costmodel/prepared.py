@@ -93,8 +93,14 @@ class PreparedProfile:
         return entry
 
     def grouped_law(self, precision: Precision, direction: Pass) -> GroupedGemmLaw | None:
-        """The law of grouped products of that kind; None where nobody measured enough of them."""
-        return self._grouped_laws.get((precision, direction))
+        """The law of grouped products of that kind; None where nobody measured enough of them.
+
+        A dgrad without a law of its own runs like a forward: both have rows by weights.
+        """
+        law = self._grouped_laws.get((precision, direction))
+        if law is None and direction is Pass.DGRAD:
+            return self._grouped_laws.get((precision, Pass.FORWARD))
+        return law
 
     def gemm_variant(self, precision: Precision, direction: Pass, accumulates_fp32: bool) -> LogGrid | None:
         """Measured time of a product of that kind over the forward product's; None where nobody measured it."""

@@ -73,6 +73,9 @@ def _extended(path: Path, data: dict[str, Any]) -> dict[str, Any]:
             transfer = data[f"{kind}_transfer"]
             _check_transfer(path, f"{kind}_transfer", transfer, fields)
             merged[kind] = [_transferred(table, transfer) for table in merged[kind]]
+    if "gemm_transfer" in data:
+        transfer = data["gemm_transfer"]
+        merged["grouped_laws"] = [_transferred_law(law, transfer) for law in merged.get("grouped_laws", [])]
     return merged
 
 
@@ -89,6 +92,13 @@ def _merged_citations(path: Path, base: list[Any], data: dict[str, Any]) -> list
 def _check_transfer(path: Path, key: str, transfer: object, fields: tuple[str, ...]) -> None:
     if not isinstance(transfer, dict) or set(transfer) != {*fields, "text"}:
         raise ProfileError(str(path), key, f"expected an object with {', '.join(fields)} and text")
+
+
+def _transferred_law(law: dict[str, Any], transfer: dict[str, Any]) -> dict[str, Any]:
+    """The law of grouped products for another GPU: the rate inside a tile changes as that of dense products does."""
+    rate = min(law["rate_fraction"] * transfer["scale"], transfer["sustained_fraction"])
+    provenance = {"source": "derived", "text": f"{transfer['text']} ({law['provenance']['text']})"}
+    return law | {"rate_fraction": rate, "provenance": provenance}
 
 
 def _transferred(table: dict[str, Any], transfer: dict[str, Any]) -> dict[str, Any]:

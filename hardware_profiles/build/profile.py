@@ -7,7 +7,8 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from meshwright.costmodel.hardware import HardwareProfile
-from meshwright.costmodel.tables import LinkCurve, Provenance, Source
+from meshwright.costmodel.program.operators import Pass
+from meshwright.costmodel.tables import GroupedGemmLaw, GroupedGemmTable, LinkCurve, Provenance, Source
 from meshwright.hardware_profiles.build.attention import attention_curves
 from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
 from meshwright.hardware_profiles.build.figures import gpu_figures, launch_cost
@@ -56,6 +57,7 @@ def _with_other_tables(
     links = link_curves(fit, profile.gpu, provenance)
     return msgspec.structs.replace(
         profile,
+        grouped_gemm=_without_law(profile.grouped_gemm, laws),
         grouped_laws=(*laws, *_kept(profile.grouped_laws, laws, lambda law: (law.precision, law.direction))),
         attention=(*attention, *_kept(profile.attention, attention, lambda t: (t.backend, t.backward, t.head_dim))),
         memory=(*memory, *_kept(profile.memory, memory, lambda share: (share.kernel, share.backward))),
@@ -66,6 +68,14 @@ def _with_other_tables(
 
 def _link_key(curve: LinkCurve) -> tuple[str, int]:
     return curve.collective.value, curve.group_size
+
+
+def _without_law(
+    tables: tuple[GroupedGemmTable, ...], laws: tuple[GroupedGemmLaw, ...]
+) -> tuple[GroupedGemmTable, ...]:
+    """The tables of grouped products that no law replaces."""
+    replaced = {(law.precision, law.direction is Pass.WGRAD) for law in laws}
+    return tuple(table for table in tables if (table.precision, table.weight_gradient) not in replaced)
 
 
 class _Key(Protocol[Part]):
