@@ -104,8 +104,10 @@ def tiled_product_s(tiles: float, depth: float, num_bytes: float, law: GroupedGe
     smooth maximum stands for arithmetic and traffic that hinder each other where they are near. Figures fitted to
     measurements by a fixed rule (`hardware_profiles.build.grouped`).
 
+    >>> from meshwright.costmodel.tables import Provenance, Source
     >>> law = GroupedGemmLaw(precision=Precision.BF16, direction=Pass.FORWARD, rate_fraction=0.5, tile_depth=100.0,
-    ...     bandwidth_fraction=1.0, start_s=1.0, sharpness=1.0, provenance=Provenance(source="derived", text="example"))
+    ...     bandwidth_fraction=1.0, start_s=1.0, sharpness=1.0,
+    ...     provenance=Provenance(source=Source.DERIVED, text="an example"))
     >>> machine = TiledMachine(num_sms=2, flops_per_s=2 * TILE_ROWS * TILE_COLUMNS * 100, bytes_per_s=10.0)
     >>> tiled_product_s(tiles=3.0, depth=900.0, num_bytes=20.0, law=law, machine=machine)
     83.0
@@ -115,8 +117,8 @@ def tiled_product_s(tiles: float, depth: float, num_bytes: float, law: GroupedGe
     arithmetic_s = waves * each * machine.num_sms / (law.rate_fraction * machine.flops_per_s)
     traffic_s = num_bytes / (law.bandwidth_fraction * machine.bytes_per_s)
     largest_s = max(arithmetic_s, traffic_s)
-    both = (arithmetic_s / largest_s) ** law.sharpness + (traffic_s / largest_s) ** law.sharpness
-    return law.start_s + largest_s * both ** (1.0 / law.sharpness)
+    both = math.pow(arithmetic_s / largest_s, law.sharpness) + math.pow(traffic_s / largest_s, law.sharpness)
+    return law.start_s + largest_s * math.pow(both, 1.0 / law.sharpness)
 
 
 def grouped_tiles(work: GroupedGemmWork) -> tuple[float, float]:

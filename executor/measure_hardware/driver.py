@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meshwright.costmodel.errors import MeshwrightError
-from meshwright.costmodel.program.operators import GemmWork
 from meshwright.executor.measure_hardware.cuda_device import CudaDevice
 from meshwright.executor.measure_hardware.device import Device
 from meshwright.executor.measure_hardware.devices import open_device
@@ -15,7 +14,6 @@ from meshwright.executor.measure_hardware.entry import Entry, Extent, Interferen
 from meshwright.executor.measure_hardware.journal import (
     PARTIAL_SUFFIX,
     CollectiveLaunched,
-    Drift,
     Journal,
     Launched,
     Outcome,
@@ -61,7 +59,6 @@ BUDGETS = {
     Extent.QUICK: Budget(local_s=32.0, links_s=6.0, heat_s=5.0, link_heat_s=2.0),
     Extent.FULL: Budget(local_s=320.0, links_s=75.0, heat_s=20.0, link_heat_s=5.0),
 }
-REFERENCE_SIZES = {Extent.TINY: 32, Extent.QUICK: 8192, Extent.FULL: 8192}
 INTERFERENCE_S = 0.5
 LEAST_LINK_S, MOST_LINK_S = 0.02, 0.1
 LAUNCH_KEY_LOCAL = "launch"
@@ -172,7 +169,7 @@ class _Run:
 
         def record(key: str, outcome: Outcome) -> None:
             self.journal.add(key, outcome)
-            if not isinstance(outcome, Drift | CollectiveLaunched | Uncaptured):
+            if not isinstance(outcome, CollectiveLaunched | Uncaptured):
                 advance(_words(key))
 
         self._measure_local(survey, record)
@@ -189,8 +186,7 @@ class _Run:
         entries = self._left(survey.local)
         if not entries:
             return
-        size = REFERENCE_SIZES[self.request.extent]
-        local = LocalRun(self.device, record, GemmWork(m=size, n=size, k=size))
+        local = LocalRun(self.device, record)
         local.prepare(entries)
         local.check(entries)
         self.device.heat(self.budget.heat_s)

@@ -23,12 +23,6 @@ class Skipped(Value, frozen=True, kw_only=True, tag="skipped"):
     reason: str
 
 
-class Drift(Value, frozen=True, kw_only=True, tag="drift"):
-    """The time of the reference product at some point of the run."""
-
-    time_s: float
-
-
 class Uncaptured(Value, frozen=True, kw_only=True, tag="uncaptured"):
     """A family whose kernels no CUDA graph takes: where they are short, the host's time is in what was measured."""
 
@@ -66,7 +60,7 @@ class Sustained(Value, frozen=True, kw_only=True, tag="sustained"):
     sample: SustainedSample
 
 
-Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Sustained | Skipped | Uncaptured | Drift
+Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Sustained | Skipped | Uncaptured
 
 
 class Line(Value, frozen=True, kw_only=True):

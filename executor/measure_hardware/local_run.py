@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from meshwright.costmodel.program.operators import GemmWork
 from meshwright.executor.measure_hardware.device import Device
 from meshwright.executor.measure_hardware.entry import Entry
-from meshwright.executor.measure_hardware.journal import Drift, Measured, Outcome, Skipped, Uncaptured
+from meshwright.executor.measure_hardware.journal import Measured, Outcome, Skipped, Uncaptured
 from meshwright.executor.measure_hardware.operators import build_operator, bytes_touched
 from meshwright.executor.measure_hardware.pace import Pace
 from meshwright.executor.measure_hardware.timer import time_operator
@@ -16,8 +15,6 @@ from meshwright.hardware_profiles.measurements import Implementation, Sample
 
 Record = Callable[[str, Outcome], None]
 
-REFERENCE_EVERY = 80
-REFERENCE_S = 0.05
 REASON_LENGTH = 240
 WRONG = "wrong result"
 
@@ -25,10 +22,9 @@ WRONG = "wrong result"
 class LocalRun:
     """Measures on one device; what comes out goes to `record` under the entry's key."""
 
-    def __init__(self, device: Device, record: Record, reference: GemmWork) -> None:
+    def __init__(self, device: Device, record: Record) -> None:
         self.device = device
         self.record = record
-        self.reference = Entry(work=reference, implementation=Implementation.CUBLAS)
         self.wrong: dict[str, str] = {}
 
     def prepare(self, entries: Iterable[Entry]) -> None:
@@ -55,9 +51,7 @@ class LocalRun:
 
     def measure(self, entries: Iterable[Entry], pace: Pace) -> None:
         """Time every entry."""
-        for number, entry in enumerate(entries):
-            if number % REFERENCE_EVERY == 0:
-                self._measure_reference(number)
+        for entry in entries:
             self.measure_one(entry, pace.next_s())
 
     def measure_one(self, entry: Entry, seconds: float) -> None:
@@ -72,12 +66,6 @@ class LocalRun:
             self.record(entry.key, Skipped(what=entry.key, reason=reason))
         else:
             self.record(entry.key, Measured(sample=sample_of(entry, taken[0])))
-
-    def _measure_reference(self, number: int) -> None:
-        taken: list[Times] = []
-        self._tidy(reason_of(lambda: taken.append(self._time(self.reference, REFERENCE_S))))
-        for times in taken:
-            self.record(f"drift {number}", Drift(time_s=times.time_s))
 
     def _tidy(self, reason: str) -> None:
         """Make room; after a failure also see whether anything still works."""

@@ -8,7 +8,6 @@ import msgspec
 
 from meshwright.executor.measure_hardware.journal import (
     CollectiveLaunched,
-    Drift,
     Interfered,
     Journal,
     Launched,
@@ -27,12 +26,11 @@ from meshwright.hardware_profiles.measurements import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProfileOutcome:
-    """`drift_s`: the reference product's times over the run. `throttle`: the driver's bits while the GPU worked."""
+    """`throttle`: the driver's bits while the GPU worked."""
 
     measurements: Measurements
     skipped: tuple[Skipped, ...]
     uncaptured: tuple[Uncaptured, ...]
-    drift_s: tuple[float, ...]
     throttle: int
     journal: Journal
 
@@ -52,7 +50,6 @@ def collect(machine: Machine, journal: Journal, *, throttle: int = 0) -> Profile
         measurements=measurements,
         skipped=tuple(outcome for outcome in outcomes if isinstance(outcome, Skipped)),
         uncaptured=tuple(outcome for outcome in outcomes if isinstance(outcome, Uncaptured)),
-        drift_s=tuple(outcome.time_s for outcome in journal.outcomes.values() if isinstance(outcome, Drift)),
         throttle=throttle,
         journal=journal,
     )

@@ -1,4 +1,4 @@
-"""What looks sick: slow GPUs, slow links, low clocks, times that scatter or drift."""
+"""What looks sick: slow GPUs, slow links, low clocks, times that scatter."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ MANY = 0.05
 SHORT_S = 2e-5
 """Spread of kernels shorter than this says nothing of the GPU."""
 
-MOST_DRIFT = 0.03
-
 
 def warnings_of(outcome: ProfileOutcome, rows: tuple[Comparison, ...]) -> tuple[str, ...]:
     """One sentence for each."""
@@ -29,7 +27,6 @@ def warnings_of(outcome: ProfileOutcome, rows: tuple[Comparison, ...]) -> tuple[
         *_slow_figures(rows),
         *_throttled(outcome.throttle),
         *_scattered(samples),
-        *_drifted(outcome.drift_s),
         *(f"timed without a CUDA graph: {part.what} ({part.reason})" for part in outcome.uncaptured),
     ]
     return tuple(found)
@@ -79,12 +76,3 @@ def _scattered(samples: tuple[Sample, ...]) -> list[str]:
         f"{len(wide)} of {len(long)} samples scatter by more than {WIDE_SPREAD:.0%} between the 10th and 90th "
         "percentile: something else uses the GPU or its host"
     ]
-
-
-def _drifted(drift_s: tuple[float, ...]) -> list[str]:
-    if len(drift_s) < 2:
-        return []
-    drift = max(drift_s) / min(drift_s) - 1.0
-    if drift <= MOST_DRIFT:
-        return []
-    return [f"the reference product's time moved by {drift:.1%} during the run: clocks or temperature were not steady"]

@@ -19,6 +19,7 @@ EXAMPLES = """\b
 Examples:
   meshwright profile --quick -o trial.json
   meshwright profile -o my-gpus.json
+  meshwright profile --rebuild my-gpus.measurements.json -o my-gpus.json
   torchrun --nnodes 2 --nproc-per-node 8 ... -m meshwright profile -o my-cluster.json
 """
 
@@ -42,6 +43,10 @@ def command(
     base: Annotated[
         str | None, typer.Option(metavar="PROFILE", help="Profile with the data sheet; default: by the GPU's name.")
     ] = None,
+    rebuild: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Build the profile from measurements taken before; needs no GPU."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws the order of samples and the shapes that tables are judged by.")] = 0,
 ) -> None:
     """Measure this machine's GPUs and links.
@@ -49,6 +54,9 @@ def command(
     Takes six minutes on one GPU and eight on two; an interrupted run goes on where it stopped. Nothing of the GPUs'
     settings is changed.
     """
+    if rebuild is not None:
+        rebuild_profile(rebuild, output, base)
+        return
     from meshwright.executor.measure_hardware.preflight import check_torch
     from meshwright.executor.measure_hardware.request import ProfileRequest
 
@@ -65,6 +73,20 @@ def command(
         seed=seed,
     )
     run(request)
+
+
+def rebuild_profile(measurements: Path, output: Path, base: str | None) -> None:
+    """The profile of measurements that a file has."""
+    from meshwright.executor.measure_hardware.base_profile import base_profile
+    from meshwright.executor.measure_hardware.files import write_json
+    from meshwright.hardware_profiles.build import build_profile
+    from meshwright.hardware_profiles.measurements import load_measurements
+    from meshwright.planner.serialise import check_writable
+
+    check_writable(output)
+    found = load_measurements(measurements)
+    write_json(build_profile(found, base=base_profile(found.machine.gpu, base)), output)
+    typer.echo(f"profile written to {output}")
 
 
 def run(request: ProfileRequest) -> None:

@@ -51,11 +51,12 @@ def test_a_file_may_extend_a_shipped_profile(tmp_path: Path) -> None:
         ({"extends": "h100", "gpu": {"nvlink_bytes_per_s": 1e11}}, "no citation"),
         ({"extends": "h1000"}, "'h1000' is not one of"),
         ({"extends": "h100", "gmem": []}, "did you mean 'gemm'"),
-        ({"extends": "h100", "schema_version": 99}, "99; expected 1"),
+        ({"extends": "h100", "schema_version": 99}, "99; expected 2"),
         ({"extends": "h100", "gemm_transfer": {"scale": 1.0}}, "expected an object with"),
         ({"extends": "h100", "nvls": "perhaps"}, "nvls"),
         ({}, "schema_version"),
-        ({"schema_version": 1}, "missing required field"),
+        ({"schema_version": 1}, "1; expected 2"),
+        ({"schema_version": 2}, "missing required field"),
     ],
 )
 def test_says_what_is_wrong_in_one_line(tmp_path: Path, data: dict[str, Any], words: str) -> None:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from meshwright.executor.measure_hardware.journal import CollectiveLaunched, Drift, Journal, Skipped
+from meshwright.executor.measure_hardware.journal import CollectiveLaunched, Journal, Skipped
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "p.partial.jsonl"
     first = Journal(path, "machine", restart=False)
-    first.add("a", Drift(time_s=1.0))
+    first.add("a", CollectiveLaunched(time_s=1.0))
     first.add("b", CollectiveLaunched(time_s=2.0))
     again = Journal(path, "machine", restart=False)
     assert again.found == 2
@@ -20,12 +20,12 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "p.partial.jsonl"
     journal = Journal(path, "machine", restart=False)
-    journal.add("a", Drift(time_s=1.0))
-    journal.add("b", Drift(time_s=2.0))
+    journal.add("a", CollectiveLaunched(time_s=1.0))
+    journal.add("b", CollectiveLaunched(time_s=2.0))
     path.write_bytes(path.read_bytes()[:-9])
     again = Journal(path, "machine", restart=False)
     assert set(again.outcomes) == {"a"}
-    again.add("b", Drift(time_s=3.0))
+    again.add("b", CollectiveLaunched(time_s=3.0))
     assert set(Journal(path, "machine", restart=False).outcomes) == {"a", "b"}
 
 
@@ -37,7 +37,7 @@ def test_what_was_skipped_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_file_of_another_machine_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "p.partial.jsonl"
-    Journal(path, "machine", restart=False).add("a", Drift(time_s=1.0))
+    Journal(path, "machine", restart=False).add("a", CollectiveLaunched(time_s=1.0))
     other = Journal(path, "another", restart=False)
     assert other.stranger
     assert not other.outcomes
@@ -51,7 +51,7 @@ def test_a_file_that_is_no_journal_is_not_used(tmp_path: Path) -> None:
 
 def test_restart_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "p.partial.jsonl"
-    Journal(path, "machine", restart=False).add("a", Drift(time_s=1.0))
+    Journal(path, "machine", restart=False).add("a", CollectiveLaunched(time_s=1.0))
     assert not Journal(path, "machine", restart=True).outcomes
     assert not Journal(path, "machine", restart=False).outcomes
 

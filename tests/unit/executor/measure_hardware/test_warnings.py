@@ -78,14 +78,12 @@ def _warnings(
     folder: Path,
     *samples: Sample,
     rows: tuple[Comparison, ...] = (),
-    drift_s: tuple[float, ...] = (),
     throttle: int = 0,
 ) -> tuple[str, ...]:
     outcome = ProfileOutcome(
         measurements=_measured(*samples),
         skipped=(),
         uncaptured=(),
-        drift_s=drift_s,
         throttle=throttle,
         journal=Journal(folder / "journal", "machine", restart=True),
     )
@@ -99,7 +97,7 @@ def _figures(*samples: Sample) -> dict[str, Comparison]:
 def test_a_healthy_machine(tmp_path: Path) -> None:
     samples = (_sample(PRODUCT, 1.4e-3), _sample(PRODUCT, 1.45e-3, gpu=1), _sample(COPY, 0.7e-3))
     rows = comparisons(_measured(*samples), GPU)
-    assert _warnings(tmp_path, *samples, rows=rows, drift_s=(1.40e-3, 1.42e-3), throttle=0x04) == ()
+    assert _warnings(tmp_path, *samples, rows=rows, throttle=0x04) == ()
 
 
 def test_a_gpu_slower_than_its_neighbour(tmp_path: Path) -> None:
@@ -121,11 +119,6 @@ def test_low_clocks(tmp_path: Path) -> None:
 def test_times_that_scatter(tmp_path: Path) -> None:
     (found,) = _warnings(tmp_path, _sample(PRODUCT, 1.4e-3, spread=0.5))
     assert "1 of 1 samples scatter" in found
-
-
-def test_drift(tmp_path: Path) -> None:
-    (found,) = _warnings(tmp_path, drift_s=(1.40e-3, 1.50e-3))
-    assert "moved by 7.1%" in found
 
 
 def test_figures_beside_the_data_sheet() -> None:

@@ -21,11 +21,13 @@ from meshwright.costmodel.program.operators import (
     Precision,
     Work,
 )
-from meshwright.costmodel.tables import Source
+from meshwright.costmodel.tables import GroupedGemmLaw, Source
 from meshwright.hardware_profiles import load_profile
 from meshwright.hardware_profiles.build import build_profile
 from meshwright.hardware_profiles.build.alone import one_node
+from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
 from meshwright.hardware_profiles.measurements import (
+    MEASUREMENTS_FOLDER,
     MEASUREMENTS_SCHEMA_VERSION,
     Implementation,
     InterferenceSample,
@@ -34,6 +36,8 @@ from meshwright.hardware_profiles.measurements import (
     Measurements,
     Purpose,
     Sample,
+    SustainedSample,
+    load_measurements,
 )
 
 SLOWER = 1.25
@@ -95,9 +99,10 @@ PRODUCTS = tuple(
     for k in (1024, 4096)
 )
 GROUPED = tuple(
-    GroupedGemmWork(num_groups=8, rows=8 * rows, n=2048, k=4096, direction=direction)
-    for rows in (256, 2048)
-    for direction in Pass
+    GroupedGemmWork(num_groups=groups, rows=groups * rows, n=n, k=k)
+    for rows in (64, 256, 1024, 4096)
+    for groups in (8, 64)
+    for n, k in ((2048, 768), (4096, 4096))
 )
 ATTENTION = tuple(
     AttentionWork(
@@ -127,7 +132,6 @@ COLLECTIVES = tuple(
         (PRODUCTS, Implementation.CUBLAS),
         (ATTENTION, Implementation.CUDNN),
         (COLLECTIVES, Implementation.NCCL),
-        ((*PRODUCTS, *GROUPED), Implementation.GROUPED_MM),
     ],
 )
 def test_tables_give_back_what_they_were_built_from(
@@ -139,12 +143,39 @@ def test_tables_give_back_what_they_were_built_from(
     )
     for work, time_s in zip(works, times_s, strict=True):
         timing = operator_timing(work, one_node(built))
-        tolerance = (
-            0.02 if isinstance(work, GroupedGemmWork) else 1e-3
-        )  # forward and dgrad of unlike shape share a curve
-        assert timing.time_s == pytest.approx(time_s, rel=tolerance)
-        if not isinstance(work, GroupedGemmWork):
-            assert timing.basis is Basis.MEASURED
+        assert timing.time_s == pytest.approx(time_s, rel=1e-3)
+        assert timing.basis is Basis.MEASURED
+
+
+def test_a_law_is_found_again_from_what_it_says(base: HardwareProfile) -> None:
+    """Times by a law that nobody measured; the fit sees the times alone."""
+    law = GroupedGemmLaw(
+        precision=Precision.BF16,
+        direction=Pass.FORWARD,
+        rate_fraction=0.6,
+        tile_depth=150.0,
+        bandwidth_fraction=0.8,
+        start_s=9e-6,
+        sharpness=3.0,
+        provenance=base.gemm[0].provenance,
+    )
+    true = one_node(msgspec.structs.replace(base, grouped_laws=(law,)))
+    times_s = [operator_timing(work, true).time_s for work in GROUPED]
+    built = build_profile(
+        measurements(
+            *(sample(work, s, Implementation.GROUPED_MM) for work, s in zip(GROUPED, times_s, strict=True)),
+        ),
+        base=msgspec.structs.replace(base, grouped_laws=()),
+    )
+    errors = [operator_timing(work, one_node(built)).time_s / s - 1.0 for work, s in zip(GROUPED, times_s, strict=True)]
+    assert max(map(abs, errors)) < 0.03
+
+
+def test_few_grouped_products_leave_the_table_of_the_base(base: HardwareProfile) -> None:
+    few = (sample(work, 1e-3, Implementation.GROUPED_MM) for work in GROUPED[:5])
+    built = build_profile(measurements(*few), base=base)
+    assert built.grouped_laws == base.grouped_laws
+    assert built.grouped_gemm == base.grouped_gemm
 
 
 def test_other_kinds_of_product_are_ratios_to_the_forward_one(base: HardwareProfile) -> None:
@@ -186,14 +217,19 @@ def test_shapes_left_out_of_the_grid_are_extrapolated(base: HardwareProfile) -> 
 def test_memory_bound_kernels_eager_and_fused(base: HardwareProfile) -> None:
     work = MemoryWork(kernel=MemoryKernel.NORM, read_bytes=1e9, write_bytes=1e9)
     small = msgspec.structs.replace(work, read_bytes=1e6, write_bytes=1e6)
+    backward = msgspec.structs.replace(work, backward=True)
     built = build_profile(
         measurements(
             sample(work, 1.0e-3, Implementation.COMPILED),
             sample(work, 1.5e-3, Implementation.EAGER),
-            sample(small, 1.0, Implementation.EAGER),
+            sample(small, 11.5e-6, Implementation.EAGER),
+            sample(backward, 3.0e-3, Implementation.COMPILED),
         ),
         base=base,
     )
+    cluster = one_node(built)
+    assert operator_timing(small, cluster, fused_kernels=False).time_s == pytest.approx(11.5e-6, rel=1e-2)
+    assert operator_timing(backward, cluster).time_s == pytest.approx(3.0e-3, rel=1e-3)
     assert operator_timing(work, one_node(built)).time_s == pytest.approx(1.0e-3, rel=1e-3)
     assert operator_timing(work, one_node(built), fused_kernels=False).time_s == pytest.approx(1.5e-3, rel=1e-3)
 
@@ -233,3 +269,27 @@ def test_interference_is_the_median_over_products(base: HardwareProfile) -> None
     built = build_profile(measurements(interference=tuple(map(beside, (1.1, 1.2, 1.6)))), base=base)
     assert built.interference.compute_slowdown == 1.2
     assert built.interference.communication_slowdown == 2.4
+
+
+def test_times_are_brought_to_the_clocks_of_a_training_step(base: HardwareProfile) -> None:
+    """Two products beside slower and faster reference products; the layer says that a step's takes 2 ms."""
+    large, small = GemmWork(m=4096, n=4096, k=4096), GemmWork(m=8, n=4096, k=4096)
+    copy = MemoryWork(kernel=MemoryKernel.COPY, read_bytes=1e6, write_bytes=1e6)
+    samples = tuple(
+        msgspec.structs.replace(sample(work, 1e-3, Implementation.CUBLAS), reference_s=reference_s)
+        for work, reference_s in ((large, 1.6e-3), (small, 1.6e-3))
+    )
+    layer = SustainedSample(
+        works=(large, copy), alone_s=(1e-3, 5e-4), references_s=(1.6e-3, 1.6e-3), together_s=1.25e-3 + 5e-4
+    )
+    raw = msgspec.structs.replace(measurements(*samples), sustained=layer)
+    reference_s = training_reference_s(raw)
+    assert reference_s == pytest.approx(2e-3)
+    times_s = [at_training_clocks(one, base.gpu, reference_s).time_s for one in samples]
+    assert times_s == pytest.approx([1.25e-3, 1e-3])  # 8 rows wait for memory, whatever the clock
+    assert training_reference_s(measurements(*samples)) == pytest.approx(1.6e-3)
+    assert training_reference_s(measurements()) is None
+
+
+def test_the_shipped_profile_is_the_one_of_the_shipped_measurements(base: HardwareProfile) -> None:
+    assert build_profile(load_measurements(MEASUREMENTS_FOLDER / "h100.json"), base=base) == base
