@@ -3,6 +3,7 @@
     python benchmarks/layer_times.py                       one GPU
     python benchmarks/layer_times.py --num-gpus 2          two GPUs of a host: EP2, SP2, TP2 (starts both ranks itself)
     python benchmarks/layer_times.py --check               first: small layers, all gradients against float32 autograd
+    python benchmarks/layer_times.py --again FILE.json     anywhere: measured layers beside present predictions
     python benchmarks/layer_times.py --device cpu --tiny   anywhere: tiny shapes, to try the driver itself
 
 Layers of the six models of MegaScale-MoE's table 2 (sequence 8,192), of Qwen3-30B-A3B and of Llama-3.1-8B (4,096 and
@@ -40,11 +41,13 @@ from meshwright.executor.layer_timing.cases import MODELS, Case, make_case, shap
 from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors, host_waits
 from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.executor.layer_timing.measure import TimingChoice, measure_layer
+from meshwright.executor.layer_timing.predict_again import predicted_again
 from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, plain_runtime
 from meshwright.executor.layer_timing.record import (
     LAYER_TIMES_SCHEMA_VERSION,
     LayerTimes,
     LayerTimesRecord,
+    read_record,
     write_record,
 )
 from meshwright.executor.layer_timing.table import layer_table, operator_table, summary_table
@@ -104,6 +107,8 @@ class Rank:
 def main() -> int:
     """Start the ranks; the exit status is 1 where something failed."""
     options = parse_options()
+    if options.again:
+        return predict_again(options)
     if options.num_gpus == 1:
         return run_rank(0, options, 0)
     with socket.socket() as probe:
@@ -130,9 +135,19 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=480.0, help="no layer is begun after so long")
     parser.add_argument("--check", action="store_true", help="only check gradients of small layers")
+    parser.add_argument("--again", type=Path, help="predict the layers of this file anew; needs no GPU")
     parser.add_argument("--tiny", action="store_true", help="small made-up layers: only a try")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     return parser.parse_args()
+
+
+def predict_again(options: argparse.Namespace) -> int:
+    """Measured layers beside present predictions; written where --output says, which may be the same file."""
+    record = read_record(options.again)
+    record = predicted_again(record, options.profile or record.profile)
+    write_record(options.output, record)
+    print(f"{operator_table(record.layers)}\n\n{summary_table(record.layers)}")
+    return 0
 
 
 def run_rank(number: int, options: argparse.Namespace, port: int) -> int:

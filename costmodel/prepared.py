@@ -86,8 +86,13 @@ class PreparedProfile:
         return self._gemm[precision]
 
     def memory_share(self, kernel: MemoryKernel, backward: bool) -> MemoryShare:
-        """How memory-bound kernels of a family run; a backward without an entry of its own like the forward."""
-        entry = self._memory.get((kernel, backward)) or self._memory.get((kernel, False))
+        """How memory-bound kernels of a family run.
+
+        A backward without an entry of its own runs like the forward, sums of rows like permutations of them.
+        """
+        kernels = (kernel, MemoryKernel.PERMUTE) if kernel is MemoryKernel.UNPERMUTE else (kernel,)
+        candidates = (self._memory.get((known, way)) for known in kernels for way in (backward, False))
+        entry = next(filter(None, candidates), None)
         if entry is None:
             raise ProfileError(self._name, f"memory.{kernel.value}", "is missing; expected a share of copy speed")
         return entry

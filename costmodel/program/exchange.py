@@ -68,7 +68,9 @@ def permute(
     backward: bool = False,
 ) -> None:
     """Append a row gather or scatter: its cost is that of the rows it touches (`sizes`), not of its whole source."""
-    work = builder.memory_work(MemoryKernel.PERMUTE, sizes[:1], sizes[1:], backward=backward)
+    sums = builder.bytes_of(sizes[1]) < builder.bytes_of(sizes[0])
+    kernel = MemoryKernel.UNPERMUTE if sums else MemoryKernel.PERMUTE
+    work = builder.memory_work(kernel, sizes[:1], sizes[1:], backward=backward)
     (builder.backward if backward else builder.forward)(name, work, reads, writes)
 
 

@@ -62,7 +62,10 @@ class Collective(StrEnum):
 
 
 class MemoryKernel(StrEnum):
-    """Families of memory-bound kernels, each with its own measured share of the copy bandwidth."""
+    """Families of memory-bound kernels, each with its own measured share of the copy bandwidth.
+
+    PERMUTE puts rows in another order, UNPERMUTE sums several into one.
+    """
 
     COPY = "copy"
     NORM = "norm"
@@ -70,6 +73,7 @@ class MemoryKernel(StrEnum):
     ROPE = "rope"
     RESIDUAL = "residual"
     PERMUTE = "permute"
+    UNPERMUTE = "unpermute"
     ROUTER = "router"
     CAST = "cast"
     CROSS_ENTROPY = "cross_entropy"

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from meshwright.costmodel.errors import ProfileError
 from meshwright.costmodel.hardware import GpuSpec, HardwareProfile
 from meshwright.costmodel.program.operators import MemoryKernel, MemoryWork
 from meshwright.costmodel.tables import MemoryShare, Provenance
@@ -51,7 +52,7 @@ def memory_shares(
         shipped = points.get((kind, Implementation.FUSED), [])
         fused = _fastest([*points.get((kind, Implementation.COMPILED), []), *shipped])
         eager = points.get((kind, Implementation.EAGER), []) or shipped
-        known = base.get(kind) or base[Kind(kind.kernel, backward=False)]
+        known = _nearest(kind, base)
         fused_line = line(fused, profile.gpu) or Line(known.fused, known.fused_start_s)
         eager_line = line(eager, profile.gpu) or Line(known.eager, known.eager_start_s)
         entries.append(
@@ -66,6 +67,15 @@ def memory_shares(
             )
         )
     return tuple(entries)
+
+
+def _nearest(kind: Kind, base: dict[Kind, MemoryShare]) -> MemoryShare:
+    """What the base has of a family: its backward, its forward, or permutations for sums of rows."""
+    for kernel in (kind.kernel, MemoryKernel.PERMUTE):
+        for backward in (kind.backward, False):
+            if Kind(kernel, backward) in base:
+                return base[Kind(kernel, backward)]
+    raise ProfileError("profile", f"memory.{kind.kernel.value}", "is missing; expected a share of copy speed")
 
 
 def _points(samples: Iterable[Sample]) -> dict[tuple[Kind, Implementation], list[Point]]:

@@ -55,7 +55,8 @@ def test_which_measured_length_a_mask_resembles(
 
 
 def test_few_blocks_leave_sms_idle() -> None:
-    assert idle_sm_factor(WORK, num_sms=132) == 1.0  # 512 blocks, longest first
+    assert idle_sm_factor(WORK, num_sms=132) == 1.0 + 132 / 512  # 512 blocks: half of a longest one overhangs
+    assert idle_sm_factor(WORK, num_sms=132, overhang=2.0) == 1.0 + 2 * 132 / 512
     few = msgspec.structs.replace(WORK, batch=1, num_heads=1)
     assert idle_sm_factor(few, num_sms=132) == 2 * 132 / 32
     full = msgspec.structs.replace(few, pairs=4096.0 * 4096)
