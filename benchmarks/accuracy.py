@@ -18,6 +18,12 @@ from matplotlib.figure import Figure
 
 from meshwright.planner.validation.fit_record import fit_record
 from meshwright.planner.validation.free_parameters import free_parameters
+from meshwright.planner.validation.operators import (
+    OperatorErrors,
+    published_figures,
+    replayed_errors,
+    shipped_errors,
+)
 from meshwright.planner.validation.peers import HELD_OUT, OURS, TOOLS, PeerCase, peer_cases, peer_summaries
 from meshwright.planner.validation.ranking import PEER_SPEARMAN, a100_rankings, plan_rankings
 from meshwright.planner.validation.reasons import reasons
@@ -56,6 +62,8 @@ def main() -> None:
         "parameters": parameter_table(),
         "peers": peer_table(cases),
         "ranking": ranking_table(cases),
+        "operators": operators_table(),
+        "published": published_table(),
         "worst": markdown(
             ("row", "framework", "model", "error, held out", "what is known"),
             [
@@ -143,6 +151,39 @@ def coverage_table(results: Sequence[RowResult]) -> str:
         ("runs", "rows", "in their 90 % interval"),
         [(name, str(part.rows), percent(part.share)) for name, part in summary_of(results).coverage.items()],
     )
+
+
+def operators_table() -> str:
+    """Errors of each measured profile on the samples that it was not built from."""
+    rows = [
+        (one.machine, *operator_cells(errors), target_cell(errors)) for one in shipped_errors() for errors in one.errors
+    ]
+    return markdown(("measured on", "operator", "samples", "median", "95 % below", "bias", "target"), rows)
+
+
+def published_table() -> str:
+    """Errors of the shipped profiles on published micro-benchmarks."""
+    rows = [operator_cells(errors) for errors in replayed_errors(published_figures())]
+    return markdown(("operator (profile, source)", "rows", "median", "95 % below", "bias"), rows)
+
+
+def operator_cells(errors: OperatorErrors) -> tuple[str, ...]:
+    """Family, number, median, 95th percentile and bias."""
+    return (
+        errors.family,
+        str(errors.samples),
+        percent(errors.median_ape),
+        percent(errors.p95_ape),
+        signed(errors.bias),
+    )
+
+
+def target_cell(errors: OperatorErrors) -> str:
+    """The limits, and whether they are kept."""
+    if errors.target is None:
+        return ""
+    limits = f"{percent(errors.target.median_ape)}, {percent(errors.target.p95_ape)}"
+    return f"{limits}: {'kept' if errors.meets_target else '**missed**'}"
 
 
 def memory_table(results: Sequence[RowResult]) -> str:

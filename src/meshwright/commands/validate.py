@@ -38,6 +38,20 @@ def command(
     ranking: Annotated[
         bool, typer.Option("--ranking", help="Print how predictions order measured plans, beside other tools; no rows.")
     ] = False,
+    operators: Annotated[
+        bool,
+        typer.Option(
+            "--operators",
+            help="Print errors of single operators and collectives, measured and published; no rows.",
+        ),
+    ] = False,
+    measurements: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="With --operators: what `profile` measured; default: the shipped ones."),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(metavar="PROFILE", help="With --measurements: the shipped profile of that GPU.")
+    ] = "h100",
 ) -> None:
     """Predict measured training runs and compare with their measurements.
 
@@ -49,6 +63,11 @@ def command(
     from meshwright.planner.validation.rows import packaged_path, read_table
     from meshwright.planner.validation.summary import summary_of
 
+    if operators:
+        from meshwright.commands.validate_operators import show_operators
+
+        show_operators(measurements, base, as_json=as_json)
+        return
     if ranking:
         _rank(as_json=as_json)
         return

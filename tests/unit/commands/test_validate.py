@@ -70,3 +70,24 @@ def test_a_missing_column_is_named(few_rows: Path, capsys: pytest.CaptureFixture
     few_rows.write_text(text.replace("precision", "accuracy", 1), encoding="utf-8")
     assert main(["validate", "--against", str(few_rows)]) == 2
     assert "lacks the column precision" in capsys.readouterr().err
+
+
+def test_operators_are_judged_by_shapes_kept_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--operators"]) == 0
+    printed = capsys.readouterr().out
+    assert "product bf16" in printed
+    assert "5%, 15%: kept" in printed
+    assert "Published micro-benchmarks" in printed
+    assert main(["validate", "--operators", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    errors = {part["family"]: part for part in found["measured"][0]["errors"]}
+    assert errors["product bf16"]["median_ape"] < 0.05
+    assert errors["grouped product bf16"]["median_ape"] < 0.05
+    assert len(found["published"]) > 20
+
+
+def test_bad_measurements_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "old.json"
+    path.write_text('{"schema_version": 0}')
+    assert main(["validate", "--operators", "--measurements", str(path)]) == 2
+    assert "schema_version: 0; expected 1" in capsys.readouterr().err
