@@ -11,7 +11,7 @@ from meshwright.costmodel.overlap import OverlapLevel
 from meshwright.costmodel.runtime import load_runtime, runtime_names
 from meshwright.costmodel.tables import AttentionBackend
 from meshwright.costmodel.units import Dimension
-from meshwright.planner.change import Change, Read, choice, count, field, name_of, number, switch
+from meshwright.planner.change import Change, Read, choice, count, count_or_none, field, name_of, number, switch
 from meshwright.planner.draft import Draft
 
 replace = msgspec.structs.replace
@@ -64,7 +64,7 @@ RUNTIME_CHANGES: dict[str, Change] = {
     "runtime.expert_load_deviation": _setting(number(0.0), "expert_load_deviation"),
     "runtime.gpu_speed_deviation": _setting(number(0.0), "gpu_speed_deviation"),
     "runtime.pipeline_wait_s": _setting(number(0.0), "pipeline_wait_s"),
-    "runtime.launches_per_expert": _setting(count, "launches_per_expert"),
-    "runtime.logits_fp32_copies": _setting(count, "logits_fp32_copies"),
+    "runtime.launches_per_expert": _setting(count_or_none, "launches_per_expert"),
+    "runtime.logits_fp32_copies": _setting(count_or_none, "logits_fp32_copies"),
     "runtime.optimizer_state_bytes": _setting(count, "optimizer_state_bytes"),
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from meshwright.costmodel.formulas.attention import CUDNN_HEAD_DIMS, FA2_HEAD_DIMS, is_causal, kernel_head_dim
 from meshwright.costmodel.hardware import HardwareProfile
+from meshwright.costmodel.prepared import prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,
     Collective,
@@ -13,7 +14,6 @@ from meshwright.costmodel.program.operators import (
     CopyWork,
     GemmWork,
     GroupedGemmWork,
-    MemoryKernel,
     MemoryWork,
     Pass,
     Precision,
@@ -36,13 +36,13 @@ def citations_of(work: Work, profile: HardwareProfile, runtime: RuntimeSpec) -> 
     """The tables that an operator's time is looked up in; none where nothing is communicated."""
     match work:
         case GemmWork():
-            return tuple(_gemm(profile, work.precision))
+            return (*_gemm(profile, work.precision), *_variant(profile, work))
         case GroupedGemmWork():
-            return (*_grouped(profile, work), *_gemm(profile, work.precision))
+            return tuple(_grouped(profile, work))
         case AttentionWork():
             return tuple(_attention(profile, work, runtime.attention_backend))
         case MemoryWork():
-            return tuple(_memory(profile, work.kernel))
+            return tuple(_memory(profile, work))
         case CollectiveWork():
             return tuple(_collective(profile, work))
         case CopyWork():
@@ -61,11 +61,26 @@ def _gemm(profile: HardwareProfile, precision: Precision) -> Iterator[CitedFigur
             yield _cited(f"gemm {precision}", table.provenance)
 
 
+def _variant(profile: HardwareProfile, work: GemmWork) -> Iterator[CitedFigure]:
+    """The table that sets a dgrad, a wgrad or an accumulating product apart from the forward one."""
+    for table in profile.gemm_variants:
+        kind = (table.precision, table.direction, table.accumulates_fp32)
+        if kind == (work.precision, work.direction, work.accumulates_fp32):
+            into = " into FP32" if table.accumulates_fp32 else ""
+            yield _cited(f"gemm {work.precision} {work.direction}{into}", table.provenance)
+
+
 def _grouped(profile: HardwareProfile, work: GroupedGemmWork) -> Iterator[CitedFigure]:
+    """The law of the precision and direction, or the table and that of dense products which it is relative to."""
+    law = prepare(profile).grouped_law(work.precision, work.direction)
+    if law is not None:
+        yield _cited(f"grouped gemm {law.precision} {law.direction}", law.provenance)
+        return
     is_wgrad = work.direction is Pass.WGRAD
     for table in profile.grouped_gemm:
         if (table.precision, table.weight_gradient) == (work.precision, is_wgrad):
             yield _cited(f"grouped gemm {work.precision}{' wgrad' if is_wgrad else ''}", table.provenance)
+    yield from _gemm(profile, work.precision)
 
 
 def _attention(profile: HardwareProfile, work: AttentionWork, backend: AttentionBackend) -> Iterator[CitedFigure]:
@@ -94,10 +109,9 @@ def _curves(profile: HardwareProfile, work: AttentionWork, backend: AttentionBac
     return next(curves for curves in found if curves)
 
 
-def _memory(profile: HardwareProfile, kernel: MemoryKernel) -> Iterator[CitedFigure]:
-    for entry in profile.memory:
-        if entry.kernel is kernel:
-            yield _cited(f"memory {kernel}", entry.provenance)
+def _memory(profile: HardwareProfile, work: MemoryWork) -> Iterator[CitedFigure]:
+    entry = prepare(profile).memory_share(work.kernel, work.backward)
+    yield _cited(f"memory {entry.kernel}{' backward' if entry.backward else ''}", entry.provenance)
 
 
 def _collective(profile: HardwareProfile, work: CollectiveWork) -> Iterator[CitedFigure]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshwright.costmodel.formulas import attention, collectives, expert_load, experts, matmul, memory, memory_bound
+from meshwright.costmodel.hardware import HardwareProfile
+from meshwright.costmodel.prepared import prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,
     Collective,
@@ -25,12 +27,14 @@ GROUPED_GEMM: tuple[Formula, ...] = (
     matmul.padded,
     matmul.sustained_s,
 )
+GROUPED_BY_TILES: tuple[Formula, ...] = (matmul.grouped_gemm_bytes, matmul.grouped_tiles, matmul.tiled_product_s)
 ATTENTION: tuple[Formula, ...] = (
     attention.attention_flops,
     attention.attention_bytes,
     attention.is_causal,
     attention.resembled_length,
     attention.kernel_head_dim,
+    attention.last_block_overhang,
     attention.idle_sm_factor,
     matmul.roofline_s,
 )
@@ -50,13 +54,14 @@ KNOWN_LOAD: tuple[Formula, ...] = (expert_load.busiest_rows, expert_load.busiest
 DISTINCT_HOLDERS: tuple[Formula, ...] = (experts.expected_distinct_holders,)
 
 
-def formulas_of(work: Work) -> tuple[Formula, ...]:
-    """The formulas that turn work into seconds; none where nothing is communicated."""
+def formulas_of(work: Work, profile: HardwareProfile) -> tuple[Formula, ...]:
+    """The formulas that turn work into seconds on a GPU; none where nothing is communicated."""
     match work:
         case GemmWork():
             return GEMM
         case GroupedGemmWork():
-            return GROUPED_GEMM
+            has_law = prepare(profile).grouped_law(work.precision, work.direction) is not None
+            return GROUPED_BY_TILES if has_law else GROUPED_GEMM
         case AttentionWork():
             return ATTENTION
         case MemoryWork():
@@ -94,7 +99,7 @@ def known_formulas() -> dict[str, FormulaText]:
     """Every formula that a row may refer to, by its name."""
     messages = (collectives.message_s, collectives.all_to_all_network_s, collectives.tree_latency_s)
     groups = (
-        *(GEMM, GROUPED_GEMM, ATTENTION, MEMORY_BOUND, INSIDE_NODE, RING, messages),
+        *(GEMM, GROUPED_GEMM, GROUPED_BY_TILES, ATTENTION, MEMORY_BOUND, INSIDE_NODE, RING, messages),
         *(PARAMETERS, GRADIENTS, OPTIMIZER, UPDATE, HOST_UPDATE, MEMORY_LIMIT, IMBALANCE, KNOWN_LOAD, DISTINCT_HOLDERS),
     )
     return {formula_name(formula): formula_text(formula) for group in groups for formula in group}

@@ -56,5 +56,5 @@ def _message(what: str, hops: tuple[int, ...], work: CollectiveWork, cluster: Cl
         group=group_words(work),
         algorithm=algorithm_of(work, cluster),
         time_s=operator_timing(work, cluster).time_s,
-        formulas=names(formulas_of(work)),
+        formulas=names(formulas_of(work, cluster.profile)),
     )

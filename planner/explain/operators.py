@@ -100,7 +100,7 @@ def operator_term(
         time_s=alone.time_s,
         rate_per_s=rate_per_s,
         of_peak=rate_per_s / measure.peak_per_s,
-        formulas=names((*formulas_of(work), *routing)),
+        formulas=names((*formulas_of(work, cluster.profile), *routing)),
         basis=alone.basis,
         cites=tuple(figure.name for figure in cited),
         axis=operator.axis,

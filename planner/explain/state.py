@@ -146,7 +146,7 @@ def _one(
         algorithm=algorithm_of(work, model.cluster),
         time_s=operator_timing(work, model.cluster).time_s,
         per_micro_batch=per_micro_batch,
-        formulas=names(formulas_of(work)),
+        formulas=names(formulas_of(work, model.cluster.profile)),
     )
 
 

@@ -120,7 +120,7 @@ def _memory_bound(operator: Operator, kernel: MemoryKernel, layer: LayerContext)
         return norms.norm_backward if backward else norms.norm
     if kernel is MemoryKernel.ACTIVATION:
         return activation.activation_backward if backward else activation.activation
-    if kernel is MemoryKernel.PERMUTE:
+    if kernel in (MemoryKernel.PERMUTE, MemoryKernel.UNPERMUTE):
         return _exchange(operator, layer)
     if kernel not in MEMORY_BOUND:
         raise _unknown(operator)

@@ -43,11 +43,22 @@ def _collective(kind: Collective, size: int, ranks_per_node: int) -> CollectiveW
     [
         (GemmWork(m=1, n=1, k=1), ["gemm bf16"]),
         (GemmWork(m=1, n=1, k=1, precision=Precision.FP8), ["gemm fp8"]),
-        (GroupedGemmWork(num_groups=1, rows=1.0, n=1, k=1), ["grouped gemm bf16", "gemm bf16"]),
+        (GemmWork(m=1, n=1, k=1, direction=Pass.DGRAD), ["gemm bf16", "gemm bf16 dgrad"]),
         (
-            GroupedGemmWork(num_groups=1, rows=1.0, n=1, k=1, direction=Pass.WGRAD),
-            ["grouped gemm bf16 wgrad", "gemm bf16"],
+            GemmWork(m=1, n=1, k=1, direction=Pass.WGRAD, accumulates_fp32=True),
+            ["gemm bf16", "gemm bf16 wgrad into FP32"],
         ),
+        (GroupedGemmWork(num_groups=1, rows=1.0, n=1, k=1), ["grouped gemm bf16 forward"]),
+        (GroupedGemmWork(num_groups=1, rows=1.0, n=1, k=1, direction=Pass.WGRAD), ["grouped gemm bf16 wgrad"]),
+        (
+            GroupedGemmWork(num_groups=1, rows=1.0, n=1, k=1, direction=Pass.WGRAD, precision=Precision.FP8),
+            ["grouped gemm fp8 wgrad", "gemm fp8"],
+        ),
+        (
+            MemoryWork(kernel=MemoryKernel.NORM, read_bytes=1.0, write_bytes=1.0, backward=True),
+            ["memory norm backward"],
+        ),
+        (MemoryWork(kernel=MemoryKernel.ROPE, read_bytes=1.0, write_bytes=1.0, backward=True), ["memory rope"]),
         (_attention(128), ["attention cudnn forward causal head 128"]),
         (_attention(80), ["attention cudnn forward causal head 128"]),
         (_attention(64, backward=True, pairs=2.0**24), ["attention cudnn backward full head 64"]),

@@ -73,7 +73,7 @@ def test_a_layer_has_its_operators_formulas_and_figures(explanation: Explanation
     text = _all_text(sections)
     assert "experts_fc1 (again)" in text
     assert "Source: FlashAttention-2, arXiv 2307.08691, section 4.1." in text
-    assert "torch._grouped_mm on H100 SXM" in text
+    assert "`meshwright profile -o profile.json" in text
 
 
 def test_a_stage_shows_every_byte(explanation: Explanation) -> None:

@@ -73,12 +73,19 @@ def test_formulas_named_are_those_called(work: Work, cluster: ClusterSpec) -> No
         operator_timing.__wrapped__(work, cluster)
     finally:
         sys.setprofile(None)
-    assert called == set(names(formulas_of(work)))
+    assert called == set(names(formulas_of(work, cluster.profile)))
 
 
 @pytest.mark.parametrize("kind", list(Collective))
-def test_nothing_is_communicated_by_one_rank(kind: Collective) -> None:
-    assert formulas_of(_collective(kind, Group(size=1, ranks_per_node=1))) == ()
+def test_nothing_is_communicated_by_one_rank(kind: Collective, cluster: ClusterSpec) -> None:
+    assert formulas_of(_collective(kind, Group(size=1, ranks_per_node=1)), cluster.profile) == ()
+
+
+def test_grouped_products_without_a_law_are_like_dense_ones() -> None:
+    work = GroupedGemmWork(num_groups=4, rows=4000.0, n=2048, k=1024)
+    by_tiles, like_dense = (names(formulas_of(work, load_cluster(name).profile)) for name in ("h100", "a100"))
+    assert "matmul.tiled_product_s" in by_tiles
+    assert "matmul.sustained_s" in like_dense
 
 
 def test_every_formula_has_equation_and_source() -> None:
@@ -91,4 +98,6 @@ def test_every_formula_has_equation_and_source() -> None:
 
 
 def test_every_formula_of_work_is_known() -> None:
-    assert {name for work in WORKS for name in names(formulas_of(work))} <= known_formulas().keys()
+    assert {
+        name for work in WORKS for name in names(formulas_of(work, load_cluster("h800").profile))
+    } <= known_formulas().keys()
