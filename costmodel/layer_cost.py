@@ -183,7 +183,29 @@ def problem_of(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: R
     """The ordering problem of a pass: its operators with their times."""
     time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
     _share_pcie(operators, time_s, cluster)
-    return pass_problem(operators, time_s, runtime.overlap, cluster.profile.interference)
+    inside_share = _inside_share(operators, time_s, cluster, runtime)
+    return pass_problem(operators, time_s, runtime.overlap, cluster.profile.interference, inside_share)
+
+
+def _inside_share(
+    operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec, runtime: RuntimeSpec
+) -> float:
+    """Seconds that a pass's collectives between nodes would take if their ranks were in one, over those they take.
+
+    One figure for all of a pass: which of its collectives runs beside which computation is not known yet.
+    """
+    between = [op for op in operators if op.resource is Resource.NETWORK and isinstance(op.work, CollectiveWork)]
+    network_s = sum(time_s[op.name] for op in between)
+    if not network_s:
+        return 0.0
+    return sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between) / network_s
+
+
+def _inside_node(work: Work) -> Work:
+    """A collective with all of its ranks in one node."""
+    assert isinstance(work, CollectiveWork)
+    group = msgspec.structs.replace(work.group, ranks_per_node=work.group.size)
+    return msgspec.structs.replace(work, group=group)
 
 
 def _share_pcie(operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec) -> None:
