@@ -93,7 +93,10 @@ CLUSTER_CHANGES: dict[str, Change] = {
     "cluster.gpu": Change(read=name_of(profile_names), get=lambda draft: draft.cluster.gpu.name, put=_put_gpu),
     "cluster.num_gpus": given(count, "cluster.num_gpus", lambda draft: draft.cluster.num_gpus),
     "cluster.gpus_per_node": given(count, "cluster.gpus_per_node", lambda draft: draft.cluster.gpus_per_node),
-    "cluster.network_bytes_per_s": _cluster_quantity("network_bytes_per_s", RATE),
+    "cluster.nics_per_node": given(count, "cluster.nics_per_node", lambda draft: draft.cluster.num_nics),
+    "cluster.network_bytes_per_s": given(
+        quantity(RATE), "cluster.network_bytes_per_s", lambda draft: draft.cluster.network_bytes_per_s, RATE
+    ),
     "cluster.network_latency_s": _cluster_quantity("network_latency_s", TIME),
     "cluster.nvlink_bytes_per_s": _gpu_quantity("nvlink_bytes_per_s", RATE),
     "cluster.nvlink_latency_s": _cluster_quantity("nvlink_latency_s", TIME),
