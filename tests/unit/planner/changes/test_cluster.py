@@ -53,3 +53,14 @@ def test_adapters_follow_the_gpus_of_a_node_where_they_can(tiny_configuration: T
     assert (changed.num_nics, changed.network_bytes_per_s) == (1, 12.5e9)
     with pytest.raises(StrategyError, match=r"nics_per_node: 2 GPUs a node with 2 adapters for 8 GPUs .* set cluster"):
         _changed(shared, "gpus_per_node=2")
+
+
+def test_peaks_follow_the_sms_unless_they_are_given(tiny_configuration: TrainingConfiguration) -> None:
+    before = tiny_configuration.cluster.gpu
+    half = _changed(tiny_configuration, f"num_sms={before.num_sms // 2}").gpu
+    assert half.num_sms == before.num_sms // 2
+    assert half.bf16_flops_per_s == pytest.approx(before.bf16_flops_per_s / 2)
+    assert half.fp8_flops_per_s == pytest.approx(before.fp8_flops_per_s / 2)
+    given = _changed(tiny_configuration, "bf16_flops_per_s=900e12", f"num_sms={before.num_sms // 2}").gpu
+    assert given.bf16_flops_per_s == 900e12
+    assert _changed(tiny_configuration, f"num_sms={before.num_sms}") == tiny_configuration.cluster
