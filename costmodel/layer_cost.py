@@ -16,6 +16,7 @@ from meshwright.costmodel.order_memory import order_memory
 from meshwright.costmodel.pcie import network_share_of_pcie
 from meshwright.costmodel.program.operators import (
     AttentionWork,
+    Collective,
     CollectiveWork,
     CopyWork,
     GemmWork,
@@ -190,7 +191,7 @@ def problem_of(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: R
 def _inside_share(
     operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec, runtime: RuntimeSpec
 ) -> float:
-    """Seconds that a pass's collectives between nodes would take if their ranks were in one, over those they take.
+    """Seconds that a pass's collectives between nodes would take inside a node, over those they take.
 
     One figure for all of a pass: which of its collectives runs beside which computation is not known yet.
     """
@@ -202,10 +203,17 @@ def _inside_share(
 
 
 def _inside_node(work: Work) -> Work:
-    """A collective with all of its ranks in one node."""
+    """A collective with all of its ranks in one node; of a pairwise exchange what crosses NVLink as it is.
+
+    Rings carry every byte through every GPU. In an exchange what goes to other nodes goes straight to the adapter: the
+    network's own interference counts that.
+    """
     assert isinstance(work, CollectiveWork)
-    group = msgspec.structs.replace(work.group, ranks_per_node=work.group.size)
-    return msgspec.structs.replace(work, group=group)
+    size, inside = work.group.size, work.group.ranks_per_node
+    if work.collective is Collective.ALL_TO_ALL:
+        group = msgspec.structs.replace(work.group, size=inside)
+        return msgspec.structs.replace(work, group=group, num_bytes=work.num_bytes * inside / size)
+    return msgspec.structs.replace(work, group=msgspec.structs.replace(work.group, ranks_per_node=size))
 
 
 def _share_pcie(operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec) -> None:
