@@ -9,6 +9,7 @@ import msgspec
 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.formulas import memory
+from meshwright.costmodel.formulas.interference import between_nodes
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import LayerCost, Terms
 from meshwright.costmodel.operator_time import operator_timing
@@ -189,7 +190,7 @@ class StateModel(Value, frozen=True, kw_only=True):
             return cost
         gather = self._sharded(cost.weights, strategy, self._gather_s) if stage >= 3 else {}
         reduce = {} if self.accumulates else self._sharded(cost.weights, strategy, self._reduce_s)
-        backward = {link: gather.get(link, 0.0) + reduce.get(link, 0.0) for link in (*gather, *reduce)}
+        backward = {link: _added(gather.get(link, NOTHING), reduce.get(link, NOTHING)) for link in (*gather, *reduce)}
         gathered_bytes = 2 * cost.weights.total * memory.BF16_BYTES if stage >= 3 else 0.0
         return msgspec.structs.replace(
             cost,
@@ -202,20 +203,21 @@ class StateModel(Value, frozen=True, kw_only=True):
 
     def _sharded(
         self, weights: Weights, strategy: LayerStrategy, seconds: Callable[[float, Group], float]
-    ) -> dict[Resource, float]:
-        totals: dict[Resource, float] = {}
+    ) -> dict[Resource, LinkSeconds]:
+        totals: dict[Resource, LinkSeconds] = {}
         for count, group in self._held(weights, strategy):
-            totals[group.resource] = totals.get(group.resource, 0.0) + seconds(count, group)
+            inside = Group(size=group.size, ranks_per_node=group.size)
+            mine = LinkSeconds(time_s=seconds(count, group), inside_s=seconds(count, inside))
+            totals[group.resource] = _added(totals.get(group.resource, NOTHING), mine)
         return totals
 
-    def _beside(self, terms: Terms, seconds: dict[Resource, float]) -> Terms:
+    def _beside(self, terms: Terms, links: dict[Resource, LinkSeconds]) -> Terms:
         overlaps = self.runtime.overlap.data is not OverlapLevel.NONE and self.runtime.overlap_parameter_gather
-        interference = self.cluster.profile.interference
         room_s = terms.total_s if overlaps else 0.0
         changes: dict[str, float] = {}
-        for resource, time_s in seconds.items():
-            link = "nvlink" if resource is Resource.NVLINK else "network"
-            compute_slowdown, window_per_s = interference.slowdowns(nvlink=resource is Resource.NVLINK)
+        for resource, seconds in links.items():
+            link, time_s = "nvlink" if resource is Resource.NVLINK else "network", seconds.time_s
+            compute_slowdown, window_per_s = self._slowdowns(resource, seconds)
             lent_per_s = window_per_s / compute_slowdown
             hidden_s = min(time_s, room_s / lent_per_s)
             if resource is Resource.NETWORK and terms.hidden_pcie_s:
@@ -227,3 +229,24 @@ class StateModel(Value, frozen=True, kw_only=True):
             changes[f"exposed_{link}_s"] = getattr(terms, f"exposed_{link}_s") + time_s - hidden_s
             changes["slowdown_s"] = changes.get("slowdown_s", terms.slowdown_s) + slowdown_s
         return msgspec.structs.replace(terms, **changes)
+
+    def _slowdowns(self, resource: Resource, seconds: LinkSeconds) -> tuple[float, float]:
+        interference = self.cluster.profile.interference
+        inside, network = interference.slowdowns(nvlink=True), interference.slowdowns(nvlink=False)
+        if resource is Resource.NVLINK:
+            return inside
+        return between_nodes(inside, network, seconds.inside_s / seconds.time_s if seconds.time_s else 0.0)
+
+
+class LinkSeconds(Value, frozen=True, kw_only=True):
+    """Seconds of collectives on a link, and what they would take if all their ranks were in one node."""
+
+    time_s: float
+    inside_s: float
+
+
+NOTHING = LinkSeconds(time_s=0.0, inside_s=0.0)
+
+
+def _added(one: LinkSeconds, other: LinkSeconds) -> LinkSeconds:
+    return LinkSeconds(time_s=one.time_s + other.time_s, inside_s=one.inside_s + other.inside_s)

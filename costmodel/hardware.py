@@ -6,6 +6,7 @@ import math
 from enum import StrEnum
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from meshwright.costmodel.errors import ClusterError, ProfileError
 from meshwright.costmodel.program.operators import Precision
@@ -213,6 +214,7 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
     """Nodes of equal GPUs and the network between them. Network figures count one GPU and one direction.
 
     `oversubscription` divides the bandwidth of all traffic between nodes. A part of one node is allowed.
+    `nics_per_node`: network adapters of a node, which its GPUs share evenly; one a GPU where it is left out.
     """
 
     name: str
@@ -226,9 +228,10 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
     host_memory_bytes: float
     mean_time_between_failures_s: float | None = None
     price_per_gpu_hour: float | None = None
+    nics_per_node: int | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        for field in ("gpus_per_node", "num_gpus"):
+        for field in ("gpus_per_node", "num_gpus", "num_nics"):
             if getattr(self, field) < 1:
                 raise ClusterError(self.name, field, f"{getattr(self, field)} is not a positive whole number")
         for field in CLUSTER_FIGURES:
@@ -253,6 +256,11 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
     def num_nodes(self) -> int:
         """Nodes, a partly used one included."""
         return -(-self.num_gpus // self.gpus_per_node)
+
+    @property
+    def num_nics(self) -> int:
+        """Network adapters of a node."""
+        return self.gpus_per_node if self.nics_per_node is UNSET else self.nics_per_node
 
     def with_gpus(self, num_gpus: int) -> ClusterSpec:
         """The same cluster with another number of GPUs."""

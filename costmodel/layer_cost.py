@@ -19,6 +19,7 @@ from meshwright.costmodel.pcie import network_share_of_pcie
 from meshwright.costmodel.program.operators import (
     AttentionWork,
     Axis,
+    Collective,
     CollectiveWork,
     CopyWork,
     GemmWork,
@@ -194,7 +195,8 @@ def problem_of(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: R
     time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
     _share_pcie(operators, time_s, cluster)
     _forward_chunks(operators, time_s)
-    return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime))
+    inside_share = _inside_share(operators, time_s, cluster, runtime)
+    return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime), inside_share)
 
 
 def _interference(cluster: ClusterSpec, runtime: RuntimeSpec) -> Interference:
@@ -204,6 +206,34 @@ def _interference(cluster: ClusterSpec, runtime: RuntimeSpec) -> Interference:
         return measured
     few = min(measured.compute_slowdown, COPY_ENGINE_SLOWDOWN)
     return msgspec.structs.replace(measured, compute_slowdown=few, communication_slowdown=1.0)
+
+
+def _inside_share(
+    operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec, runtime: RuntimeSpec
+) -> float:
+    """Seconds that a pass's collectives between nodes would take inside a node, over those they take.
+
+    One figure for all of a pass: which of its collectives runs beside which computation is not known yet.
+    """
+    between = [op for op in operators if op.resource is Resource.NETWORK and isinstance(op.work, CollectiveWork)]
+    network_s = sum(time_s[op.name] for op in between)
+    if not network_s:
+        return 0.0
+    return sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between) / network_s
+
+
+def _inside_node(work: Work) -> Work:
+    """A collective with all of its ranks in one node; of a pairwise exchange what crosses NVLink as it is.
+
+    Rings carry every byte through every GPU. In an exchange what goes to other nodes goes straight to the adapter: the
+    network's own interference counts that.
+    """
+    assert isinstance(work, CollectiveWork)
+    size, inside = work.group.size, work.group.ranks_per_node
+    if work.collective is Collective.ALL_TO_ALL:
+        group = msgspec.structs.replace(work.group, size=inside)
+        return msgspec.structs.replace(work, group=group, num_bytes=work.num_bytes * inside / size)
+    return msgspec.structs.replace(work, group=msgspec.structs.replace(work.group, ranks_per_node=size))
 
 
 def _share_pcie(operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec) -> None:

@@ -242,6 +242,7 @@ def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
     ends = end_strategy(configuration.mesh)
     last = len(configuration.stages) - 1
     costs = []
+    summed: dict[tuple[tuple[int, int], ...], tuple[StageCost, object]] = {}  # by identity: most stages are alike
     for index in range(len(configuration.stages)):
         parts = [
             (context.layer(layer, strategy), count)
@@ -251,7 +252,10 @@ def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
             parts.append((context.embedding(ends), 1))
         if index == last:
             parts.append((context.head(ends), 1))
-        costs.append(_sum_parts(parts))
+        key = tuple((id(part), count) for part, count in parts)
+        if key not in summed:
+            summed[key] = _sum_parts(parts), parts
+        costs.append(summed[key][0])
     return tuple(costs)
 
 

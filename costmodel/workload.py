@@ -11,6 +11,9 @@ from meshwright.costmodel.expert_load import ExpertLoad
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.value import Value
 
+MAX_SEQ_LEN = 2**24
+"""Half as long again as the longest context that a model of the presets claims (10 M tokens, Llama 4 Scout)."""
+
 
 class Workload(Value, frozen=True, kw_only=True):
     """One training step: `global_batch` sequences of `seq_len` tokens.
@@ -32,6 +35,8 @@ class Workload(Value, frozen=True, kw_only=True):
         for name in ("global_batch", "seq_len"):
             if getattr(self, name) < 1:
                 raise StrategyError("workload", name, f"{getattr(self, name)} is not a positive whole number")
+        if self.seq_len > MAX_SEQ_LEN:
+            raise StrategyError("workload", "seq_len", f"{self.seq_len:,} tokens are over the limit of {MAX_SEQ_LEN:,}")
         if not (math.isfinite(self.expert_imbalance) and self.expert_imbalance >= 1.0):
             raise StrategyError("workload", "expert_imbalance", f"{self.expert_imbalance} is not a number >= 1")
         if self.capacity_factor is not UNSET and not (math.isfinite(self.capacity_factor) and self.capacity_factor > 0):

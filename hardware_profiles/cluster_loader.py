@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from math import isfinite
+from math import isclose, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,9 @@ CLUSTER_KEYS = {
     "gpu": Key(_text, True, "hardware profile: a shipped name or a JSON file, relative to the cluster file"),
     "gpus_per_node": Key(_count, True, "GPUs that share NVLink"),
     "num_gpus": Key(_count, False, "GPUs in all; without it, one node unless the command line says"),
-    "network": Key(_quantity(RATE), True, "bandwidth of the network for one GPU, one way, as in 400 Gbit/s"),
+    "network": Key(_quantity(RATE), False, "bandwidth of the network for one GPU, one way, as in 400 Gbit/s"),
+    "nic": Key(_quantity(RATE), False, "bandwidth of one network adapter, one way; stands for `network` with the next"),
+    "nics_per_node": Key(_count, False, "network adapters that the GPUs of a node share; without it, one a GPU"),
     "network_latency": Key(_quantity(TIME), True, "latency of a small message between nodes"),
     "nvlink": Key(_quantity(RATE), False, "NVLink of one GPU, one way, where it differs from the profile"),
     "nvlink_latency": Key(_quantity(TIME), True, "latency of a hop inside a node"),
@@ -96,6 +98,7 @@ def _load(path: Path) -> ClusterSpec:
             ("oversubscription", "oversubscription"),
             ("mean_time_between_failures_s", "mean_time_between_failures"),
             ("price_per_gpu_hour", "price_per_gpu_hour"),
+            ("nics_per_node", "nics_per_node"),
         )
         if key in values
     }
@@ -104,12 +107,29 @@ def _load(path: Path) -> ClusterSpec:
         profile=_profile(path, values),
         gpus_per_node=values["gpus_per_node"],
         num_gpus=values["num_gpus"],
-        network_bytes_per_s=values["network"],
+        network_bytes_per_s=_network_bytes_per_s(where, values),
         network_latency_s=values["network_latency"],
         nvlink_latency_s=values["nvlink_latency"],
         host_memory_bytes=values["host_memory"],
         **optional,
     )
+
+
+def _network_bytes_per_s(where: str, values: dict[str, Any]) -> float:
+    """What one GPU has of its node's adapters: as given, or nics x nic / GPUs of a node; both must agree."""
+    if "nic" not in values:
+        if "network" in values:
+            return float(values["network"])
+        raise ClusterError(where, "network", f"is missing; expected {CLUSTER_KEYS['network'].meaning}")
+    share = values["nic"] * values.get("nics_per_node", values["gpus_per_node"]) / values["gpus_per_node"]
+    if "network" in values and not isclose(values["network"], share, rel_tol=1e-9):
+        raise ClusterError(
+            where,
+            "network",
+            f"{values['network'] / 1e9:g} GB/s for one GPU, but its share of the node's adapters (`nic`) is"
+            f" {share / 1e9:g} GB/s; leave one of them out",
+        )
+    return float(share)
 
 
 def _mapping(path: Path) -> dict[str, object]:

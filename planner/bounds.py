@@ -18,8 +18,9 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.costmodel.value import Value
 from meshwright.planner.choice import Choice, EndCost
-from meshwright.planner.memory_bounds import busy_within_memory_s, overlapped_share
+from meshwright.planner.memory_bounds import busy_within_memory_s, least_excess_bytes, overlapped_share
 from meshwright.planner.point import PointProblem
+from meshwright.planner.stage_totals import MEMORY_TOLERANCE
 
 
 class PassTimes(Value, frozen=True, kw_only=True):
@@ -173,18 +174,32 @@ def known_boundaries(num_stages: int, boundaries: tuple[int, ...], num_layers: i
 
 
 def problem_bound_s(problem: PointProblem) -> float:
-    """The bound of an inner problem: its choices know what sharding adds to every micro-batch, and what must fit."""
+    """The bound of an inner problem: its choices know what sharding adds to every micro-batch, and what must fit.
+
+    Infinite where nothing fits.
+    """
     minima = [_minimum(choices) for choices in problem.choices]
     pipe = Pipe(
         kind=problem.kind,
         num_stages=problem.num_stages,
         num_micro_batches=problem.num_micro_batches,
         virtual_stages=problem.virtual_stages,
-        boundaries=known_boundaries(problem.num_stages, problem.boundaries, len(problem.layer_types)),
+        boundaries=_boundaries(problem),
         ends=tuple(_minimum((part,)) for part in (problem.first, problem.last) if part is not None),
     )
+    if excess_bytes(problem) > MEMORY_TOLERANCE * problem.memory_limit_bytes:
+        return float("inf")
     busy_s = busy_within_memory_s(problem, pipe.boundaries) if pipe.boundaries else ()
     return step_bound_s([minima[kind] for kind in problem.layer_types], pipe, busy_s)
+
+
+def excess_bytes(problem: PointProblem) -> float:
+    """Bytes by which every assignment exceeds the memory of some device, at least; 0 or less where one may fit."""
+    return least_excess_bytes(problem, _boundaries(problem))
+
+
+def _boundaries(problem: PointProblem) -> tuple[int, ...]:
+    return known_boundaries(problem.num_stages, problem.boundaries, len(problem.layer_types))
 
 
 def _minimum(ways: Sequence[Choice | EndCost]) -> LayerMinimum:

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from meshwright.costmodel.circumstances import LinkPlace, Recovery, SlowGpu, SlowLink
 from meshwright.costmodel.errors import InputError
-from meshwright.costmodel.expert_load import ExpertLoad, ExpertPlacement, ZipfLoad
+from meshwright.costmodel.expert_load import MOST_ZIPF_EXPONENT, ExpertLoad, ExpertPlacement, ZipfLoad
 from meshwright.costmodel.units import Dimension, parse_quantity
 from meshwright.planner.change import OPTION, Change
 from meshwright.planner.draft import Draft
@@ -43,7 +43,8 @@ def _load(key: str, text: str, before: Any) -> ExpertLoad | None:  # noqa: ANN40
     if text == BALANCED:
         return None
     if kind == "zipf" and separator:
-        return ZipfLoad(exponent=_number(key, value, "the exponent of a Zipf load, as in zipf:1.2", _not_negative))
+        expected = f"the exponent of a Zipf load from 0 to {MOST_ZIPF_EXPONENT:g}, as in zipf:1.2"
+        return ZipfLoad(exponent=_number(key, value, expected, lambda value: 0.0 <= value <= MOST_ZIPF_EXPONENT))
     if kind == "histogram" and value:
         return read_histogram(Path(value))
     raise InputError(OPTION, key, f"{text!r} is unknown; expected {LOADS}")

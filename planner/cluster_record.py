@@ -26,6 +26,7 @@ def cluster_record(cluster: ClusterSpec) -> ClusterRecord:
         host_memory_bytes=cluster.host_memory_bytes,
         mean_time_between_failures_s=cluster.mean_time_between_failures_s,
         price_per_gpu_hour=cluster.price_per_gpu_hour,
+        nics_per_node=cluster.nics_per_node,
         profile=name or cluster.gpu.name,
         profile_hash=content_hash(cluster.profile),
         custom_profile=None if name else cluster.profile,
@@ -46,6 +47,7 @@ def cluster_of(record: ClusterRecord) -> ClusterSpec:
         host_memory_bytes=record.host_memory_bytes,
         mean_time_between_failures_s=record.mean_time_between_failures_s,
         price_per_gpu_hour=record.price_per_gpu_hour,
+        nics_per_node=record.nics_per_node,
     )
 
 

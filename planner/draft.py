@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from meshwright.costmodel.circumstances import Circumstances
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
@@ -31,6 +32,7 @@ from meshwright.planner.held.strategies import ATTENTION, DISPATCH, attention_de
 
 replace = msgspec.structs.replace
 NODES = ("num_gpus", "gpus_per_node")
+NICS, NETWORK = "nics_per_node", "network_bytes_per_s"
 EXPERT_AXES = ("ep", "etp")
 
 
@@ -136,8 +138,36 @@ def with_surroundings(draft: Draft) -> Draft:
 
 
 def _with_cluster(draft: Draft) -> Draft:
-    numbers = {name: value for name, value in draft.of_section("cluster").items() if name in NODES}
+    given = draft.of_section("cluster")
+    numbers = {name: value for name, value in given.items() if name in NODES}
+    numbers |= _adapters(draft.cluster, given)
     return replace(draft, cluster=replace(draft.cluster, **numbers)) if numbers else draft
+
+
+def _adapters(cluster: ClusterSpec, given: dict[str, Any]) -> dict[str, Any]:
+    """Adapters of a node and one GPU's share of them.
+
+    More GPUs a node bring their adapters with them: the share stays. Another number of adapters keeps their rate,
+    unless the share is given, too.
+    """
+    gpus = given.get("gpus_per_node", cluster.gpus_per_node)
+    numbers = {name: given[name] for name in (NICS, NETWORK) if name in given}
+    if NICS in given and NETWORK not in given and (given[NICS], gpus) != (cluster.num_nics, cluster.gpus_per_node):
+        nic_bytes_per_s = cluster.network_bytes_per_s * cluster.gpus_per_node / cluster.num_nics
+        numbers[NETWORK] = nic_bytes_per_s * given[NICS] / gpus
+    if NICS not in given and cluster.nics_per_node is not UNSET and gpus != cluster.gpus_per_node:
+        nics, rest = divmod(cluster.num_nics * gpus, cluster.gpus_per_node)
+        if rest:
+            raise StrategyError(
+                "cluster",
+                NICS,
+                f"{gpus} GPUs a node with {cluster.num_nics} adapters for {cluster.gpus_per_node} GPUs have no whole"
+                f" number of adapters; set cluster.{NICS} as well",
+            )
+        numbers[NICS] = nics
+    if numbers.get(NICS) == cluster.num_nics and cluster.nics_per_node is UNSET and gpus == cluster.gpus_per_node:
+        del numbers[NICS]  # as it was, said otherwise
+    return numbers
 
 
 def _with_model(draft: Draft) -> Draft:

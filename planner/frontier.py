@@ -29,7 +29,9 @@ from meshwright.planner.space import (
 
 
 class Frontier:
-    """Opens the space: shapes, their meshes, rank orders, shardings and pipelines; drops what cannot hold its state."""
+    """Opens the space: shapes, their meshes, rank orders, shardings and pipelines; drops what cannot hold its state
+    and the least of one micro-batch.
+    """
 
     def __init__(self, problem: Problem, runtime: RuntimeSpec, limit_bytes: float, shortfalls: Shortfalls) -> None:
         self.problem, self.runtime = problem, runtime
@@ -37,7 +39,7 @@ class Frontier:
         self.num_rejected = 0
 
     def points(self) -> Iterator[tuple[float, OuterPoint]]:
-        """(lower bound in seconds, point) of every point whose model state may fit."""
+        """(lower bound in seconds, point) of every point whose model state and one micro-batch may fit."""
         for shape in layer_shapes(self.problem):
             bound = shape_bound(self.problem, self.runtime, shape)
             if bound is not None:
@@ -52,7 +54,7 @@ class Frontier:
                 if sharding.offload_optimizer and not self._state_is_large(bound, mesh, sharding):
                     continue
                 pipes = list(pipelines(self.problem, mesh, num_micro_batches))
-                if not self._state_fits(bound, mesh, sharding):
+                if not self._may_fit(bound, mesh, sharding):
                     self.num_rejected += len(pipes)
                     continue
                 state = StateModel(cluster=self.problem.cluster, mesh=mesh, sharding=sharding, runtime=self.runtime)
@@ -78,14 +80,18 @@ class Frontier:
                         ),
                     )
 
-    def _state_fits(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
+    def _may_fit(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
         needed = bound.static_bytes(mesh, sharding, self.runtime)
         if sharding.offload_optimizer and not self._host_holds(bound, mesh, sharding):
             return False
-        if needed <= self.limit_bytes:
-            return True
-        self.shortfalls.note_state(mesh, sharding, needed)
-        return False
+        if needed > self.limit_bytes:
+            self.shortfalls.note_state(mesh, sharding, needed)
+            return False
+        with_activations = bound.least_bytes(mesh, needed)
+        if with_activations > self.limit_bytes:
+            self.shortfalls.note_activations(mesh, sharding, with_activations)
+            return False
+        return True
 
     def _state_is_large(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
         """Whether model state with its optimizer on the GPU would take enough of it for offload to be looked at."""

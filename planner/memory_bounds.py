@@ -2,19 +2,27 @@
 
 Every layer has choices of time and bytes; dropping tensors costs time. Letting layers mix choices in any proportion,
 the best mix starts with the fastest choices and exchanges where a byte costs least, until it fits: a lower bound.
+
+And whether anything fits at all, whatever its time: every layer at its leanest (`least_excess_bytes`). Most of what can
+be asked of a machine that is too small (very long sequences, say) is answered by this alone, without a solver.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import chain, pairwise
+from math import isfinite
 
 from meshwright.costmodel.simulate import ScheduleKind, build_schedule, in_flight
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.planner.choice import Choice, EndCost
 from meshwright.planner.point import PointProblem
+
+EXCESS_HALVINGS = 30
+TINY = 1e-9
+"""Bytes of a layer that takes none, to divide by."""
 
 Hull = tuple[tuple[float, float], ...]
 """(bytes, seconds) from the fastest choice to the leanest, convex."""
@@ -39,6 +47,111 @@ def busy_within_memory_s(problem: PointProblem, boundaries: Sequence[int]) -> tu
         mix_s = _mix_s([(number, hulls[key]) for key, number in layers.items()], room)
         times.append(mix_s + sum(_seconds(part, problem.kind, 1.0) for _, part in _ends(problem, chunks)))
     return tuple(times)
+
+
+def least_excess_bytes(problem: PointProblem, boundaries: Sequence[int]) -> float:
+    """Bytes by which every assignment exceeds the memory of some device, at least; 0 or less where one may fit.
+
+    With known boundaries each device holds its own layers at their leanest. With a free split the devices together must
+    have room for all layers of each type, in whole layers, and for the bytes of all types.
+    """
+    held = _held(problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages)
+    if boundaries:
+        return max(
+            _device_bytes(problem, chunks, held[device], boundaries) - problem.memory_limit_bytes
+            for device, chunks in enumerate(problem.placement)
+        )
+    return _free_split_excess(problem, tuple(counts[0] for counts in held))
+
+
+def _device_bytes(
+    problem: PointProblem, chunks: Sequence[int], held: Sequence[int], boundaries: Sequence[int]
+) -> float:
+    """The leanest that a device can be that holds these layers: over all limits on what passes, that and the rest."""
+    layers = Counter(
+        (kind, held[chunk])
+        for chunk, stage in enumerate(chunks)
+        for kind in problem.layer_types[boundaries[stage] : boundaries[stage + 1]]
+    )
+    beside = max((part.transient_bytes for _, part in _ends(problem, chunks)), default=0.0)
+    leanest = min(
+        max(passing, beside)
+        + sum(
+            number * _leanest_bytes(problem.choices[kind], count, passing) for (kind, count), number in layers.items()
+        )
+        for passing in _passing_levels(problem, {kind for kind, _ in layers})
+    )
+    return _ends_bytes(problem, chunks, held) + leanest
+
+
+def _passing_levels(problem: PointProblem, kinds: Iterable[int]) -> list[float]:
+    """What may pass through the memory of a device, apart from the ends: as much as some choice."""
+    levels = {choice.transient_bytes for kind in kinds for choice in problem.choices[kind]}
+    return sorted(levels) or [0.0]
+
+
+def _leanest_bytes(choices: Sequence[Choice], held: int, passing: float) -> float:
+    """The least of a layer that passes no more; infinite where it must."""
+    return min(
+        (choice.static_bytes + held * choice.kept_bytes for choice in choices if choice.transient_bytes <= passing),
+        default=float("inf"),
+    )
+
+
+def _free_split_excess(problem: PointProblem, held: tuple[int, ...]) -> float:
+    """`least_excess_bytes` where stages, one a device, share the layers as they like.
+
+    Device p has room for c_p layers of one type, at the best limit on what passes through it; a layer of another type
+    takes at least u of such a layer's room. The c_p must add up to the layers, and in whole layers to those of the type
+    alone. How much more room they need is found by halving.
+    """
+    numbers = Counter(problem.layer_types)
+    levels = _passing_levels(problem, numbers)
+    leanest = {
+        kind: [[_leanest_bytes(problem.choices[kind], count, level) for level in levels] for count in held]
+        for kind in numbers
+    }
+    rooms = []
+    for stage, count in enumerate(held):
+        ends_bytes = _ends_bytes(problem, (stage,), (count,))
+        beside = max((part.transient_bytes for _, part in _ends(problem, (stage,))), default=0.0)
+        rooms.append([problem.memory_limit_bytes - ends_bytes - max(beside, level) for level in levels])
+
+    def has_room(kind: int, more: float) -> bool:
+        places = [
+            max((room + more) / max(one, TINY) for room, one in zip(device, layers, strict=True))
+            for device, layers in zip(rooms, leanest[kind], strict=True)
+        ]
+        whole = sum(max(0, int(place)) for place in places)
+        return whole >= numbers[kind] and sum(max(0.0, place) for place in places) >= units[kind]
+
+    units = {kind: _room_units(numbers, leanest, kind) for kind in numbers}
+    high = problem.memory_limit_bytes
+    excess = 0.0
+    for kind in numbers:
+        if not has_room(kind, excess):
+            while not has_room(kind, high):
+                high *= 2.0
+            excess = _halved(partial(has_room, kind), excess, high)
+    return excess
+
+
+def _room_units(numbers: Mapping[int, int], leanest: Mapping[int, list[list[float]]], reference: int) -> float:
+    """The room that all layers take at least, in layers of one type."""
+
+    def share(kind: int) -> float:
+        pairs = zip(chain(*leanest[kind]), chain(*leanest[reference]), strict=True)
+        return min((max(one, TINY) / max(other, TINY) for one, other in pairs if isfinite(other)), default=0.0)
+
+    return sum(number * (1.0 if kind == reference else share(kind)) for kind, number in numbers.items())
+
+
+def _halved(enough: Callable[[float], bool], low: float, high: float) -> float:
+    """The most that is surely not enough, between one that is not and one that is."""
+    for _ in range(EXCESS_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return low
 
 
 def overlapped_share(kind: ScheduleKind, num_stages: int, num_micro_batches: int, device: int, chunk: int) -> float:

@@ -12,7 +12,7 @@ from itertools import chain, repeat
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.hardware import HardwareProfile
@@ -67,7 +67,7 @@ class ClusterRecord(Value, frozen=True, kw_only=True):
     """A `ClusterSpec`: its own figures, and name and hash of its hardware profile.
 
     NVLink and usable memory stand here because a cluster may give them other values than the profile. A profile that
-    is not a shipped one is carried in full, as `custom_profile`.
+    is not a shipped one is carried in full, as `custom_profile`. `nics_per_node` is left out where there is one a GPU.
     """
 
     name: str
@@ -85,6 +85,7 @@ class ClusterRecord(Value, frozen=True, kw_only=True):
     profile: str
     profile_hash: str
     custom_profile: HardwareProfile | None
+    nics_per_node: Count | UnsetType = UNSET
 
 
 class StageRecord(Value, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from itertools import count
+from math import isinf
 
 import msgspec
 
@@ -27,7 +28,7 @@ from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
 from meshwright.costmodel.step import StepPrediction, predict
 from meshwright.costmodel.units import format_bytes
 from meshwright.costmodel.value import Value
-from meshwright.planner.bounds import problem_bound_s
+from meshwright.planner.bounds import excess_bytes, problem_bound_s
 from meshwright.planner.cutting_planes import solve_point
 from meshwright.planner.frontier import Frontier
 from meshwright.planner.operator_order import order_gap, ordered_configuration
@@ -46,7 +47,9 @@ DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
 POINT_EFFORT = 1_000.0
 TIGHTEN_EFFORT = 8_000.0
-"""What solving a point may cost (`planner.effort`), in the search and for the best point at its end."""
+EXPLAIN_EFFORT = 300.0
+"""What solving a point may cost (`planner.effort`): in the search, for the best point at its end, and to learn by how
+much a point does not fit."""
 
 RUNTIME = "meshwright"
 MAX_EXPLAINED = 6
@@ -136,6 +139,7 @@ class _Search:
             raise ClusterError(problem.cluster.name, "memory", f"{usable} a GPU leave nothing beside what is set aside")
         self.shortfalls = Shortfalls(problem, self.limit_bytes)
         self.heap: list[tuple[float, int, OuterPoint, PointProblem | Stage]] = []
+        self.hopeless: list[tuple[float, int, OuterPoint, PointProblem]] = []
         self.solved: list[Solved] = []
         self.closed: dict[OuterPoint, float] = {}
         self.candidates = self.rejected = self.pruned = 0
@@ -173,9 +177,10 @@ class _Search:
             self.solved = [entry for entry in self.solved if entry is not slower]
 
     def _explain(self) -> None:
-        """Solve some of the points whose memory bound proved them infeasible, to learn by how much they are."""
-        for _ in range(min(len(self.heap), MAX_EXPLAINED)):
-            self._advance()
+        """Solve the points that a memory bound proved infeasible by least, to learn by how much they are."""
+        for _, _, point, inner in sorted(self.hopeless, key=lambda entry: entry[:2])[:MAX_EXPLAINED]:
+            solution = solve_point(inner, relative_gap=self.gap, effort=EXPLAIN_EFFORT)
+            self.shortfalls.note(point, solution.reason)
 
     def _enough_gpus(self) -> int | None:
         """The least of twice, four times, ... the GPUs on which some plan fits; None if none of them does."""
@@ -237,8 +242,13 @@ class _Search:
         if inner is None:
             self.rejected += 1
             return
+        sharper_s = problem_bound_s(inner)
+        if isinf(sharper_s):
+            self.rejected += 1
+            self.hopeless.append((excess_bytes(inner), order, point, inner))
+            return
         entry = Stage.BOUNDED if stage is Stage.OPENED else inner
-        heapq.heappush(self.heap, (max(bound_s, problem_bound_s(inner)), order, point, entry))
+        heapq.heappush(self.heap, (max(bound_s, sharper_s), order, point, entry))
 
     @property
     def _closed_bound_s(self) -> float:

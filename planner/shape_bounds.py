@@ -11,7 +11,9 @@ from meshwright.costmodel.formulas.memory import gradient_bytes, optimizer_bytes
 from meshwright.costmodel.layer_cost import LayerCost
 from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.model import LayerSpec, ModelSpec
+from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.order_book import ModelEnd
+from meshwright.costmodel.order_memory import order_memory
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.stage_cost import CostContext, end_strategy
 from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute
@@ -21,13 +23,16 @@ from meshwright.planner.catalogue import layer_strategies, recompute_policies
 from meshwright.planner.space import LayerShape, Problem
 
 ZERO_GRADIENTS = 2
+RESIDUAL_BYTES = 2.0
 
 
 class ShapeBound(Value, frozen=True, kw_only=True):
     """What every plan of a shape takes at least: the least times of its layers, in order.
 
     `split` is the (tp, sp) of the fastest strategy of the first layer, which embedding and head follow.
-    `dense_parameters` and `expert_parameters`: what the ranks of one stage would hold at least, had it all layers.
+    `dense_parameters` and `expert_parameters`: what the ranks of one stage would hold at least, had it all layers;
+    `kept_bytes`: the inputs of all its layers for one micro-batch, which no recomputation drops; `head_bytes`: what the
+    head keeps and passes in its forward.
     """
 
     layers: tuple[LayerMinimum, ...]
@@ -36,6 +41,8 @@ class ShapeBound(Value, frozen=True, kw_only=True):
     ways: tuple[tuple[LayerSpec, tuple[tuple[LayerStrategy, LayerCost], ...]], ...]
     dense_parameters: float
     expert_parameters: float
+    kept_bytes: float
+    head_bytes: float
 
     def with_state(self, model: ModelSpec, state: StateModel) -> tuple[LayerMinimum, ...]:
         """The layers' least times on a mesh: with the least that its collectives of parameters and the update take."""
@@ -58,6 +65,10 @@ class ShapeBound(Value, frozen=True, kw_only=True):
         held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
         each = runtime.optimizer_state_bytes
         return sum(optimizer_bytes(count, zero_stage, shards, each) for count, shards in held) / mesh.pp
+
+    def least_bytes(self, mesh: Mesh, static_bytes: float) -> float:
+        """What some device holds at least beside or with so much state: one micro-batch in its layers, or the head."""
+        return max(static_bytes + self.kept_bytes / mesh.pp, self.head_bytes)
 
     def static_bytes(self, mesh: Mesh, sharding: Sharding, runtime: RuntimeSpec) -> float:
         """Model state that some device of a pipeline of `mesh.pp` stages must hold: the mean over its devices."""
@@ -100,7 +111,8 @@ def shape_bound(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> Sh
     fastest = min(first, key=lambda strategy: first[strategy].forward.total_s + first[strategy].backward.total_s)
     numbers = Counter(problem.model.layers)
     minima = {layer: layer_minimum([_pass_times(cost) for cost in ways.values()]) for layer, ways in costs.items()}
-    embedding, head = _end_costs(context, shape, fastest)
+    split = _end_split(shape, fastest)
+    embedding, head = context.compute(ModelEnd.EMBEDDING, split), context.compute(ModelEnd.HEAD, split)
     ends = embedding.weights.non_expert + head.weights.non_expert
     return ShapeBound(
         layers=tuple(minima[layer] for layer in problem.model.layers),
@@ -112,15 +124,28 @@ def shape_bound(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> Sh
         expert_parameters=sum(
             numbers[layer] * min(cost.weights.expert for cost in ways.values()) for layer, ways in costs.items()
         ),
+        kept_bytes=problem.model.num_layers * _input_bytes(problem, shape),
+        head_bytes=head.kept_bytes + _forward_bytes(context, split),
     )
 
 
-def _end_costs(context: CostContext, shape: LayerShape, fastest: LayerStrategy) -> tuple[LayerCost, LayerCost]:
-    """Embedding and head as every mesh of the shape has them; prediction modules share its experts."""
+def _end_split(shape: LayerShape, fastest: LayerStrategy) -> LayerStrategy:
+    """How every mesh of the shape splits embedding and head; prediction modules share its experts."""
     experts = shape.ep * shape.etp
     mesh = Mesh(tp=fastest.tp, sp=fastest.sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)
-    split = end_strategy(mesh)
-    return context.compute(ModelEnd.EMBEDDING, split), context.compute(ModelEnd.HEAD, split)
+    return end_strategy(mesh)
+
+
+def _input_bytes(problem: Problem, shape: LayerShape) -> float:
+    """The residual stream of one micro-batch on one rank: the input of each layer."""
+    tokens = shape.micro_batch * problem.workload.seq_len / (shape.group * shape.cp)
+    return RESIDUAL_BYTES * tokens * problem.model.hidden
+
+
+def _forward_bytes(context: CostContext, split: LayerStrategy) -> float:
+    """What the head passes in its forward, as searches reserve it."""
+    program = context.program(ModelEnd.HEAD, split)
+    return order_memory(program, Recompute.NONE, PassKind.FORWARD).reserved_bytes
 
 
 def _costs(

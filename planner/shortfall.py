@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import InfeasibleError
 from meshwright.costmodel.strategy import Mesh
@@ -11,6 +13,14 @@ from meshwright.planner.point import MemoryShortfall, TooFewLayers
 from meshwright.planner.space import OuterPoint, Problem
 
 
+class Counted(IntEnum):
+    """What was counted of an attempt that does not fit; the more, the nearer it came."""
+
+    STATE = 0
+    ONE_MICRO_BATCH = 1
+    ALL = 2
+
+
 class Shortfalls:
     """Collects what rejected candidates lacked; keeps the one that lacked least."""
 
@@ -18,26 +28,30 @@ class Shortfalls:
         self.problem = problem
         self.limit_bytes = limit_bytes
         self.num_noted = 0
-        self._least: dict[bool, tuple[float, str]] = {}
+        self._least: dict[Counted, tuple[float, str]] = {}
 
     def note_state(self, mesh: Mesh, sharding: Sharding, needed_bytes: float) -> None:
         """A candidate whose model state alone does not fit."""
         what = f"model state alone (parameters, gradients, optimizer; ZeRO-{sharding.stage})"
-        self._note(needed_bytes, f"{what} on {_mesh_text(mesh)}", whole=False)
+        self._note(needed_bytes, f"{what} on {_mesh_text(mesh)}", Counted.STATE)
+
+    def note_activations(self, mesh: Mesh, sharding: Sharding, needed_bytes: float) -> None:
+        """A candidate that has no room for one micro-batch beside its state, recomputing everything."""
+        what = f"the least of one micro-batch (layer inputs and state, or the head; ZeRO-{sharding.stage})"
+        self._note(needed_bytes, f"{what} on {_mesh_text(mesh)}", Counted.ONE_MICRO_BATCH)
 
     def note(self, point: OuterPoint, reason: MemoryShortfall | TooFewLayers | None) -> None:
         """A candidate that the inner solver proved infeasible."""
         if isinstance(reason, MemoryShortfall):
             text = f"pipeline stage {reason.device} of {_mesh_text(point.mesh)}, ZeRO-{point.sharding.stage}"
-            self._note(reason.needed_bytes, text, whole=True)
+            self._note(reason.needed_bytes, text, Counted.ALL)
         else:
             self.num_noted += 1
 
-    def _note(self, needed_bytes: float, text: str, *, whole: bool) -> None:
-        """`whole`: model state and activations were counted, not model state alone; such attempts came nearer."""
+    def _note(self, needed_bytes: float, text: str, counted: Counted) -> None:
         self.num_noted += 1
-        if whole not in self._least or needed_bytes < self._least[whole][0]:
-            self._least[whole] = (needed_bytes, text)
+        if counted not in self._least or needed_bytes < self._least[counted][0]:
+            self._least[counted] = (needed_bytes, text)
 
     def error(self, enough_gpus: int | None) -> InfeasibleError:
         """The message for the user. `enough_gpus`: a number of GPUs on which a plan was found, if any."""

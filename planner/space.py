@@ -7,6 +7,7 @@ spread over stages is the inner solver's.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 from meshwright.costmodel.data_parallel import Sharding
@@ -86,6 +87,7 @@ class OuterPoint(Value, frozen=True, kw_only=True):
     num_micro_batches: int
 
 
+@lru_cache(maxsize=4096)
 def even_split(problem: Problem, pp: int, virtual_stages: int) -> tuple[int, ...]:
     """First layers of the virtual stages in the even split, and the number of layers.
 
@@ -110,6 +112,7 @@ def even_split(problem: Problem, pp: int, virtual_stages: int) -> tuple[int, ...
     return boundaries if all(start < end for start, end in pairwise(inner)) else ()
 
 
+@lru_cache(maxsize=4096)
 def divisors(number: int) -> tuple[int, ...]:
     """All divisors in ascending order.
 
@@ -267,6 +270,7 @@ def _interleaved_stages(problem: Problem, pp: int) -> Iterator[int]:
     yield from possible if problem.fixes.vp else dividing or possible
 
 
+@lru_cache(maxsize=65536)
 def _legal(kind: ScheduleKind, num_stages: int, num_micro_batches: int, virtual_stages: int) -> bool:
     try:
         check_combination(kind, num_stages, num_micro_batches, virtual_stages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from heapq import heappop, heappush
 
 from meshwright.costmodel.order.fusion import FusedPair
 from meshwright.costmodel.order.pass_problem import (
@@ -143,13 +144,21 @@ def _waits(shape: PassShape, groups: tuple[tuple[int, ...], ...]) -> tuple[tuple
 
 def _in_order(shape: PassShape, groups: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
     """The launches as close to program order as can be, each after what it waits for: a fused one may have to wait."""
-    waits = [set(sources) for sources in _waits(shape, groups)]
-    left = list(range(len(groups)))
+    waits = _waits(shape, groups)
+    waiting = list(map(len, waits))
+    after: list[list[int]] = [[] for _ in groups]
+    for number, sources in enumerate(waits):
+        for source in sources:
+            after[source].append(number)
+    ready = [number for number, count in enumerate(waiting) if count == 0]
     order: list[int] = []
-    while left:
-        number = next(number for number in left if waits[number].issubset(order))
-        left.remove(number)
+    while ready:
+        number = heappop(ready)
         order.append(number)
+        for next_ in after[number]:
+            waiting[next_] -= 1
+            if waiting[next_] == 0:
+                heappush(ready, next_)
     return tuple(groups[number] for number in order)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from meshwright.costmodel.formulas.fusion import fused_s
+from meshwright.costmodel.formulas.interference import between_nodes
 from meshwright.costmodel.hardware import Interference
 from meshwright.costmodel.order.fusion import FusedPair, fused_pairs
 from meshwright.costmodel.order.signature import Signature, signature
@@ -105,10 +106,15 @@ def pass_problem(
     time_s: Mapping[str, float],
     overlap: LayerOverlap,
     interference: Interference,
+    inside_share: float = 0.0,
 ) -> PassProblem:
-    """The problem of ordering one pass. `time_s` has the seconds of each operator when it runs alone."""
+    """The problem of ordering one pass. `time_s` has the seconds of each operator when it runs alone.
+
+    `inside_share`: seconds that its communication between nodes would take inside one, over those that it takes.
+    """
     shape = _shape(operators, overlap)
-    pairs = [interference.slowdowns(nvlink=nvlink) for nvlink in (True, False)]
+    inside, network = interference.slowdowns(nvlink=True), interference.slowdowns(nvlink=False)
+    pairs = [inside, between_nodes(inside, network, inside_share)]
     return PassProblem(
         operators=operators,
         time_s=tuple(time_s[op.name] for op in operators),

@@ -156,18 +156,18 @@ def transient_bytes(program: LayerProgram, plan: BackwardPlan, launched: tuple[O
 
 def _peak_bytes(operators: tuple[Operator, ...], kept: frozenset[str], sizes: dict[str, float]) -> float:
     """Most bytes alive at once, kept tensors left out: a tensor lives from its first use to its last."""
-    used = [(*op.reads, *op.writes) for op in operators]
+    used = [[name for name in dict.fromkeys((*op.reads, *op.writes)) if name not in kept] for op in operators]
     last_use = {name: index for index, names in enumerate(used) for name in names}
     alive: dict[str, float] = {}
     alive_bytes = peak = 0.0
     for index, names in enumerate(used):
         for name in names:
-            if name not in alive and name not in kept:
+            if name not in alive:
                 alive[name] = _size(name, sizes)
                 alive_bytes += alive[name]
         peak = max(peak, alive_bytes)
-        for name in dict.fromkeys(names):
-            if last_use[name] == index and name not in kept:
+        for name in names:
+            if last_use[name] == index:
                 alive_bytes -= alive[name]
     return peak
 

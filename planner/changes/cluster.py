@@ -74,6 +74,16 @@ def _put_memory_rate(draft: Draft, bytes_per_s: float) -> Draft:
     return _with_gpu(draft, memory_bytes_per_s=bytes_per_s, copy_bytes_per_s=reached)
 
 
+def _put_sms(draft: Draft, num_sms: int) -> Draft:
+    """Another number of SMs, each as fast as before: the peaks follow."""
+    gpu = draft.cluster.gpu
+    if num_sms == gpu.num_sms:
+        return draft
+    ratio = num_sms / gpu.num_sms
+    peaks = {name: ratio * getattr(gpu, name) for name in ("bf16_flops_per_s", "fp8_flops_per_s")}
+    return _with_gpu(draft, num_sms=num_sms, **peaks)
+
+
 def _cluster_quantity(name: str, dimension: Dimension) -> Change:
     return field(quantity(dimension), "cluster", name, dimension)
 
@@ -93,7 +103,10 @@ CLUSTER_CHANGES: dict[str, Change] = {
     "cluster.gpu": Change(read=name_of(profile_names), get=lambda draft: draft.cluster.gpu.name, put=_put_gpu),
     "cluster.num_gpus": given(count, "cluster.num_gpus", lambda draft: draft.cluster.num_gpus),
     "cluster.gpus_per_node": given(count, "cluster.gpus_per_node", lambda draft: draft.cluster.gpus_per_node),
-    "cluster.network_bytes_per_s": _cluster_quantity("network_bytes_per_s", RATE),
+    "cluster.nics_per_node": given(count, "cluster.nics_per_node", lambda draft: draft.cluster.num_nics),
+    "cluster.network_bytes_per_s": given(
+        quantity(RATE), "cluster.network_bytes_per_s", lambda draft: draft.cluster.network_bytes_per_s, RATE
+    ),
     "cluster.network_latency_s": _cluster_quantity("network_latency_s", TIME),
     "cluster.nvlink_bytes_per_s": _gpu_quantity("nvlink_bytes_per_s", RATE),
     "cluster.nvlink_latency_s": _cluster_quantity("nvlink_latency_s", TIME),
@@ -109,13 +122,9 @@ CLUSTER_CHANGES: dict[str, Change] = {
         put=_put_memory_rate,
         dimension=RATE,
     ),
+    "cluster.num_sms": Change(read=count, get=lambda draft: draft.cluster.gpu.num_sms, put=_put_sms),
     "cluster.bf16_flops_per_s": _gpu_quantity("bf16_flops_per_s", FLOPS),
     "cluster.fp8_flops_per_s": _fp8_peak(),
-    "cluster.num_sms": Change(
-        read=count,
-        get=lambda draft: draft.cluster.gpu.num_sms,
-        put=lambda draft, value: _with_gpu(draft, num_sms=value),
-    ),
     "cluster.host_memory_bytes": _cluster_quantity("host_memory_bytes", SIZE),
     "cluster.price_per_gpu_hour": _price(),
 }

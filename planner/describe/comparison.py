@@ -106,7 +106,7 @@ FIGURES = (
 
 
 def _relative(old: float, new: float) -> str:
-    return f"{(new / old - 1.0) * 100:+.1f} %"
+    return f"{(new / old - 1.0) * 100:+z.1f} %"
 
 
 def _terms_section(result: WhatIf) -> Section:

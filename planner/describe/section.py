@@ -21,7 +21,7 @@ class Section(Value, frozen=True, kw_only=True):
 
 def gib(num_bytes: float) -> str:
     """GiB with one digit behind the point."""
-    return f"{num_bytes / GIB:.1f}"
+    return f"{num_bytes / GIB:z.1f}"
 
 
 def milliseconds(seconds: float, of_s: float, sign: str = "") -> str:
@@ -29,14 +29,16 @@ def milliseconds(seconds: float, of_s: float, sign: str = "") -> str:
 
     >>> milliseconds(0.41, 4.19), milliseconds(0.0004, 0.0062), milliseconds(1.5, 4.19, sign="+")
     ('410.0', '0.400', '+1,500.0')
+    >>> milliseconds(-1e-6, 4.19)  # never "-0.0"
+    '0.0'
     """
     digits = 1 if of_s >= 1.0 else 2 if of_s >= 0.1 else 3
-    return f"{seconds * 1e3:{sign},.{digits}f}"
+    return f"{seconds * 1e3:{sign}z,.{digits}f}"
 
 
 def percent(fraction: float) -> str:
     """Per cent with one digit behind the point."""
-    return f"{fraction * 100:.1f} %"
+    return f"{fraction * 100:z.1f} %"
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -98,7 +98,8 @@ def _of_profile(configuration: TrainingConfiguration) -> Iterator[Assumption]:
         name="interference",
         value=f"compute x {beside.compute_slowdown:g} slower beside a collective inside a node"
         f" ({beside.collective_sms} SMs), which takes x {beside.communication_slowdown:g} as long; between nodes"
-        f" x {beside.network_compute_slowdown:g} and x {beside.network_communication_slowdown:g}",
+        f" x {beside.network_compute_slowdown:g} and x {beside.network_communication_slowdown:g}, or what"
+        " moving the same bytes inside a node would take, if that is more",
         meaning="what communication and computation beside each other cost one another",
         source=figure(profile, "interference").text,
     )

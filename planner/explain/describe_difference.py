@@ -43,7 +43,7 @@ def speed_section(difference: Difference, names: tuple[str, str]) -> Section:
             for change in (relative(TermDifference(name=name, one=getattr(one, name), other=getattr(other, name))),)
         ),
     )
-    notes = (f"in ms: {difference.step_s.more * 1e3:+,.1f}", SIGNS)
+    notes = (f"in ms: {difference.step_s.more * 1e3:+z,.1f}", SIGNS)
     return Section(title="Speed", columns=("", *names, "change"), rows=figures, notes=notes)
 
 
@@ -61,7 +61,7 @@ def relative(term: TermDifference) -> str:
     >>> relative(TermDifference(name="step", one=2.0, other=2.1))
     '+5.0 %'
     """
-    return f"{(term.other / term.one - 1.0) * 100:+.1f} %" if term.one else "-"
+    return f"{(term.other / term.one - 1.0) * 100:+z.1f} %" if term.one else "-"
 
 
 def inputs_section(difference: Difference, names: tuple[str, str]) -> Section:
@@ -131,7 +131,7 @@ def memory_section(difference: Difference, names: tuple[str, str]) -> Section:
     totals = tuple(max(prediction.peak_memory_bytes) for prediction in difference.predictions)
     shares = (percent(total / limit) for total, limit in zip(totals, limits, strict=True))
     rows = tuple(
-        (term.name, gib(term.one), gib(term.other), f"{term.more / GIB:+.1f}")
+        (term.name, gib(term.one), gib(term.other), f"{term.more / GIB:+z.1f}")
         for term in (*difference.memory_bytes, TermDifference(name="peak", one=totals[0], other=totals[1]))
     )
     stages = " and ".join(map(str, difference.fullest_stages))

@@ -41,7 +41,7 @@ def _signed(saved: float, digits: int = 1) -> str:
     >>> _signed(12.34), _signed(-0.5), _signed(0.0)
     ('-12.3', '+0.5', '0')
     """
-    return "0" if abs(saved) < 0.5 * 10.0**-digits else f"{-saved:+,.{digits}f}"
+    return "0" if abs(saved) < 0.5 * 10.0**-digits else f"{-saved:+z,.{digits}f}"
 
 
 def _held_notes(marginal: Marginal) -> Iterator[str]:

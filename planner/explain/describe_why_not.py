@@ -88,7 +88,7 @@ def _held_lines(held: Held | None) -> Iterator[str]:
         yield f"all else of the plan cannot be held with it: {held.reason}"
         return
     step = difference.step_s
-    change = f"{step.more * 1e3:+,.1f} ms ({relative(step)})"
+    change = f"{step.more * 1e3:+z,.1f} ms ({relative(step)})"
     if not held.over_limit:
         grows = _growth(difference)
         yield f"with all else of the plan held it fits, and the step is {change}{': ' + grows if grows else ''}"
@@ -109,7 +109,7 @@ def _growth(difference: Difference) -> str:
     """The terms that grow most."""
     least_s = VISIBLE_FRACTION * difference.step_s.one
     terms = list(grown(difference.breakdown_s, least_s))[:NAMED]
-    return ", ".join(f"{TERMS[term.name]} {term.more * 1e3:+,.1f} ms" for term in terms)
+    return ", ".join(f"{TERMS[term.name]} {term.more * 1e3:+z,.1f} ms" for term in terms)
 
 
 def _best_lines(answer: WhyNot) -> Iterator[str]:

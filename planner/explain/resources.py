@@ -83,7 +83,7 @@ RESOURCES = (
     ),
     Resource(
         name="memory bandwidth",
-        what="memory bandwidth of a GPU (device copy)",
+        what="memory bandwidth of a GPU, reached by copies",
         unit="GB/s",
         unit_size=1e9,
         amount=_gpu_figure("copy_bytes_per_s"),

@@ -186,7 +186,7 @@ def _advice_section(result: CheckResult) -> Section:
     if not fits and not any(advice.fits for advice in result.advice):
         title = "No single change makes it fit; these save most memory"
     rows = tuple(
-        (advice.change, seconds(advice.step_time_s), f"{-advice.gain * 100:+.1f} %", gib(advice.peak_memory_bytes))
+        (advice.change, seconds(advice.step_time_s), f"{-advice.gain * 100:+z.1f} %", gib(advice.peak_memory_bytes))
         for advice in result.advice[:NUM_ADVICE]
     )
     notes = tuple(f"one after another: {_advice_words(last)}" for last in result.combined)
@@ -194,5 +194,5 @@ def _advice_section(result: CheckResult) -> Section:
 
 
 def _advice_words(advice: Advice) -> str:
-    figures = f"{seconds(advice.step_time_s)} ({-advice.gain * 100:+.1f} %), {gib(advice.peak_memory_bytes)} GiB"
+    figures = f"{seconds(advice.step_time_s)} ({-advice.gain * 100:+z.1f} %), {gib(advice.peak_memory_bytes)} GiB"
     return f"{advice.change}: {figures}"

@@ -128,7 +128,7 @@ def _layer_block(number: int, layer: LayerCharts) -> Iterator[Html]:
 def _gain(one: PassChart) -> Html:
     """Both lengths, and by how much the plan's order is shorter."""
     change = one.after_s / one.before_s - 1.0 if one.before_s else 0.0
-    shown = f"{change * 100:+.1f} %" if abs(change) >= LEAST_CHANGE else "no change"
+    shown = f"{change * 100:+z.1f} %" if abs(change) >= LEAST_CHANGE else "no change"
     words = f"{milliseconds(one.before_s, 1e-2)} ms → {milliseconds(one.after_s, 1e-2)} ms ({shown})"
     return element("span", text(words.replace("-", "−")), class_="gain")
 
@@ -160,7 +160,7 @@ def _factor_words(factor: float) -> str:
     >>> _factor_words(0.75), _factor_words(2.0)
     ('−25 %', '+100 %')
     """
-    return f"{(factor - 1) * 100:+.0f} %".replace("-", "−")
+    return f"{(factor - 1) * 100:+z.0f} %".replace("-", "−")
 
 
 def _row(one: Sensitivity, own_s: float) -> tuple[Html, ...]:
@@ -176,7 +176,7 @@ def _heat(one: Sensitivity, point: SensitivityPoint, own_s: float) -> Html:
         return element("span", text("does not fit"), class_="heat none")
     color, tint = "better" if change < 0 else "worse", 60.0 * min(1.0, abs(change) / FULL_TINT)
     style = f"background:color-mix(in srgb, var(--{color}) {tint:.0f}%, transparent)"
-    shown = f"{change * 100:+.1f} %".replace("-", "−")
+    shown = f"{change * 100:+z.1f} %".replace("-", "−")
     shown = "0.0 %" if shown in ("+0.0 %", "−0.0 %") else shown
     place = f"{one.resource} × {point.factor:g}"
     exact = element("data", text(shown), value=repr(point.step_time_s), title=f"{place}: {seconds(point.step_time_s)}")

@@ -15,7 +15,7 @@ NOT_SCALED = ("gpus",)
 
 
 WORDS = {
-    "memory bandwidth": "GPU memory bandwidth",
+    "memory bandwidth": "GPU memory bandwidth, as reached by copies",
     "memory": "GPU memory capacity",
     "nvlink": "NVLink",
     "pcie": "PCIe",

@@ -78,6 +78,11 @@ class Grid(Value, frozen=True, kw_only=True):
         return f"{len(self):,} points" + (f" ({sizes})" if len(self.axes) > 1 else "")
 
 
+def single_point(values: Mapping[str, str]) -> Grid:
+    """The grid of one point, at which keys (with their sections) have these values."""
+    return Grid(axes=tuple(Axis(key=key, values=(value,)) for key, value in values.items()))
+
+
 def parse_axes(texts: tuple[str, ...]) -> Grid:
     """The grid of `key=v1,v2,...` or `key=start..stop:step unit`, each given once.
 

@@ -90,7 +90,7 @@ def _outcome_cells(result: SweepResult, outcome: Outcome | None) -> tuple[str, .
     change = outcome.step_time_s / result.planned.step_time_s - 1.0
     return (
         seconds(outcome.step_time_s),
-        f"{change * 100:+.1f} %",
+        f"{change * 100:+z.1f} %",
         f"{outcome.tokens_per_s:,.0f}",
         percent(outcome.mfu),
         gib(outcome.peak_memory_bytes),

@@ -36,8 +36,11 @@ def rows(first: int, last: int) -> list[SweepRow]:
 
 
 def forget() -> None:
-    """Clear all caches of this package; what they held can be computed again."""
+    """Clear all caches of this package; what they held can be computed again.
+
+    By `type`: `isinstance` would ask objects of other packages for their class, which may warn (`torch` does) or raise.
+    """
     for value in gc.get_objects():
-        if isinstance(value, _lru_cache_wrapper) and value.__module__.startswith("meshwright."):
+        if type(value) is _lru_cache_wrapper and value.__module__.startswith("meshwright."):
             value.cache_clear()
     gc.collect()

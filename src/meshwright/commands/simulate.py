@@ -51,7 +51,7 @@ def command(
         ),
     ] = None,
     replan: Annotated[
-        bool, typer.Option("--replan", help="Find the best plan at every point, beside holding this one.")
+        bool, typer.Option("--replan", help="Find the best plan at every point (or at the one of --set).")
     ] = False,
     fix: Annotated[
         list[str] | None,
@@ -91,15 +91,16 @@ def command(
     from meshwright.planner.serialise import read_plan
 
     settings = tuple(set_ or ())
-    _check_options(sweep, {"--replan": replan, "--fix": fix, "--workers": workers, "--csv": csv, "--plot": plot})
+    _check_options(sweep, {"--workers": workers, "--plot": plot})
+    _check_options(sweep or replan, {"--fix": fix, "--csv": csv}, "--sweep or --replan")
     _check_options(plot is not None, {"--metric": metric}, "--plot")
     planned = read_plan(plan)
-    if not sweep:
+    if not sweep and not replan:
         _one(planned, settings, trace, as_json=as_json)
         return
-    _check_options(not sweep, {"--trace": trace}, "no --sweep: a trace is of one step")
+    _check_options(not sweep and not replan, {"--trace": trace}, "no --sweep and no --replan: a trace is of one plan")
     options = {"replan": replan, "fixes": tuple(fix or ()), "workers": workers, "force": force}
-    _many(planned, settings, tuple(sweep), options, (csv, plot, tuple(metric or ())), as_json=as_json)
+    _many(planned, settings, tuple(sweep or ()), options, (csv, plot, tuple(metric or ())), as_json=as_json)
 
 
 def _check_options(given: object, options: dict[str, object], needed: str = "--sweep") -> None:
@@ -145,7 +146,7 @@ def _many(
     from meshwright.planner.changes import parse_changes
     from meshwright.planner.serialise import check_writable, write_whole
     from meshwright.planner.sweep import sweep_grid
-    from meshwright.planner.sweep.axes import parse_axes
+    from meshwright.planner.sweep.axes import parse_axes, single_point
     from meshwright.planner.sweep.describe import describe_sweep
     from meshwright.planner.sweep.metrics import chosen_metrics
     from meshwright.planner.sweep.plot import sweep_png
@@ -153,10 +154,12 @@ def _many(
     csv, plot, metrics = outputs
     for path in filter(None, (csv, plot)):
         check_writable(path)
+    _check_picture(plot)
     chosen_metrics(metrics)
-    grid = parse_axes(sweeps)
+    changes = parse_changes(settings)
+    grid, everywhere = (parse_axes(sweeps), changes) if sweeps else (single_point(changes), {})
     with _progress_bar() as progress:
-        result = sweep_grid(plan, grid, parse_changes(settings), progress=progress, **options)
+        result = sweep_grid(plan, grid, everywhere, progress=progress, **options)
     if csv is not None:
         write_whole(result.to_csv(), csv)
     if plot is not None:
@@ -166,6 +169,13 @@ def _many(
     else:
         print_sections(describe_sweep(result))
     _end(result)
+
+
+def _check_picture(plot: Path | None) -> None:
+    from meshwright.costmodel.errors import InputError
+
+    if plot is not None and plot.suffix.lower() != ".png":
+        raise InputError("--plot", str(plot), "is no PNG file; expected a name that ends in .png")
 
 
 def _end(result: SweepResult) -> None:

@@ -95,6 +95,16 @@ def test_a_sweep_as_json_csv_and_picture(plan_file: str, tmp_path: Path, capsys:
     assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "points.csv", "points.png"}
 
 
+def test_replan_without_a_sweep_plans_at_the_one_point(plan_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _sweep(plan_file, "--set", "seq_len=1024", "--replan", "--json") == 0
+    one = json.loads(capsys.readouterr().out)
+    assert _sweep(plan_file, "--sweep", "seq_len=1024", "--replan", "--json") == 0
+    assert one == json.loads(capsys.readouterr().out)
+    assert (one["num_points"], one["replanned"], len(one["rows"])) == (1, True, 1)
+    assert _sweep(plan_file, "--replan") == 0
+    assert "1 of 1 points" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -112,9 +122,11 @@ def test_a_sweep_as_json_csv_and_picture(plan_file: str, tmp_path: Path, capsys:
             ("--sweep", "seq_len=1..1000", "--sweep", "global_batch=1..1000"),
             "--sweep: 1,000,000 points (1,000 x 1,000); more than 10,000 are evaluated only with --force",
         ),
-        (("--csv", "x.csv"), "--csv: needs --sweep"),
+        (("--csv", "x.csv"), "--csv: needs --sweep or --replan"),
         (("--plot", "x.png"), "--plot: needs --sweep"),
-        (("--replan",), "--replan: needs --sweep"),
+        (("--fix", "tp=2"), "--fix: needs --sweep or --replan"),
+        (("--replan", "--plot", "x.png"), "--plot: needs --sweep"),
+        (("--sweep", "seq_len=2048", "--plot", "curve.xyz"), "--plot: curve.xyz: is no PNG file; expected a name"),
         (("--sweep", "seq_len=2048", "--metric", "mfu"), "--metric: needs --plot"),
         (("--sweep", "seq_len=2048", "--trace", "x.json"), "--trace: needs no --sweep"),
         (("--sweep", "seq_len=2048", "--workers", "0"), "--workers: 0 is not a positive whole number"),

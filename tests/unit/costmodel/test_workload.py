@@ -7,7 +7,7 @@ import pytest
 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.expert_load import ExpertPlacement, HistogramLoad, ZipfLoad
-from meshwright.costmodel.workload import Workload
+from meshwright.costmodel.workload import MAX_SEQ_LEN, Workload
 
 
 def test_tokens_of_a_step() -> None:
@@ -19,6 +19,12 @@ def test_tokens_of_a_step() -> None:
 def test_sizes_are_positive(field: str, value: int) -> None:
     with pytest.raises(StrategyError, match=f"workload: {field}: {value} is not a positive whole number"):
         msgspec.structs.replace(Workload(global_batch=8, seq_len=8), **{field: value})
+
+
+def test_a_sequence_beyond_any_sense_is_refused_with_the_limit() -> None:
+    assert Workload(global_batch=1, seq_len=MAX_SEQ_LEN).tokens == MAX_SEQ_LEN
+    with pytest.raises(StrategyError, match="seq_len: 100,000,000 tokens are over the limit of 16,777,216"):
+        Workload(global_batch=1, seq_len=100_000_000)
 
 
 @pytest.mark.parametrize("imbalance", [0.9, float("nan"), float("inf")])

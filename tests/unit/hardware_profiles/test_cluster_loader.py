@@ -45,6 +45,36 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert cluster.mean_time_between_failures_s is None
 
 
+SHARED = GOOD.replace("network: 400 Gbit/s", "nic: 400 Gbit/s\nnics_per_node: 4")
+
+
+@pytest.mark.parametrize(
+    ("text", "nics", "network_bytes_per_s"),
+    [
+        (SHARED, 4, 25e9),
+        (GOOD.replace("network:", "nic:"), 8, 50e9),
+        (SHARED + "network: 200 Gbit/s\n", 4, 25e9),
+        (GOOD + "nics_per_node: 4\n", 4, 50e9),
+    ],
+)
+def test_adapters_that_gpus_share(tmp_path: Path, text: str, nics: int, network_bytes_per_s: float) -> None:
+    cluster = load_cluster(write(tmp_path, text))
+    assert (cluster.num_nics, cluster.network_bytes_per_s) == (nics, network_bytes_per_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SHARED + "network: 400 Gbit/s\n", r"network: 50 GB/s for one GPU, but its share .* is 25 GB/s; leave one"),
+        (GOOD.replace("network: 400 Gbit/s\n", "nics_per_node: 4\n"), "network: is missing"),
+        (SHARED.replace("nics_per_node: 4", "nics_per_node: 0"), "nics_per_node: 0 is not a positive whole number"),
+    ],
+)
+def test_adapters_that_contradict_the_network(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ClusterError, match=message):
+        load_cluster(write(tmp_path, text))
+
+
 def test_part_of_a_node_is_allowed_but_not_part_of_several() -> None:
     assert load_cluster("h100", num_gpus=2).num_nodes == 1
     for num_gpus in (12, 0, -8):

@@ -126,7 +126,12 @@ def test_failures_and_goals(tiny_configuration: TrainingConfiguration) -> None:
     [
         ("workload.expert_load", "skewed", "'skewed' is unknown; expected balanced, zipf:EXPONENT or histogram:FILE"),
         ("workload.expert_load", "zipf", "'zipf' is unknown; expected balanced, zipf:EXPONENT or histogram:FILE"),
-        ("workload.expert_load", "zipf:steep", "'steep' is not the exponent of a Zipf load, as in zipf:1.2"),
+        (
+            "workload.expert_load",
+            "zipf:steep",
+            "'steep' is not the exponent of a Zipf load from 0 to 8,",
+        ),
+        ("workload.expert_load", "zipf:20", "'20' is not the exponent of a Zipf load from 0 to 8,"),
         ("workload.expert_load", "histogram:", "'histogram:' is unknown; expected balanced"),
         ("workload.expert_placement", "random", "'random' is unknown; expected one of contiguous, packed"),
         ("workload.capacity_factor", "0", "'0' is not a positive capacity factor, as in 1.25, or dropless"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.planner.choice import Choice, EndCost
-from meshwright.planner.memory_bounds import busy_within_memory_s
+from meshwright.planner.memory_bounds import busy_within_memory_s, least_excess_bytes
 from meshwright.planner.point import PointProblem
 from meshwright.planner.stage_totals import peak_memory_bytes, tables
 
@@ -112,3 +112,65 @@ def test_no_assignment_that_fits_keeps_a_device_less_busy(
         busy = counts @ sum(tables(problem).column(name) for name in names)
         for device, chunks in enumerate(problem.placement):
             assert bounds_s[device] <= busy[list(chunks)].sum() * (1 + 1e-9)
+
+
+@settings(max_examples=120)
+@given(
+    pipe=st.sampled_from(PIPES),
+    given_choices=st.lists(choices, min_size=2, max_size=3),
+    num_micro_batches=st.sampled_from((2, 4, 6)),
+    limit=st.integers(1, 120),
+    free=st.booleans(),
+    two_types=st.booleans(),
+    head_bytes=st.integers(0, 9),
+)
+def test_no_assignment_exceeds_the_limit_by_less(
+    pipe: tuple[ScheduleKind, int, int],
+    given_choices: list[Choice],
+    num_micro_batches: int,
+    limit: int,
+    free: bool,
+    two_types: bool,
+    head_bytes: int,
+) -> None:
+    kind, num_stages, virtual_stages = pipe
+    stages = num_stages * virtual_stages
+    even = tuple(range(0, 5, 4 // stages))
+    head = EndCost(static_bytes=float(head_bytes), kept_bytes=float(head_bytes), transient_bytes=float(head_bytes))
+    problem = PointProblem(
+        kind=kind,
+        num_stages=num_stages,
+        num_micro_batches=num_micro_batches,
+        virtual_stages=virtual_stages,
+        layer_types=(1, 0, 0, 0) if two_types else (0,) * 4,
+        choices=(tuple(given_choices[1:]), tuple(given_choices[:1])) if two_types else (tuple(given_choices),),
+        last=head,
+        memory_limit_bytes=float(limit),
+        boundaries=even if virtual_stages > 1 else (),
+    )
+    splits = [even]
+    if num_stages == 2 and virtual_stages == 1 and free:
+        splits = [(0, first, 4) for first in (1, 2, 3, 4)]
+    boundaries = problem.boundaries or (() if num_stages > 1 else even)
+    excess = least_excess_bytes(problem, boundaries)
+    column = {item: index for index, item in enumerate(tables(problem).items)}
+    ways = [range(len(problem.choices[layer_type])) for layer_type in problem.layer_types]
+    for split, chosen in product(splits, product(*ways)):
+        counts = np.zeros((stages, len(column)), dtype=np.int64)
+        for stage in range(stages):
+            for layer in range(split[stage], split[stage + 1]):
+                counts[stage, column[problem.layer_types[layer], chosen[layer]]] += 1
+        over = peak_memory_bytes(problem, counts).max() - limit
+        assert excess <= max(0.0, over) + 1e-6
+
+
+def test_what_is_missing_with_layers_at_their_leanest() -> None:
+    assert least_excess_bytes(_problem(11.5), (0, 2)) == pytest.approx(0.5)  # both lean: 2 (4 + 2)
+    assert least_excess_bytes(_problem(12.0), (0, 2)) == 0.0
+
+
+def test_a_free_split_needs_room_for_whole_layers() -> None:
+    problem = msgspec.structs.replace(_problem(11.0, num_layers=3), num_stages=2)
+    # Stage 0 holds two micro-batches: one layer of 4 + 2 x 2; stage 1 one: a layer of 4 + 2, two with another byte.
+    assert least_excess_bytes(problem, ()) == pytest.approx(1.0, abs=1e-6)
+    assert least_excess_bytes(msgspec.structs.replace(problem, memory_limit_bytes=12.0), ()) == 0.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,9 +14,11 @@ from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, Recompute, ZeroStage
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.cutting_planes import solve_point
 from meshwright.planner.fixes import parse_fixes
 from meshwright.planner.plan import Alternative
-from meshwright.planner.search import INNER_GAP, SearchProgress, SearchResult, search
+from meshwright.planner.point import PointSolution
+from meshwright.planner.search import INNER_GAP, MAX_EXPLAINED, SearchProgress, SearchResult, search
 from meshwright.planner.space import RULES, Problem
 
 ATTENTION = AttentionSpec(num_heads=8, num_kv_heads=4, head_dim=128, value_head_dim=128)
@@ -200,3 +203,18 @@ def test_pins_that_take_too_much_memory_may_be_freed() -> None:
     assert search(_problem("ep=8", "mbs=1", limit_bytes=limit_bytes), top=0).prediction.fits
     with pytest.raises(InfeasibleError, match=r"MiB over the limit of 763 MiB; .*freeing pinned choices may do, too"):
         search(_problem("ep=1", "zero=0", "dp=8", limit_bytes=limit_bytes), top=0)
+
+
+@pytest.mark.parametrize("seq_len", [2**18, 2**21])
+def test_what_memory_bounds_rule_out_is_not_solved(monkeypatch: pytest.MonkeyPatch, seq_len: int) -> None:
+    solved = []
+
+    def counted(*arguments: Any, **options: Any) -> PointSolution:  # noqa: ANN401
+        solved.append(solve_point(*arguments, **options))
+        return solved[-1]
+
+    monkeypatch.setattr("meshwright.planner.search.solve_point", counted)
+    problem = _problem("pp=4", "mbs=1", limit_bytes=10e9, layers=8, seq_len=seq_len)
+    with pytest.raises(InfeasibleError, match=r"over the limit of 9\.31 GiB"):
+        search(problem, top=5)
+    assert len(solved) <= 2 * MAX_EXPLAINED

@@ -57,6 +57,15 @@ def test_the_nearest_attempt_is_named_with_the_limit_and_what_is_over() -> None:
     assert shortfalls.num_noted == 3
 
 
+def test_one_micro_batch_is_said_to_be_that_and_counts_for_more_than_state_alone() -> None:
+    shortfalls = _shortfalls()
+    shortfalls.note_activations(MESH, Sharding(), 90 * GIB)
+    shortfalls.note_state(MESH, Sharding(), 75 * GIB)
+    assert "needs 90 GiB a GPU for the least of one micro-batch (layer inputs and state, or the head; ZeRO-1)" in str(
+        shortfalls.error(None)
+    )
+
+
 def test_state_alone_is_said_to_be_state_alone() -> None:
     shortfalls = _shortfalls()
     shortfalls.note_state(Mesh(), Sharding(), 128 * GIB)

@@ -4,10 +4,12 @@ import pytest
 
 from meshwright.costmodel.errors import InputError
 from meshwright.planner.changes import CHANGES, full_key, parse_changes
+from meshwright.planner.changes.register import SHORT, SYNONYMS
 from meshwright.planner.circumstance_changes import CIRCUMSTANCE_CHANGES
 
 ISSUE = (
     "cluster.network_bytes_per_s",
+    "cluster.nics_per_node",
     "cluster.network_latency_s",
     "cluster.nvlink_bytes_per_s",
     "cluster.nvlink_latency_s",
@@ -55,6 +57,11 @@ ISSUE = (
 )
 
 
+def test_every_synonym_stands_for_a_key_and_is_none_itself() -> None:
+    assert {full_key(name) for name in SYNONYMS.values()} <= set(CHANGES)
+    assert not SYNONYMS.keys() & SHORT.keys()
+
+
 @pytest.mark.parametrize("key", ISSUE)
 def test_what_a_plan_consists_of_has_a_key(key: str) -> None:
     assert key in CHANGES
@@ -73,6 +80,10 @@ def test_a_key_may_leave_out_its_section(key: str) -> None:
     ("key", "message"),
     [
         ("netwrk_bytes_per_s", "did you mean cluster.network_bytes_per_s?"),
+        ("nics", "did you mean cluster.nics_per_node?"),
+        ("cluster.num-nics", "did you mean cluster.nics_per_node?"),
+        ("mtbf", "did you mean cluster.mean_time_between_failures_s?"),
+        ("Context_Length", "did you mean workload.seq_len?"),
         ("cluster.num_gpu", "did you mean cluster.num_gpus"),
         ("num_expert", "did you mean model.num_experts?"),
         ("sequence_len", "did you mean layers.sequence_parallel or workload.seq_len?"),
