@@ -10,15 +10,26 @@ stretch_i times as long, and costs the share loss_i of its speed meanwhile. C se
 
     T >= C + I + sum_i loss_i stretch_i max(0, M_i - I)
 
-at the least of all possible I. The longest path through the dependencies is a bound, too.
+at the least of all possible I. Other bounds: the longest path through the dependencies, and
+
+    T >= C + D,    D = sum_j X_j - (1 - loss_j stretch_j) h_j
+
+with at most h_j seconds of X_j hidden while nothing else stretches computation. A second by which other links stretch
+it hides at most 1 / ((1 - loss) stretch) more of the chain, which gains (1 - loss stretch) / ((1 - loss) stretch) <= 1
+seconds: it never pays for itself.
+
+The bound is not monotone in the seconds of operators: the first formula grants what other links stretch in full and
+charges for it in part. But with more seconds no order is faster than the bound with less (tested): nothing above
+needs launches to start at once, and if they may wait, whatever is done in more seconds can be done in less.
 
 Source: derived; tests compare it with all orders of small passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import inf
 
 from meshwright.costmodel.order.pass_problem import NO_LINK, NUM_STREAMS, CoveredCommunication, PassProblem
 
@@ -38,6 +49,9 @@ def pass_bound_s(problem: PassProblem) -> float:
     by_exposed = _heaviest_chain(covers, [cover.time_s - cover.hideable_s for cover in covers])
     chains = (by_seconds,) if by_seconds == by_exposed else (by_seconds, by_exposed)
     least_idle_s = max(_least_idle_s(problem, [covers[place] for place in chain]) for chain in chains)
+    by_delay = _heaviest_chain(covers, [cover.time_s - cover.gain_s for cover in covers])
+    delaying = chains if by_delay in chains else (*chains, by_delay)
+    delay_s = max(_least_delay_s(problem, [covers[place] for place in chain]) for chain in delaying)
     load_s = load_bound_s(
         compute_s,
         _free_of_blocking(problem),
@@ -46,7 +60,7 @@ def pass_bound_s(problem: PassProblem) -> float:
         problem.loss,
         problem.stretch,
     )
-    return max(load_s, _longest_path_s(problem))
+    return max(load_s, compute_s + delay_s, _longest_path_s(problem))
 
 
 def _free_of_blocking(problem: PassProblem) -> list[float]:
@@ -62,7 +76,7 @@ def _free_of_blocking(problem: PassProblem) -> list[float]:
 
 
 class _Cover:
-    """One communication: its seconds, its link, what may run beside it, and the most of it that can hide."""
+    """One communication: its seconds, its link, what may run beside it, the most of it that can hide, and gain."""
 
     def __init__(self, problem: PassProblem, communication: CoveredCommunication) -> None:
         self.link = problem.link[communication.index]
@@ -70,8 +84,10 @@ class _Cover:
         self.bit, self.follows = 1 << communication.index, communication.follows
         self.time_s = problem.time_s[communication.index]
         beside_s = _hidden_s(problem, communication.beside, self.stretching, {self.link: self.time_s})
-        fused_s = [problem.fused_times_s(pair)[1] for pair in communication.pairs]
-        self.hideable_s = min(self.time_s, max((beside_s, *fused_s)))
+        kernels = [problem.fused_times_s(pair) for pair in communication.pairs]
+        self.hideable_s = min(self.time_s, max((beside_s, *(hidden_s for _, hidden_s, _ in kernels))))
+        gain_s = _gain_s(problem, communication.beside, {self.link: self.time_s})
+        self.gain_s = min(self.time_s, max((gain_s, *(hidden_s - slowdown_s for _, hidden_s, slowdown_s in kernels))))
 
 
 def load_bound_s(
@@ -137,15 +153,53 @@ def _least_idle_s(problem: PassProblem, chain: list[_Cover]) -> float:
     return most_s[-1]
 
 
+def _least_delay_s(problem: PassProblem, chain: list[_Cover]) -> float:
+    """The least that a chain adds to computation: what it idles, and what the chain's hidden part costs it.
+
+    Cut into runs as `_least_idle_s`.
+    """
+    most_s = [0.0]
+    for last in range(len(chain)):
+        gain_s, mask = 0.0, 0
+        moved_s: dict[int, float] = {}
+        best_s = most_s[last]
+        for first in range(last, -1, -1):
+            cover = chain[first]
+            moved_s[cover.link] = moved_s.get(cover.link, 0.0) + cover.time_s
+            gain_s += cover.gain_s
+            mask |= cover.mask
+            saved_s = gain_s if first == last else min(gain_s, _gain_s(problem, mask, moved_s))
+            best_s = max(best_s, most_s[first] + sum(moved_s.values()) - saved_s)
+        most_s.append(best_s)
+    return most_s[-1]
+
+
+def _gain_s(problem: PassProblem, mask: int, moved_s: dict[int, float]) -> float:
+    """The most seconds won by communication (by link) that hides beside a set, less what it costs computation."""
+    computing_s, gain_s = _seconds_of(problem, mask)
+    won = []
+    for link, link_s in moved_s.items():
+        loss, stretch = problem.loss[link], problem.stretch[link]
+        needed = (1.0 - loss) * stretch
+        won.append((max(0.0, 1.0 - loss * stretch) / needed, needed * link_s))
+    for ratio, needed_s in sorted(won, reverse=True):
+        taken_s = min(needed_s, computing_s)
+        computing_s -= taken_s
+        gain_s += ratio * taken_s
+    return gain_s
+
+
 def _hidden_s(problem: PassProblem, mask: int, stretching: int, moved_s: dict[int, float]) -> float:
     """The most communication (seconds by link) that runs while the operators of a set do, the fastest link first.
 
     Beside computation a link advances by 1 / ((1 - loss) stretch) for a second of computation alone; beside blocking
     communication at full speed. Communication that runs at the same time on other links (`stretching`) makes the
-    computation last longer, by loss stretch for each second.
+    computation last longer, by loss stretch for each second, but only as long as there is computation.
     """
     computing_s, blocking_s = _seconds_of(problem, mask)
-    computing_s += _stretched_s(problem, stretching)
+    if computing_s and stretching:
+        most_s = computing_s * _most_stretch(problem, stretching, moved_s)
+        computing_s += min(_stretched_s(problem, stretching), most_s)
     speeds = sorted(
         ((1.0 / ((1.0 - problem.loss[link]) * problem.stretch[link]), link) for link in moved_s), reverse=True
     )
@@ -167,6 +221,18 @@ def _stretched_s(problem: PassProblem, mask: int) -> float:
         longer_s += problem.loss[link] * problem.stretch[link] * problem.time_s[index]
         mask ^= lowest
     return longer_s
+
+
+def _most_stretch(problem: PassProblem, mask: int, moved_s: Iterable[int]) -> float:
+    """The most by which computation beside communication on some links lasts longer, others running all the time."""
+    others = {problem.link[index] for index in range(len(problem.link)) if mask >> index & 1}
+    most = 0.0
+    for link in moved_s:
+        lost = sum(problem.loss[other] for other in others if other != link)
+        left = 1.0 - problem.loss[link] - lost
+        if lost:
+            most = max(most, lost / left if left > 0.0 else inf)
+    return most
 
 
 def _seconds_of(problem: PassProblem, mask: int) -> tuple[float, float]:

@@ -56,6 +56,18 @@ def test_hidden_communication_costs_computation(made_up_pass: Make) -> None:
     assert pass_bound_s(problem) == pytest.approx(10.0 + 0.2 * 2.2)
 
 
+def test_what_a_chain_hides_costs_computation_however_long_it_idles(made_up_pass: Make) -> None:
+    """3 s over the network stand idle; 1 s over NVLink hides for 1.1 s, in which a fifth of computation is lost."""
+    problem = made_up_pass(
+        ("send", "ep exchange, nodes", ("x",), 3.0),
+        ("product", "gemm", ("send",), 2.0),
+        ("out", "sp exchange", ("product",), 1.0),
+        ("other", "gemm", ("send",), 5.0),
+        interference=COSTLY,
+    )
+    assert pass_bound_s(problem) == pytest.approx(7.0 + 3.0 + 0.2 * 1.1)
+
+
 @pytest.mark.parametrize(
     ("compute_s", "moved_s", "occupied_s", "idle_s", "expected"),
     [
