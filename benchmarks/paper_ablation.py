@@ -22,6 +22,7 @@ from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import problem_of
+from meshwright.costmodel.model import ModelSpec, MoeFfnSpec
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.order.order_book import OrderBook, OrderEntry
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
@@ -41,6 +42,11 @@ NONE, INTER, FUSED = OverlapLevel.NONE, OverlapLevel.INTER_OPERATOR, OverlapLeve
 LEVELS = {"SP+EP": NONE, "+ inter-operator": INTER, "+ intra-operator": FUSED}
 PAPER = {"SP+EP": 1.13, "+ inter-operator": 1.22, "+ intra-operator": 1.28}
 WITHIN = 0.05
+LAYER_WAIT_S = 2.5e-3
+"""Wait for the counts of routing, once a layer however many experts a GPU has.
+
+The paper's grouped kernels are one launch; `megascale-moe` has it for the four experts a GPU of its SP+EP.
+"""
 LAYERS, PP, DP, GLOBAL_BATCH, SEQ_LEN = 60, 15, 2, 720, 8192
 TP_TP = LayerStrategy(tp=8, ffn_tp=8, etp=8, dispatch=Dispatch.ALL_GATHER, recompute=Recompute.SELECTIVE)
 SP_EP = LayerStrategy(sp=8, ep=8, dispatch=Dispatch.ALL_GATHER, recompute=Recompute.SELECTIVE)
@@ -58,6 +64,7 @@ class Setting(NamedTuple):
     cluster: ClusterSpec = load_cluster("h800")
     runtime: tuple[tuple[str, float], ...] = ()
     fused_share: float = 0.8
+    layer_wait_s: float = LAYER_WAIT_S
 
 
 def overlap(level: OverlapLevel, fused_share: float = 0.8) -> LayerOverlap:
@@ -69,9 +76,14 @@ def configuration(setting: Setting, strategy: LayerStrategy, level: OverlapLevel
     """The 352B on 240 GPUs, every layer alike."""
     virtual, mesh = setting.virtual_stages, _mesh(strategy)
     stage = (strategy,) * (LAYERS // (PP * virtual))
-    runtime = replace(load_runtime("megascale-moe"), **dict(setting.runtime))
+    model = load_model(setting.model)
+    runtime = replace(
+        load_runtime("megascale-moe"),
+        routing_wait_s=setting.layer_wait_s / experts_of_a_gpu(model, strategy),
+        **dict(setting.runtime),
+    )
     return TrainingConfiguration(
-        model=load_model(setting.model),
+        model=model,
         cluster=setting.cluster.with_gpus(PP * DP * 8),
         workload=Workload(global_batch=GLOBAL_BATCH, seq_len=SEQ_LEN),
         runtime=replace(runtime, overlap=overlap(level, setting.fused_share)),
@@ -82,6 +94,13 @@ def configuration(setting: Setting, strategy: LayerStrategy, level: OverlapLevel
         ),
         stages=(stage,) * (PP * virtual),
     )
+
+
+def experts_of_a_gpu(model: ModelSpec, strategy: LayerStrategy) -> int:
+    """Routed experts that a GPU holds, whole or sliced."""
+    ffn = model.layers[-1].ffn
+    assert isinstance(ffn, MoeFfnSpec)  # the paper's models are
+    return ffn.num_experts // strategy.ep
 
 
 def _mesh(strategy: LayerStrategy) -> Mesh:
@@ -175,7 +194,7 @@ def sensitivities() -> Iterator[tuple[str, dict[str, float]]]:
             base=replace(TP_TP, recompute=Recompute.NONE), best=replace(SP_EP, recompute=Recompute.NONE)
         ),
         "experts evenly loaded": Setting(runtime=(("expert_load_deviation", 0.0),)),
-        "no wait for routing": Setting(runtime=(("routing_wait_s", 0.0),)),
+        "no wait for routing": Setting(layer_wait_s=0.0),
         "NVLink reaches 10 % less": Setting(cluster=_nvlink(180e9)),
         "NVLink reaches 10 % more": Setting(cluster=_nvlink(220e9)),
         f"interference: loss {loss:.2f}, stretch 1": Setting(cluster=_interference(loss, 1.0)),

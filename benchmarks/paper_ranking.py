@@ -21,7 +21,7 @@ import msgspec
 import meshwright
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
-from meshwright.costmodel.model import with_num_layers
+from meshwright.costmodel.model import MoeFfnSpec, with_num_layers
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.runtime import load_runtime
@@ -43,17 +43,20 @@ STRATEGIES = {
     "SP+EP": tuple(LayerStrategy(sp=8, ep=8, dispatch=way, recompute=SAR) for way in (Dispatch.ALL_TO_ALL, GATHER)),
 }
 LEVELS = (OverlapLevel.NONE, OverlapLevel.FUSED)
-RUNTIMES = {"waits for routing": {}, "no wait": {"routing_wait_s": 0.0}}
+RUNTIMES = {"waits for routing": 2.5e-3, "no wait": 0.0}
+"""Seconds a layer that the host waits for the counts of routing (`paper_ablation.LAYER_WAIT_S` has the reason)."""
 
 
 def configuration(
-    model: str, num_layers: int, strategy: LayerStrategy, level: OverlapLevel, changes: dict[str, float]
+    model: str, num_layers: int, strategy: LayerStrategy, level: OverlapLevel, layer_wait_s: float
 ) -> TrainingConfiguration:
     """So many layers of a model on one node."""
+    ffn = load_model(model).layers[-1].ffn
+    assert isinstance(ffn, MoeFfnSpec)  # the paper's models are
     runtime = msgspec.structs.replace(
         load_runtime("megascale-moe"),
         overlap=LayerOverlap(tensor=level, sequence=level, context=level, expert=level),
-        **changes,
+        routing_wait_s=layer_wait_s / (ffn.num_experts // strategy.ep),
     )
     return TrainingConfiguration(
         model=with_num_layers(load_model(model), num_layers),
@@ -71,7 +74,9 @@ def most_layers(model: str) -> int:
     """As many layers as fit under every strategy."""
     for num_layers in range(load_model(model).num_layers, 0, -1):
         configurations = (
-            configuration(model, num_layers, way, OverlapLevel.NONE, {}) for ways in STRATEGIES.values() for way in ways
+            configuration(model, num_layers, way, OverlapLevel.NONE, 0.0)
+            for ways in STRATEGIES.values()
+            for way in ways
         )
         if all(predict(one).fits for one in configurations):
             return num_layers
@@ -81,11 +86,13 @@ def most_layers(model: str) -> int:
 def rows_of(model: str) -> Iterator[dict[str, object]]:
     """The four strategies of one model, by level of overlap and runtime."""
     num_layers = most_layers(model)
-    for name, changes in RUNTIMES.items():
+    for name, layer_wait_s in RUNTIMES.items():
         for level in LEVELS:
             steps_s = {
                 title: min(
-                    predict(ordered_configuration(configuration(model, num_layers, way, level, changes))).step_time_s
+                    predict(
+                        ordered_configuration(configuration(model, num_layers, way, level, layer_wait_s))
+                    ).step_time_s
                     for way in ways
                 )
                 for title, ways in STRATEGIES.items()
