@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshwright.costmodel.errors import InfeasibleError
@@ -19,6 +19,7 @@ ATTENTION = AttentionSpec(num_heads=8, num_kv_heads=4, head_dim=128, value_head_
 DENSE = LayerSpec(attention=ATTENTION, ffn=DenseFfnSpec(intermediate=4096))
 MOE = LayerSpec(attention=ATTENTION, ffn=MoeFfnSpec(num_experts=8, top_k=2, intermediate=2048))
 PINS = ("mbs=1", "pp=1", "pp=2", "tp=1", "sp=2", "ep=1", "ep=4", "zero=1", "recompute=full", "schedule=1f1b", "dp=4")
+MIXED_WHERE_PINNED = ("tp", "sp")
 SLACK = 1 + INNER_GAP
 GAP = 1e-6
 
@@ -73,7 +74,10 @@ def test_more_memory_is_never_slower(problem: Problem, more: float) -> None:
 @settings(max_examples=10)
 @given(problem=problems(), data=st.data())
 def test_freeing_a_pinned_choice_is_never_slower(problem: Problem, data: st.DataObject) -> None:
-    pinned = [name for name, value in msgspec.structs.asdict(problem.fixes).items() if value is not None]
+    """Of choices whose pin only takes away: TP and Ulysses in one group are looked at where one of them is pinned."""
+    fixes = msgspec.structs.asdict(problem.fixes)
+    pinned = [name for name, value in fixes.items() if value is not None and name not in MIXED_WHERE_PINNED]
+    assume(pinned)
     freed = msgspec.structs.replace(problem.fixes, **{data.draw(st.sampled_from(pinned)): None})
     assert _step_s(msgspec.structs.replace(problem, fixes=freed)) <= _step_s(problem) * SLACK
 
