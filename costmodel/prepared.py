@@ -11,7 +11,15 @@ from meshwright.costmodel.formulas.collectives import wire_bytes
 from meshwright.costmodel.hardware import Basis, HardwareProfile
 from meshwright.costmodel.interpolate import LogCurve, LogGrid
 from meshwright.costmodel.program.operators import Collective, MemoryKernel, Pass, Precision
-from meshwright.costmodel.tables import AttentionBackend, AttentionCurve, GroupedGemmLaw, LinkCurve, MemoryShare
+from meshwright.costmodel.tables import (
+    AttentionBackend,
+    AttentionCurve,
+    GemmTable,
+    GemmVariant,
+    GroupedGemmLaw,
+    LinkCurve,
+    MemoryShare,
+)
 
 PAIR = 2
 AttentionKey = tuple[AttentionBackend, bool, bool]
@@ -60,7 +68,7 @@ class PreparedProfile:
         self._gemm = {
             table.precision: GemmModel(
                 table.precision,
-                LogGrid((table.m, table.n, table.k), table.efficiencies),
+                _gemm_grid(table),
                 table.sustained_fraction,
                 table.scale,
             )
@@ -146,6 +154,17 @@ class PreparedProfile:
         if collective not in self._links:
             raise ProfileError(self._name, "links", f"has no curve for {collective.value}")
         return self._links[collective]
+
+
+@lru_cache(maxsize=64)
+def _gemm_grid(table: GemmTable) -> LogGrid:
+    """Once a table: profiles that differ in a bandwidth share it."""
+    return LogGrid((table.m, table.n, table.k), table.efficiencies)
+
+
+@lru_cache(maxsize=256)
+def _variant_grid(table: GemmVariant) -> LogGrid:
+    return LogGrid((table.m, table.n, table.k), table.ratios)
 
 
 @lru_cache(maxsize=64)
