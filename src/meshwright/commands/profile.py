@@ -35,7 +35,7 @@ def command(
         Path | None,
         typer.Option(metavar="FILE.json", help="Where every sample goes; default: beside the profile."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few samples of each kind, in under a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few samples of each kind, in about a minute.")] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Measure all again instead of going on after an interruption.")
     ] = False,
@@ -51,8 +51,8 @@ def command(
 ) -> None:
     """Measure this machine's GPUs and links.
 
-    Takes six minutes on one GPU and eight on two; an interrupted run goes on where it stopped. Nothing of the GPUs'
-    settings is changed.
+    Takes about six minutes on one GPU, longer on several; an interrupted run goes on where it stopped. No setting of a
+    GPU is changed.
     """
     if rebuild is not None:
         rebuild_profile(rebuild, output, base)
