@@ -194,8 +194,8 @@ def problem_of(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: R
     """The ordering problem of a pass: its operators with their times."""
     time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
     _share_pcie(operators, time_s, cluster)
-    _forward_chunks(operators, time_s)
-    inside_share = _inside_share(operators, time_s, cluster, runtime)
+    forwarding_s = _forward_chunks(operators, time_s)
+    inside_share = _inside_share(operators, time_s, forwarding_s, cluster, runtime)
     return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime), inside_share)
 
 
@@ -209,17 +209,23 @@ def _interference(cluster: ClusterSpec, runtime: RuntimeSpec) -> Interference:
 
 
 def _inside_share(
-    operators: tuple[Operator, ...], time_s: dict[str, float], cluster: ClusterSpec, runtime: RuntimeSpec
+    operators: tuple[Operator, ...],
+    time_s: dict[str, float],
+    forwarding_s: float,
+    cluster: ClusterSpec,
+    runtime: RuntimeSpec,
 ) -> float:
-    """Seconds that a pass's collectives between nodes would take inside a node, over those they take.
+    """Seconds of NVLink traffic that a pass's communication between nodes brings with it, over its own.
 
-    One figure for all of a pass: which of its collectives runs beside which computation is not known yet.
+    Collectives bring what they would take inside a node, deduplicated exchanges the `forwarding_s` seconds of chunks
+    that are forwarded while others arrive. One figure for all of a pass: which of its communication runs beside which
+    computation is not known yet.
     """
     between = [op for op in operators if op.resource is Resource.NETWORK and isinstance(op.work, CollectiveWork)]
     network_s = sum(time_s[op.name] for op in between)
     if not network_s:
         return 0.0
-    return sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between) / network_s
+    return (forwarding_s + sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between)) / network_s
 
 
 def _inside_node(work: Work) -> Work:
@@ -245,13 +251,17 @@ def _share_pcie(operators: tuple[Operator, ...], time_s: dict[str, float], clust
             time_s[name] += network_share_of_pcie(cluster) * network_s / len(copies)
 
 
-def _forward_chunks(operators: tuple[Operator, ...], time_s: dict[str, float]) -> None:
-    """Deduplicated rows are forwarded inside a node while more of them arrive from others."""
+def _forward_chunks(operators: tuple[Operator, ...], time_s: dict[str, float]) -> float:
+    """Deduplicated rows are forwarded inside a node while more of them arrive from others: for so many seconds."""
+    forwarding_s = 0.0
     for op in operators:
         stem, found, _ = op.name.rpartition(BETWEEN_NODES)
         inside = stem + INSIDE_NODE
         if found and op.axis is Axis.EXPERT and op.name.endswith(BETWEEN_NODES) and inside in time_s:
-            time_s[op.name], time_s[inside] = forwarded_s(time_s[op.name], time_s[inside])
+            whole_s = time_s[inside]
+            time_s[op.name], time_s[inside] = forwarded_s(time_s[op.name], whole_s)
+            forwarding_s += whole_s - time_s[inside]
+    return forwarding_s
 
 
 def _relieved(forward: Terms, backward: Terms, saving_s: float) -> tuple[Terms, Terms]:
