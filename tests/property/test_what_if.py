@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, ModelSpec, MoeFfnSpec
+from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.runtime import load_runtime, runtime_names
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.step import predict
-from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute, ZeroStage
+from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Mesh, Recompute, ZeroStage
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.changes import CHANGES
@@ -22,7 +26,7 @@ from meshwright.planner.what_if import Baseline, answer, baseline_of, changed
 
 ATTENTION = AttentionSpec(num_heads=8, num_kv_heads=4, head_dim=128, value_head_dim=128)
 DENSE = LayerSpec(attention=ATTENTION, ffn=DenseFfnSpec(intermediate=4096))
-MOE = LayerSpec(attention=ATTENTION, ffn=MoeFfnSpec(num_experts=8, top_k=2, intermediate=2048))
+MOE = LayerSpec(attention=ATTENTION, ffn=MoeFfnSpec(num_experts=16, top_k=4, intermediate=2048))
 PIPES = (
     (ScheduleKind.ONE_F_ONE_B, 1, 1),
     (ScheduleKind.ONE_F_ONE_B, 4, 1),
@@ -51,15 +55,24 @@ def plans(draw: st.DrawFn) -> Plan:
     kind, pp, virtual_stages = draw(st.sampled_from(PIPES))
     tp, sp = draw(st.sampled_from(((1, 1), (2, 1), (1, 4))))
     dp = 16 // (pp * tp * sp)
-    ep = draw(st.sampled_from([degree for degree in (1, 2, 4) if (dp * tp * sp) % degree == 0]))
+    ep = draw(st.sampled_from([degree for degree in (1, 4, 16) if (dp * tp * sp) % degree == 0]))
     layers = tuple(draw(st.lists(st.sampled_from((DENSE, MOE)), min_size=4, max_size=4)))
     recompute = draw(st.sampled_from(Recompute))
+    dispatch = draw(st.sampled_from(Dispatch))
     strategies = tuple(
-        LayerStrategy(tp=tp, sp=sp, ffn_tp=tp, ep=ep if layer.is_moe else 1, recompute=recompute) for layer in layers
+        LayerStrategy(
+            tp=tp,
+            sp=sp,
+            ffn_tp=tp,
+            ep=ep if layer.is_moe else 1,
+            dispatch=dispatch if layer.is_moe else Dispatch.ALL_TO_ALL,
+            recompute=recompute,
+        )
+        for layer in layers
     )
     share = 4 // (pp * virtual_stages)
     configuration = TrainingConfiguration(
-        model=ModelSpec(name="made-up", hidden=1024, vocab=8192, layers=layers),
+        model=ModelSpec(name="made-up", hidden=draw(st.sampled_from((1024, 4096))), vocab=8192, layers=layers),
         cluster=load_cluster(draw(st.sampled_from(("h100", "h800", "h20"))), num_gpus=16),
         workload=Workload(global_batch=dp * 8, seq_len=draw(st.sampled_from((1024, 4096)))),
         runtime=load_runtime(draw(st.sampled_from(runtime_names()))),
@@ -133,3 +146,32 @@ def test_a_plan_s_changed_configuration_is_one_that_a_plan_can_hold(plan: Plan) 
     again = baseline_of(build_plan(configuration, predict(configuration), CERTIFICATE)).configuration
     assert predict(again) == predict(configuration)
     assert msgspec.structs.replace(again, orders=configuration.orders) == configuration
+
+
+def _experts_over_two_nodes(dispatch: Dispatch) -> TrainingConfiguration:
+    """Four layers of the 352B model, whose experts lie on 16 GPUs; its products are long enough to hide exchanges."""
+    model = load_model("internal-352b")
+    strategy = LayerStrategy(sp=4, ep=16, dispatch=dispatch, recompute=Recompute.SELECTIVE)
+    return TrainingConfiguration(
+        model=msgspec.structs.replace(model, layers=model.layers[:4]),
+        cluster=load_cluster("h800", num_gpus=16),
+        workload=Workload(global_batch=8, seq_len=8192),
+        runtime=load_runtime("meshwright"),
+        mesh=Mesh(dp=4, sp=4, ep=16),
+        sharding=Sharding(zero=ZeroStage.OPTIMIZER),
+        pipeline=Pipeline(schedule=ScheduleKind.ONE_F_ONE_B, virtual_stages=1, micro_batch=1),
+        stages=((strategy,) * 4,),
+    )
+
+
+@pytest.mark.parametrize("dispatch", Dispatch)
+@pytest.mark.parametrize("link", ["network_bytes_per_s", "nvlink_bytes_per_s"])
+def test_more_bandwidth_below_hidden_exchanges_is_never_slower(dispatch: Dispatch, link: str) -> None:
+    """The plan's orders are held, as a what-if holds them."""
+    configuration = _experts_over_two_nodes(dispatch)
+    baseline = baseline_of(build_plan(configuration, predict(configuration), CERTIFICATE))
+    steps_s = [
+        answer(baseline, changed(baseline, {f"cluster.{link}": f"{factor}x"})).prediction.step_time_s
+        for factor in (0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8)
+    ]
+    assert all(faster <= slower * (SLACK) for slower, faster in pairwise(steps_s)), steps_s
