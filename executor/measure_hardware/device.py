@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 
@@ -16,6 +17,13 @@ class DeviceLostError(MeshwrightError):
 
 
 Work = Callable[[], object]
+
+
+class Clocked(NamedTuple):
+    """Seconds of each of some works, and the mean SM clock during each; no clocks where they cannot be read."""
+
+    seconds: tuple[float, ...]
+    clocks_hz: tuple[float, ...]
 
 
 class Device(ABC):
@@ -36,6 +44,10 @@ class Device(ABC):
     @abstractmethod
     def intervals(self, works: Sequence[Work]) -> tuple[float, ...]:
         """Seconds of each of the works, one right after the other."""
+
+    def clocked_intervals(self, works: Sequence[Work]) -> Clocked:
+        """As `intervals`, with the clocks where the device can read them."""
+        return Clocked(self.intervals(works), ())
 
     def durations(self, work: Work, count: int) -> tuple[float, ...]:
         """Seconds of each of `count` runs of the work, one right after the other."""

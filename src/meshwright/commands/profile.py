@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from meshwright.executor.measure_hardware import ProfileRequest
     from meshwright.executor.measure_hardware.comparison import Comparison
     from meshwright.executor.measure_hardware.outcome import ProfileOutcome
+    from meshwright.hardware_profiles.measurements import Measurements
 
 EXAMPLES = """\b
 Examples:
   meshwright profile --quick -o trial.json
   meshwright profile -o my-gpus.json
   meshwright profile --rebuild my-gpus.measurements.json -o my-gpus.json
+  meshwright profile --rebuild my-gpus.json.partial.jsonl -o my-gpus.json
   torchrun --nnodes 2 --nproc-per-node 8 ... -m meshwright profile -o my-cluster.json
 """
 
@@ -55,7 +57,7 @@ def command(
     GPU is changed.
     """
     if rebuild is not None:
-        rebuild_profile(rebuild, output, base)
+        rebuild_profile(rebuild, output, measurements or _beside(output), base)
         return
     from meshwright.executor.measure_hardware.preflight import check_torch
     from meshwright.executor.measure_hardware.request import ProfileRequest
@@ -65,7 +67,7 @@ def command(
 
     request = ProfileRequest(
         output=output,
-        measurements=measurements or output.with_name(f"{output.stem}.measurements.json"),
+        measurements=measurements or _beside(output),
         extent=Extent.QUICK if quick else Extent.FULL,
         restart=restart,
         shared=shared,
@@ -75,18 +77,39 @@ def command(
     run(request)
 
 
-def rebuild_profile(measurements: Path, output: Path, base: str | None) -> None:
-    """The profile of measurements that a file has."""
+def _beside(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.measurements.json")
+
+
+def rebuild_profile(source: Path, output: Path, measurements: Path, base: str | None) -> None:
+    """The profile of measurements that a file has; those that an interrupted run left are written, too."""
     from meshwright.executor.measure_hardware.base_profile import base_profile
     from meshwright.executor.measure_hardware.files import write_json
+    from meshwright.executor.measure_hardware.partial import is_partial
     from meshwright.hardware_profiles.build import build_profile
     from meshwright.hardware_profiles.measurements import load_measurements
     from meshwright.planner.serialise import check_writable
 
     check_writable(output)
-    found = load_measurements(measurements)
+    found = _measurements_of_partial(source, measurements) if is_partial(source) else load_measurements(source)
     write_json(build_profile(found, base=base_profile(found.machine.gpu, base)), output)
     typer.echo(f"profile written to {output}")
+
+
+def _measurements_of_partial(source: Path, target: Path) -> Measurements:
+    from meshwright.executor.measure_hardware.files import write_json
+    from meshwright.executor.measure_hardware.partial import load_partial
+    from meshwright.planner.serialise import check_writable
+
+    check_writable(target)
+    partial = load_partial(source)
+    write_json(partial.measurements, target)
+    typer.echo(f"{partial.num_results} samples written to {target}")
+    whole = f" of {partial.num_samples}" if partial.num_samples else ""
+    typer.echo(
+        f"warning: incomplete: {source} has {partial.num_results}{whole} results; what is missing is as in the base"
+    )
+    return partial.measurements
 
 
 def run(request: ProfileRequest) -> None:
