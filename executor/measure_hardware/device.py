@@ -16,6 +16,7 @@ class DeviceLostError(MeshwrightError):
     """No kernel runs any more in this process: nothing further can be measured by it."""
 
 
+REFERENCE_TRIALS = 3
 Work = Callable[[], object]
 
 
@@ -32,6 +33,7 @@ class Device(ABC):
     torch_device: torch.device
     l2_bytes: float
     captures: bool
+    _reference_s: float | None = None
 
     @abstractmethod
     def scope(self) -> AbstractContextManager[object]:
@@ -56,6 +58,12 @@ class Device(ABC):
     @abstractmethod
     def reference(self) -> None:
         """One large product: what its time says of the clocks, it says of everything beside it that computes."""
+
+    def reference_s(self) -> float:
+        """About how long the reference product takes, tried once."""
+        if self._reference_s is None:
+            self._reference_s = min(self.durations(self.reference, REFERENCE_TRIALS))
+        return self._reference_s
 
     @abstractmethod
     def heat(self, seconds: float) -> None:

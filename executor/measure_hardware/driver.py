@@ -61,8 +61,8 @@ class Budget:
 
 BUDGETS = {
     Extent.TINY: Budget(local_s=2.0, links_s=1.0, heat_s=0.0, link_heat_s=0.0),
-    Extent.QUICK: Budget(local_s=32.0, links_s=6.0, heat_s=5.0, link_heat_s=2.0),
-    Extent.FULL: Budget(local_s=320.0, links_s=75.0, heat_s=20.0, link_heat_s=5.0),
+    Extent.QUICK: Budget(local_s=24.0, links_s=4.0, heat_s=3.0, link_heat_s=1.0),
+    Extent.FULL: Budget(local_s=300.0, links_s=75.0, heat_s=20.0, link_heat_s=5.0),
 }
 INTERFERENCE_S = 0.5
 LEAST_LINK_S, MOST_LINK_S = 0.02, 0.1

@@ -19,8 +19,8 @@ from meshwright.executor.measure_hardware.times import times_of
 from meshwright.hardware_profiles.measurements import Implementation, SustainedSample
 
 ALONE_S = {Extent.TINY: 0.0, Extent.QUICK: 0.03, Extent.FULL: 0.1}
-SETTLING_S = {Extent.TINY: 0.0, Extent.QUICK: 3.0, Extent.FULL: 8.0}
-TIMED_S = {Extent.TINY: 0.0, Extent.QUICK: 1.0, Extent.FULL: 2.0}
+SETTLING_S = {Extent.TINY: 0.0, Extent.QUICK: 1.5, Extent.FULL: 8.0}
+TIMED_S = {Extent.TINY: 0.0, Extent.QUICK: 0.5, Extent.FULL: 2.0}
 FEWEST = 3
 
 

@@ -41,7 +41,7 @@ def time_operator(
     loop = recorded(_loop(runnable, runs), device, refused, capturable=runnable.capturable)
     span_s = trial_s(loop, device)
     device.keep_busy()
-    each_s = span_s + trial_s(device.reference, device)
+    each_s = span_s + device.reference_s()
     budget_s = seconds * (SHORT_RUN_SHARE if span_s / runs < SHORT_RUN_S else 1.0)
     for _ in range(math.ceil(WARM_UP_SHARE * budget_s / span_s) - 1):
         loop()
