@@ -18,6 +18,16 @@ HEATING_SIZE = 8192
 BUSY_PRODUCTS = 6
 PRODUCTS_AT_ONCE = 100
 MILLISECOND = 1e-3
+STREAM_TRIALS = 4
+
+
+def stream_beside(stream: torch.cuda.Stream) -> torch.cuda.Stream:
+    """Another stream of the same GPU. PyTorch has few and hands the same ones out again: two may be one."""
+    for _ in range(STREAM_TRIALS):
+        other = torch.cuda.Stream(stream.device)
+        if other.cuda_stream != stream.cuda_stream:
+            return other
+    raise RuntimeError("PyTorch has no second stream: nothing can run beside anything")
 
 
 class CudaDevice(Device):
@@ -32,6 +42,7 @@ class CudaDevice(Device):
         self.num_sms = int(properties.multi_processor_count)
         with torch.cuda.device(self.torch_device):
             self.stream = torch.cuda.Stream(self.torch_device)
+            self.beside = stream_beside(self.stream)
         self._heaters: tuple[torch.Tensor, ...] = ()
         self._tried_reader = False
         self._reader: Read | None = None

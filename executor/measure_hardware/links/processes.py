@@ -17,7 +17,7 @@ from meshwright.executor.measure_hardware.journal import Line, Outcome
 from meshwright.executor.measure_hardware.links.ranks import Place, Ranks
 from meshwright.executor.measure_hardware.links.worker import LinkTask, LinkWorker, Record
 
-SILENCE_S = 180.0
+SILENCE_S = 90.0
 """No sample takes nearly so long: processes that say nothing for this time wait for each other in vain."""
 
 POLL_S = 1.0
