@@ -81,7 +81,7 @@ def run_profile(request: ProfileRequest, console: Console) -> ProfileOutcome | N
     place = place_from_environment()
     if place is None:
         check_request(request)
-        return _lead(request, console, _local_team(request), open_device(0, on_gpus=request.on_gpus), started_s)
+        return _led(request, console, _local_team(request), open_device(0, on_gpus=request.on_gpus), started_s)
     if place.is_first:
         check_request(request)
     ranks = Ranks(place, on_gpus=request.on_gpus)
@@ -90,13 +90,16 @@ def run_profile(request: ProfileRequest, console: Console) -> ProfileOutcome | N
         if not place.is_first:
             follow(ranks, device)
             return None
-        team = JoinedTeam(ranks)
-        try:
-            return _lead(request, console, team, device, started_s)
-        finally:
-            team.dismiss()
+        return _led(request, console, JoinedTeam(ranks), device, started_s)
     finally:
         ranks.close()
+
+
+def _led(request: ProfileRequest, console: Console, team: Team, device: Device, started_s: float) -> ProfileOutcome:
+    try:
+        return _lead(request, console, team, device, started_s)
+    finally:
+        team.dismiss()
 
 
 def _local_team(request: ProfileRequest) -> Team:
@@ -188,6 +191,8 @@ class _Run:
         if LAUNCH_KEY_LOCAL not in self.journal:
             record(LAUNCH_KEY_LOCAL, Launched(sample=launch_costs(self.device)))
         if SUSTAINED_KEY not in self.journal:
+            if self._link_task(survey):
+                self.team.prepare()  # while the GPU is busy for seconds and the host is not
             self._measure_sustained(record)
         if isinstance(self.device, CudaDevice):
             measure_peer_copies(self._left(survey.peer_copies), record, PEER_S)
@@ -230,24 +235,28 @@ class _Run:
         self.journal.add(MACHINE_KEY, Described(machine=machine))
         self.throttle = _reasons_of(gpu_uuid(self.device.torch_device))
 
-    def _measure_links(self, survey: Survey, record: Record) -> None:
-        if self.team.size == 1:
-            return
+    def _link_task(self, survey: Survey) -> LinkTask | None:
+        """What is left between GPUs; None: nothing."""
         links, pairs = self._left(survey.links), self._left_pairs(survey.link_interference)
         health = self._left(survey.health)
-        if not (links or pairs or health):
-            return
+        if self.team.size == 1 or not (links or pairs or health):
+            return None
         left_s = self.budget.links_s - INTERFERENCE_S * len(pairs)
-        task = LinkTask(
+        return LinkTask(
             health=health,
             links=links,
             interference=pairs,
             heat_s=self.budget.link_heat_s,
             sample_s=max(LEAST_LINK_S, min(MOST_LINK_S, left_s / max(1, len(links)))),
         )
+
+    def _measure_links(self, survey: Survey, record: Record) -> None:
+        task = self._link_task(survey)
+        if task is None:
+            return
         problem = self.team.run(task, self.device, record)
         if problem:
-            keys = [*(entry.key for entry in (*health, *links)), *(pair.key for pair in pairs)]
+            keys = [*(entry.key for entry in (*task.health, *task.links)), *(pair.key for pair in task.interference)]
             for key in keys:
                 if key not in self.journal:
                     record(key, Skipped(what=key, reason=problem))
