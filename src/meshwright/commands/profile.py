@@ -47,7 +47,9 @@ def command(
     ] = None,
     rebuild: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Build the profile from measurements taken before; needs no GPU."),
+        typer.Option(
+            metavar="FILE.json", help="Build the profile from measurements or from an interrupted run; needs no GPU."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the order of samples and the shapes that tables are judged by.")] = 0,
 ) -> None:
