@@ -45,7 +45,7 @@ class Machine(Value, frozen=True, kw_only=True):
     """Where, when and how was measured. Clocks, power and temperature are those of the GPU at work, not idle.
 
     `sm_clock_mhz` is what the driver said in one moment, `mean_clock_hz` the mean SM clock of large products by the
-    GPU's own counters; None where those were not read.
+    GPU's own counters. 0: not known.
     """
 
     gpu: str
@@ -67,10 +67,7 @@ class Machine(Value, frozen=True, kw_only=True):
     temperature_celsius: float
     date: str
     command: str
-    mean_clock_hz: float | None = None
-
-    def __post_init__(self) -> None:
-        _check_optional("machine", "mean_clock_hz", self.mean_clock_hz)
+    mean_clock_hz: float = 0.0
 
 
 class Sample(Value, frozen=True, kw_only=True):

@@ -231,7 +231,7 @@ class _Run:
             usable_bytes=self.idle.usable_memory_bytes,
             reading=reading_of(self.device.torch_device),
         )
-        machine = msgspec.structs.replace(hot, mean_clock_hz=median_clock_hz(at_work.clocks_hz))
+        machine = msgspec.structs.replace(hot, mean_clock_hz=median_clock_hz(at_work.clocks_hz) or 0.0)
         self.journal.add(MACHINE_KEY, Described(machine=machine))
         self.throttle = _reasons_of(gpu_uuid(self.device.torch_device))
 

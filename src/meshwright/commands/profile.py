@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from meshwright.executor.measure_hardware import ProfileRequest
     from meshwright.executor.measure_hardware.comparison import Comparison
     from meshwright.executor.measure_hardware.outcome import ProfileOutcome
-    from meshwright.hardware_profiles.measurements import Measurements
+    from meshwright.hardware_profiles.measurements import Machine, Measurements
 
 EXAMPLES = """\b
 Examples:
@@ -86,6 +86,7 @@ def _beside(output: Path) -> Path:
 def rebuild_profile(source: Path, output: Path, measurements: Path, base: str | None) -> None:
     """The profile of measurements that a file has; those that an interrupted run left are written, too."""
     from meshwright.executor.measure_hardware.base_profile import base_profile
+    from meshwright.executor.measure_hardware.comparison import comparisons
     from meshwright.executor.measure_hardware.files import write_json
     from meshwright.executor.measure_hardware.partial import is_partial
     from meshwright.hardware_profiles.build import build_profile
@@ -94,7 +95,9 @@ def rebuild_profile(source: Path, output: Path, measurements: Path, base: str | 
 
     check_writable(output)
     found = _measurements_of_partial(source, measurements) if is_partial(source) else load_measurements(source)
-    write_json(build_profile(found, base=base_profile(found.machine.gpu, base)), output)
+    base_of_gpu = base_profile(found.machine.gpu, base)
+    _print_comparisons(found.machine, comparisons(found, base_of_gpu.gpu))
+    write_json(build_profile(found, base=base_of_gpu), output)
     typer.echo(f"profile written to {output}")
 
 
@@ -132,7 +135,7 @@ def run(request: ProfileRequest) -> None:
     typer.echo(f"{len(outcome.measurements.samples)} samples written to {request.measurements}")
     base = base_profile(outcome.measurements.machine.gpu, request.base)
     rows = comparisons(outcome.measurements, base.gpu)
-    print_table(_title(outcome), COLUMNS, [_row(row) for row in rows])
+    _print_comparisons(outcome.measurements.machine, rows)
     _print_skipped(outcome)
     for warning in warnings_of(outcome, rows):
         typer.echo(f"warning: {warning}")
@@ -148,8 +151,11 @@ def _write_profile(request: ProfileRequest, outcome: ProfileOutcome, base: Hardw
     typer.echo(f"profile written to {request.output}")
 
 
-def _title(outcome: ProfileOutcome) -> str:
-    machine = outcome.measurements.machine
+def _print_comparisons(machine: Machine, rows: tuple[Comparison, ...]) -> None:
+    print_table(_title(machine), COLUMNS, [_row(row) for row in rows])
+
+
+def _title(machine: Machine) -> str:
     return (
         f"{machine.num_gpus} x {machine.gpu}: driver {machine.driver}, CUDA {machine.cuda}, PyTorch {machine.torch}, "
         f"{machine.sm_clock_mhz:.0f} MHz and {machine.power_w:.0f} W of {machine.power_limit_w:.0f} at work"

@@ -71,6 +71,7 @@ def test_a_profile_of_what_an_interrupted_run_left(tmp_path: Path, capsys: pytes
     output = tmp_path / "out.json"
     assert main(["profile", "--rebuild", str(journal.path), "-o", str(output)]) == 0
     printed = " ".join(capsys.readouterr().out.split())
+    assert "usable memory" in printed
     assert f"has 40 of {len(whole.samples)} results" in printed
     kept = load_measurements(tmp_path / "out.measurements.json")
     assert not kept.complete
