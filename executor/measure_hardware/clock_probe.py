@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 
+from meshwright.executor.measure_hardware.clock_kernel import read_clocks
 from meshwright.executor.measure_hardware.device import Work
 
 MOST_SMS = 512
@@ -52,8 +53,6 @@ def mean_clocks_hz(readings: torch.Tensor) -> tuple[float, ...]:
 def clock_reader(num_sms: int, device: torch.device) -> Read | None:
     """The kernel, compiled and tried on the current stream; None where triton is missing or cannot compile it."""
     try:
-        from meshwright.executor.measure_hardware.clock_kernel import read_clocks
-
         marks = ClockMarks(2, num_sms, device, read_clocks)
         marks.mark(0)()
         torch.cuda.synchronize(device)

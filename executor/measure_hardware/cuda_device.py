@@ -13,21 +13,12 @@ import torch
 from meshwright.executor.measure_hardware.clock_probe import ClockMarks, Read, clock_reader
 from meshwright.executor.measure_hardware.device import Clocked, Device, DeviceLostError, Work
 from meshwright.executor.measure_hardware.operators.values import normal
+from meshwright.executor.measure_hardware.streams import stream_beside
 
 HEATING_SIZE = 8192
 BUSY_PRODUCTS = 6
 PRODUCTS_AT_ONCE = 100
 MILLISECOND = 1e-3
-STREAM_TRIALS = 4
-
-
-def stream_beside(stream: torch.cuda.Stream) -> torch.cuda.Stream:
-    """Another stream of the same GPU. PyTorch has few and hands the same ones out again: two may be one."""
-    for _ in range(STREAM_TRIALS):
-        other = torch.cuda.Stream(stream.device)
-        if other.cuda_stream != stream.cuda_stream:
-            return other
-    raise RuntimeError("PyTorch has no second stream: nothing can run beside anything")
 
 
 class CudaDevice(Device):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ from meshwright.executor.measure_hardware.journal import Described, Journal, Lau
 from meshwright.executor.measure_hardware.machine import describe_machine
 from meshwright.executor.measure_hardware.nvidia_smi import GpuReading
 from meshwright.executor.measure_hardware.partial import is_partial, load_partial
-from meshwright.executor.measure_hardware.stop import ends_as_interrupted
 from meshwright.hardware_profiles import load_profile
 from meshwright.hardware_profiles.build import build_profile
 from meshwright.hardware_profiles.measurements import Implementation, LaunchSample, Machine, Purpose, Sample
@@ -82,10 +79,3 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_partial(path)
     assert is_partial(path)
     assert not is_partial(tmp_path / "p.measurements.json")
-
-
-def test_a_run_that_is_told_to_end_ends_as_interrupted() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), ends_as_interrupted():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from meshwright.executor.measure_hardware.cuda_device import stream_beside
+from meshwright.executor.measure_hardware.streams import stream_beside
 
 
 def _pool(monkeypatch: pytest.MonkeyPatch, *handles: int) -> None:
