@@ -42,7 +42,11 @@ class Implementation(StrEnum):
 
 
 class Machine(Value, frozen=True, kw_only=True):
-    """Where, when and how was measured. Clocks, power and temperature are those of the GPU at work, not idle."""
+    """Where, when and how was measured. Clocks, power and temperature are those of the GPU at work, not idle.
+
+    `sm_clock_mhz` is what the driver said in one moment, `mean_clock_hz` the mean SM clock of large products by the
+    GPU's own counters. 0: not known.
+    """
 
     gpu: str
     num_gpus: int
@@ -63,6 +67,7 @@ class Machine(Value, frozen=True, kw_only=True):
     temperature_celsius: float
     date: str
     command: str
+    mean_clock_hz: float = 0.0
 
 
 class Sample(Value, frozen=True, kw_only=True):
@@ -71,7 +76,8 @@ class Sample(Value, frozen=True, kw_only=True):
     `rows_per_group`: rows of each group of a skewed grouped product. `peer_shares`: share of its rows that each rank of
     a skewed all-to-all receives, the same from every sender. Empty: even. `gpu`: which GPU, 0 where all take part.
     `reference_s`: time of the reference product (BF16, 8192^3) between whose runs this one's lay: it tells the clocks,
-    which move by a fifth under the power limit. None where none ran.
+    which move by a fifth under the power limit. None where none ran. `clock_hz`: mean SM clock during this sample's
+    runs, `reference_clock_hz`: during the reference products between them; None where clocks were not read.
     """
 
     work: Work
@@ -85,12 +91,14 @@ class Sample(Value, frozen=True, kw_only=True):
     peer_shares: tuple[float, ...] = ()
     gpu: int = 0
     reference_s: float | None = None
+    clock_hz: float | None = None
+    reference_clock_hz: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("time_s", "low_s", "high_s"):
             _check_positive("samples", field, getattr(self, field))
-        if self.reference_s is not None:
-            _check_positive("samples", "reference_s", self.reference_s)
+        for field in ("reference_s", "clock_hz", "reference_clock_hz"):
+            _check_optional("samples", field, getattr(self, field))
         if not self.low_s <= self.time_s <= self.high_s:
             raise ProfileError("measurements", "samples", f"median {self.time_s} s is not between low and high")
 
@@ -135,26 +143,35 @@ class LaunchSample(Value, frozen=True, kw_only=True):
 class SustainedSample(Value, frozen=True, kw_only=True):
     """Operators of a layer, each alone beside the reference product, and all in turn for seconds: a step's clocks.
 
-    `alone_s` and `references_s` (see `Sample`) are in the order of `works`; `together_s` is the time of one round.
+    `alone_s`, `references_s` and `clocks_hz` (see `Sample`) are in the order of `works`; `together_s` is the time of
+    one round, `together_clock_hz` the mean SM clock meanwhile. Without clocks where they were not read.
     """
 
     works: tuple[Work, ...]
     alone_s: tuple[float, ...]
     references_s: tuple[float, ...]
     together_s: float
+    clocks_hz: tuple[float, ...] = ()
+    together_clock_hz: float | None = None
 
     def __post_init__(self) -> None:
-        for field in ("alone_s", "references_s"):
-            times_s = getattr(self, field)
-            if not self.works or len(times_s) != len(self.works):
-                raise ProfileError("measurements", f"sustained.{field}", "is not one time for each of `works`")
-            for time_s in times_s:
-                _check_positive("sustained", field, time_s)
+        for field in ("alone_s", "references_s", "clocks_hz"):
+            figures = getattr(self, field)
+            if field == "clocks_hz" and not figures:
+                continue
+            if not self.works or len(figures) != len(self.works):
+                raise ProfileError("measurements", f"sustained.{field}", "is not one figure for each of `works`")
+            for figure in figures:
+                _check_positive("sustained", field, figure)
         _check_positive("sustained", "together_s", self.together_s)
+        _check_optional("sustained", "together_clock_hz", self.together_clock_hz)
 
 
 class Measurements(Value, frozen=True, kw_only=True):
-    """One run of the profiler. `launch` and `sustained` are None where it has not come to them."""
+    """One run of the profiler. `launch` and `sustained` are None where it has not come to them.
+
+    `complete` False: the run was interrupted and never went on.
+    """
 
     schema_version: int
     machine: Machine
@@ -162,11 +179,17 @@ class Measurements(Value, frozen=True, kw_only=True):
     interference: tuple[InterferenceSample, ...] = ()
     launch: LaunchSample | None = None
     sustained: SustainedSample | None = None
+    complete: bool = True
 
 
 def _check_positive(where: str, field: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0.0):
         raise ProfileError("measurements", f"{where}.{field}", f"{value} is not a positive finite number")
+
+
+def _check_optional(where: str, field: str, value: float | None) -> None:
+    if value is not None:
+        _check_positive(where, field, value)
 
 
 def load_measurements(path: Path) -> Measurements:

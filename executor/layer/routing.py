@@ -77,8 +77,8 @@ class GatherLayout(Layout):
 def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> Layout:
     """The layout of the rows of this rank's tokens."""
     if layer.groups.expert.size == 1:
-        slots, ordered = _sorted(experts_TK)
-        return LocalLayout(sorted=slots, offsets_E=_ends(ordered, layer.moe.num_experts))
+        slots, ordered = sort_slots(experts_TK)
+        return LocalLayout(sorted=slots, offsets_E=expert_ends(ordered, layer.moe.num_experts))
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
     return _row_layout(experts_TK, layer, host)
@@ -99,7 +99,7 @@ def balanced_counts(num_tokens: int, num_experts: int, top_k: int) -> tuple[int,
     return tuple(int(count) for count in torch.bincount(experts.flatten(), minlength=num_experts))
 
 
-def _sorted(experts_TK: Tensor) -> tuple[SortedSlots, Tensor]:
+def sort_slots(experts_TK: Tensor) -> tuple[SortedSlots, Tensor]:
     """The slots in the order of experts, and the experts in that order."""
     ordered, slots = torch.sort(experts_TK.flatten(), stable=True)
     return SortedSlots(slots_R=slots, places_TK=inverse(slots).view_as(experts_TK)), ordered
@@ -111,14 +111,14 @@ def inverse(order: Tensor) -> Tensor:
     return places.scatter_(0, order, torch.arange(order.numel(), device=order.device))
 
 
-def _ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
+def expert_ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
     """Ends (int32) of the experts' rows among rows sorted by expert: a search, which no host waits for."""
     numbers = torch.arange(num_experts, device=ordered_experts.device, dtype=ordered_experts.dtype)
     return torch.searchsorted(ordered_experts, numbers, right=True, out_int32=True)
 
 
 def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> RowLayout:
-    slots, ordered = _sorted(experts_TK)
+    slots, ordered = sort_slots(experts_TK)
     counts = _exchanged_counts(experts_TK, ordered, layer, host)
     sent, received = counts.sent, counts.received
     num_ranks, per_rank = layer.groups.expert.size, layer.experts_per_rank
@@ -131,7 +131,7 @@ def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> Row
         received=received,
         arrived_R=arrived,
         home_R=inverse(arrived),
-        offsets_E=_ends(sorted_experts, per_rank),
+        offsets_E=expert_ends(sorted_experts, per_rank),
     )
 
 
@@ -152,7 +152,7 @@ def _exchanged_counts(experts_TK: Tensor, ordered: Tensor, layer: LayerContext, 
         own = per_target[ranks.rank]
         sent, received = [sum(target) for target in per_target], [sum(own)] * ranks.size
         return _Counts(sent=sent, received=received, arriving=_on_device(own, ranks.size, layer.device))
-    ends = _ends(ordered, moe.num_experts).to(torch.int64)
+    ends = expert_ends(ordered, moe.num_experts).to(torch.int64)
     sending = torch.diff(ends, prepend=ends.new_zeros(1)).view(ranks.size, per_rank)
     arriving = all_to_all_parts(sending, ranks)
     numbers = host.read(torch.stack((sending.sum(1), arriving.sum(1))))
@@ -172,7 +172,7 @@ def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, 
     local = experts.flatten() - ranks.rank * per_rank
     elsewhere = (local < 0) | (local >= per_rank)
     ordered, slots = torch.sort(local.masked_fill(elsewhere, per_rank), stable=True)
-    offsets = _ends(ordered, per_rank)
+    offsets = expert_ends(ordered, per_rank)
     slots = slots[: _num_local_rows(experts_TK.shape[0], offsets, layer, host)]
     return GatherLayout(
         slots_R=slots,

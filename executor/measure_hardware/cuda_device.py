@@ -10,8 +10,10 @@ from itertools import pairwise
 
 import torch
 
-from meshwright.executor.measure_hardware.device import Device, DeviceLostError, Work
+from meshwright.executor.measure_hardware.clock_probe import ClockMarks, Read, clock_reader
+from meshwright.executor.measure_hardware.device import Clocked, Device, DeviceLostError, Work
 from meshwright.executor.measure_hardware.operators.values import normal
+from meshwright.executor.measure_hardware.streams import stream_beside
 
 HEATING_SIZE = 8192
 BUSY_PRODUCTS = 6
@@ -28,9 +30,13 @@ class CudaDevice(Device):
         self.torch_device = torch.device("cuda", index)
         properties = torch.cuda.get_device_properties(self.torch_device)
         self.l2_bytes = float(properties.L2_cache_size)
+        self.num_sms = int(properties.multi_processor_count)
         with torch.cuda.device(self.torch_device):
             self.stream = torch.cuda.Stream(self.torch_device)
+            self.beside = stream_beside(self.stream)
         self._heaters: tuple[torch.Tensor, ...] = ()
+        self._tried_reader = False
+        self._reader: Read | None = None
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -71,6 +77,21 @@ class CudaDevice(Device):
             event.record(self.stream)
         events[-1].synchronize()
         return tuple(before.elapsed_time(after) * MILLISECOND for before, after in pairwise(events))
+
+    def clocked_intervals(self, works: Sequence[Work]) -> Clocked:
+        """The clocks are read by a kernel between the works; it is in the time of none of them."""
+        with self.scope():
+            if not self._tried_reader:
+                self._tried_reader = True
+                self._reader = clock_reader(self.num_sms, self.torch_device)
+            if self._reader is None:
+                return Clocked(self.intervals(works), ())
+            marks = ClockMarks(len(works) + 1, self.num_sms, self.torch_device, self._reader)
+            steps: list[Work] = [marks.mark(0)]
+            for place, work in enumerate(works, start=1):
+                steps += [work, marks.mark(place)]
+            seconds = self.intervals(steps)[1::2]
+            return Clocked(seconds, marks.clocks_hz())
 
     def reference(self) -> None:
         """A product of 8192^3."""

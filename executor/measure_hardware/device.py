@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import torch
 
@@ -15,7 +16,15 @@ class DeviceLostError(MeshwrightError):
     """No kernel runs any more in this process: nothing further can be measured by it."""
 
 
+REFERENCE_TRIALS = 3
 Work = Callable[[], object]
+
+
+class Clocked(NamedTuple):
+    """Seconds of each of some works, and the mean SM clock during each; no clocks where they cannot be read."""
+
+    seconds: tuple[float, ...]
+    clocks_hz: tuple[float, ...]
 
 
 class Device(ABC):
@@ -24,6 +33,7 @@ class Device(ABC):
     torch_device: torch.device
     l2_bytes: float
     captures: bool
+    _reference_s: float | None = None
 
     @abstractmethod
     def scope(self) -> AbstractContextManager[object]:
@@ -37,6 +47,10 @@ class Device(ABC):
     def intervals(self, works: Sequence[Work]) -> tuple[float, ...]:
         """Seconds of each of the works, one right after the other."""
 
+    def clocked_intervals(self, works: Sequence[Work]) -> Clocked:
+        """As `intervals`, with the clocks where the device can read them."""
+        return Clocked(self.intervals(works), ())
+
     def durations(self, work: Work, count: int) -> tuple[float, ...]:
         """Seconds of each of `count` runs of the work, one right after the other."""
         return self.intervals([work] * count)
@@ -44,6 +58,12 @@ class Device(ABC):
     @abstractmethod
     def reference(self) -> None:
         """One large product: what its time says of the clocks, it says of everything beside it that computes."""
+
+    def reference_s(self) -> float:
+        """About how long the reference product takes, tried once."""
+        if self._reference_s is None:
+            self._reference_s = min(self.durations(self.reference, REFERENCE_TRIALS))
+        return self._reference_s
 
     @abstractmethod
     def heat(self, seconds: float) -> None:

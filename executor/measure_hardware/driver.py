@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.executor.measure_hardware.cuda_device import CudaDevice
 from meshwright.executor.measure_hardware.device import Device
@@ -14,6 +16,7 @@ from meshwright.executor.measure_hardware.entry import Entry, Extent, Interferen
 from meshwright.executor.measure_hardware.journal import (
     PARTIAL_SUFFIX,
     CollectiveLaunched,
+    Described,
     Journal,
     Launched,
     Outcome,
@@ -28,14 +31,16 @@ from meshwright.executor.measure_hardware.links.worker import LinkTask
 from meshwright.executor.measure_hardware.local_run import LocalRun, Record, reason_of
 from meshwright.executor.measure_hardware.machine import describe_machine, gpu_uuid, reading_of
 from meshwright.executor.measure_hardware.nvidia_smi import throttle_reasons
-from meshwright.executor.measure_hardware.outcome import ProfileOutcome, collect
+from meshwright.executor.measure_hardware.outcome import ProfileOutcome, collect, machine_of
 from meshwright.executor.measure_hardware.pace import Pace
 from meshwright.executor.measure_hardware.preflight import check_request
 from meshwright.executor.measure_hardware.progress import Advance, progress_bar
 from meshwright.executor.measure_hardware.request import ProfileRequest
+from meshwright.executor.measure_hardware.stop import ends_as_interrupted
 from meshwright.executor.measure_hardware.survey import build_survey
 from meshwright.executor.measure_hardware.sustained import measure_sustained
 from meshwright.executor.measure_hardware.team import JoinedTeam, LocalTeam, Team, follow
+from meshwright.executor.measure_hardware.timer import median_clock_hz
 from meshwright.executor.measure_hardware.usable_memory import usable_memory_bytes
 
 if TYPE_CHECKING:
@@ -56,17 +61,18 @@ class Budget:
 
 BUDGETS = {
     Extent.TINY: Budget(local_s=2.0, links_s=1.0, heat_s=0.0, link_heat_s=0.0),
-    Extent.QUICK: Budget(local_s=32.0, links_s=6.0, heat_s=5.0, link_heat_s=2.0),
-    Extent.FULL: Budget(local_s=320.0, links_s=75.0, heat_s=20.0, link_heat_s=5.0),
+    Extent.QUICK: Budget(local_s=24.0, links_s=4.0, heat_s=3.0, link_heat_s=1.0),
+    Extent.FULL: Budget(local_s=300.0, links_s=75.0, heat_s=20.0, link_heat_s=5.0),
 }
 INTERFERENCE_S = 0.5
 LEAST_LINK_S, MOST_LINK_S = 0.02, 0.1
 LAUNCH_KEY_LOCAL = "launch"
 SUSTAINED_KEY = "sustained"
+MACHINE_KEY = "machine"
 LOCAL_KEYS = (LAUNCH_KEY_LOCAL, SUSTAINED_KEY)
 PEER_S = 0.1
 READING_WORK = 20
-SURVEY_VERSION = 1
+SURVEY_VERSION = 2
 
 
 def run_profile(request: ProfileRequest, console: Console) -> ProfileOutcome | None:
@@ -75,7 +81,7 @@ def run_profile(request: ProfileRequest, console: Console) -> ProfileOutcome | N
     place = place_from_environment()
     if place is None:
         check_request(request)
-        return _lead(request, console, _local_team(request), open_device(0, on_gpus=request.on_gpus), started_s)
+        return _led(request, console, _local_team(request), open_device(0, on_gpus=request.on_gpus), started_s)
     if place.is_first:
         check_request(request)
     ranks = Ranks(place, on_gpus=request.on_gpus)
@@ -84,13 +90,16 @@ def run_profile(request: ProfileRequest, console: Console) -> ProfileOutcome | N
         if not place.is_first:
             follow(ranks, device)
             return None
-        team = JoinedTeam(ranks)
-        try:
-            return _lead(request, console, team, device, started_s)
-        finally:
-            team.dismiss()
+        return _led(request, console, JoinedTeam(ranks), device, started_s)
     finally:
         ranks.close()
+
+
+def _led(request: ProfileRequest, console: Console, team: Team, device: Device, started_s: float) -> ProfileOutcome:
+    try:
+        return _lead(request, console, team, device, started_s)
+    finally:
+        team.dismiss()
 
 
 def _local_team(request: ProfileRequest) -> Team:
@@ -107,12 +116,12 @@ def _lead(request: ProfileRequest, console: Console, team: Team, device: Device,
     idle = describe_machine(
         device=device.torch_device, num_gpus=team.size, usable_bytes=usable, reading=reading_of(device.torch_device)
     )
-    journal = _open_journal(request, console, idle)
-    run = _Run(request=request, device=device, team=team, journal=journal, started_s=started_s)
     total = survey.num_samples + len(LOCAL_KEYS)
+    journal = _open_journal(request, console, idle, total)
+    run = _Run(request=request, device=device, team=team, journal=journal, started_s=started_s, idle=idle)
     done = total - run.num_left(survey)
     try:
-        with progress_bar(console, total, done) as advance:
+        with ends_as_interrupted(), progress_bar(console, total, done) as advance:
             run.measure(survey, advance)
     except (KeyboardInterrupt, MeshwrightError):
         console.print(
@@ -121,18 +130,17 @@ def _lead(request: ProfileRequest, console: Console, team: Team, device: Device,
             highlight=False,
         )
         raise
-    hot = describe_machine(device=device.torch_device, num_gpus=team.size, usable_bytes=usable, reading=run.reading)
-    return collect(hot, journal, throttle=run.throttle)
+    return collect(machine_of(journal.outcomes) or idle, journal, throttle=run.throttle)
 
 
-def _open_journal(request: ProfileRequest, console: Console, machine: Machine) -> Journal:
+def _open_journal(request: ProfileRequest, console: Console, machine: Machine, num_samples: int) -> Journal:
     fingerprint = (
         f"{machine.num_gpus} x {machine.gpu}, {machine.total_memory_bytes} bytes, {machine.host_cpu}, "
         f"driver {machine.driver}, CUDA {machine.cuda}, PyTorch {machine.torch}, "
         f"survey {SURVEY_VERSION} {request.extent} {request.seed}"
     )
     path = request.output.with_name(request.output.name + PARTIAL_SUFFIX)
-    journal = Journal(path, fingerprint, restart=request.restart)
+    journal = Journal(path, fingerprint, restart=request.restart, num_samples=num_samples)
     if journal.stranger:
         console.print(f"{path} is of another machine or survey: starting from the beginning", highlight=False)
     elif journal.found:
@@ -146,7 +154,14 @@ class _Run:
     """The order of things: prepare, check, heat, one GPU's samples, launches, copies, then everything between GPUs."""
 
     def __init__(
-        self, *, request: ProfileRequest, device: Device, team: Team, journal: Journal, started_s: float
+        self,
+        *,
+        request: ProfileRequest,
+        device: Device,
+        team: Team,
+        journal: Journal,
+        started_s: float,
+        idle: Machine,
     ) -> None:
         self.request = request
         self.device = device
@@ -154,7 +169,7 @@ class _Run:
         self.journal = journal
         self.started_s = started_s
         self.budget = BUDGETS[request.extent]
-        self.reading = reading_of(device.torch_device)
+        self.idle = idle
         self.throttle = 0
 
     def num_left(self, survey: Survey) -> int:
@@ -176,6 +191,8 @@ class _Run:
         if LAUNCH_KEY_LOCAL not in self.journal:
             record(LAUNCH_KEY_LOCAL, Launched(sample=launch_costs(self.device)))
         if SUSTAINED_KEY not in self.journal:
+            if self._link_task(survey):
+                self.team.prepare()  # while the GPU is busy for seconds and the host is not
             self._measure_sustained(record)
         if isinstance(self.device, CudaDevice):
             measure_peer_copies(self._left(survey.peer_copies), record, PEER_S)
@@ -202,30 +219,44 @@ class _Run:
 
     def _read_at_work(self) -> None:
         """Clocks, power and temperature while products are running."""
+        if not self.request.on_gpus:
+            self.journal.add(MACHINE_KEY, Described(machine=self.idle))
+            return
+        at_work = self.device.clocked_intervals([self.device.keep_busy] * READING_WORK)
         for _ in range(READING_WORK):
             self.device.keep_busy()
-        self.reading = reading_of(self.device.torch_device)
-        if self.request.on_gpus:
-            self.throttle = _reasons_of(gpu_uuid(self.device.torch_device))
+        hot = describe_machine(
+            device=self.device.torch_device,
+            num_gpus=self.team.size,
+            usable_bytes=self.idle.usable_memory_bytes,
+            reading=reading_of(self.device.torch_device),
+        )
+        machine = msgspec.structs.replace(hot, mean_clock_hz=median_clock_hz(at_work.clocks_hz) or 0.0)
+        self.journal.add(MACHINE_KEY, Described(machine=machine))
+        self.throttle = _reasons_of(gpu_uuid(self.device.torch_device))
 
-    def _measure_links(self, survey: Survey, record: Record) -> None:
-        if self.team.size == 1:
-            return
+    def _link_task(self, survey: Survey) -> LinkTask | None:
+        """What is left between GPUs; None: nothing."""
         links, pairs = self._left(survey.links), self._left_pairs(survey.link_interference)
         health = self._left(survey.health)
-        if not (links or pairs or health):
-            return
+        if self.team.size == 1 or not (links or pairs or health):
+            return None
         left_s = self.budget.links_s - INTERFERENCE_S * len(pairs)
-        task = LinkTask(
+        return LinkTask(
             health=health,
             links=links,
             interference=pairs,
             heat_s=self.budget.link_heat_s,
             sample_s=max(LEAST_LINK_S, min(MOST_LINK_S, left_s / max(1, len(links)))),
         )
+
+    def _measure_links(self, survey: Survey, record: Record) -> None:
+        task = self._link_task(survey)
+        if task is None:
+            return
         problem = self.team.run(task, self.device, record)
         if problem:
-            keys = [*(entry.key for entry in (*health, *links)), *(pair.key for pair in pairs)]
+            keys = [*(entry.key for entry in (*task.health, *task.links)), *(pair.key for pair in task.interference)]
             for key in keys:
                 if key not in self.journal:
                     record(key, Skipped(what=key, reason=problem))

@@ -55,7 +55,7 @@ class Entry(Value, frozen=True, kw_only=True):
             words.append("shared heads")
         words += ["skewed"] * bool(self.rows_per_group or self.peer_shares)
         if self.case:
-            words.append(self.case.operator.value)
+            words += [self.case.operator.value, *(["of experts"] * (self.case.top_k > 1))]
         return " ".join(words)
 
 

@@ -1,6 +1,7 @@
 """What has been measured so far, line by line in a file, so that an interrupted run goes on where it stopped.
 
 The first line says on which machine and for which survey; every other line is one finished piece of work under its key.
+A profile can be built from it even where the run never goes on (`partial.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from typing import TypeAlias
 import msgspec
 
 from meshwright.costmodel.value import Value
-from meshwright.hardware_profiles.measurements import InterferenceSample, LaunchSample, Sample, SustainedSample
+from meshwright.hardware_profiles.measurements import (
+    InterferenceSample,
+    LaunchSample,
+    Machine,
+    Sample,
+    SustainedSample,
+)
 
 PARTIAL_SUFFIX = ".partial.jsonl"
 
@@ -60,7 +67,15 @@ class Sustained(Value, frozen=True, kw_only=True, tag="sustained"):
     sample: SustainedSample
 
 
-Outcome: TypeAlias = Measured | Interfered | Launched | CollectiveLaunched | Sustained | Skipped | Uncaptured
+class Described(Value, frozen=True, kw_only=True, tag="described"):
+    """The machine, once its GPU was at work."""
+
+    machine: Machine
+
+
+Outcome: TypeAlias = (
+    Described | Measured | Interfered | Launched | CollectiveLaunched | Sustained | Skipped | Uncaptured
+)
 
 
 class Line(Value, frozen=True, kw_only=True):
@@ -71,15 +86,16 @@ class Line(Value, frozen=True, kw_only=True):
 
 
 class Header(Value, frozen=True, kw_only=True):
-    """The first line."""
+    """The first line. `num_samples`: how many a whole run takes; 0 where an earlier version did not say."""
 
     fingerprint: str
+    num_samples: int = 0
 
 
 class Journal:
     """The finished work of one run. `found` lines came from an earlier run; `stranger`: the file was of another one."""
 
-    def __init__(self, path: Path, fingerprint: str, *, restart: bool) -> None:
+    def __init__(self, path: Path, fingerprint: str, *, restart: bool, num_samples: int = 0) -> None:
         self.path = path
         self.outcomes: dict[str, Outcome] = {}
         self.stranger = False
@@ -87,7 +103,7 @@ class Journal:
             self._read(fingerprint)
         self.found = len(self.outcomes)
         if not self.found:
-            self._write_line(Header(fingerprint=fingerprint), mode="wb")
+            self._write_line(Header(fingerprint=fingerprint, num_samples=num_samples), mode="wb")
 
     def _read(self, fingerprint: str) -> None:
         """Every whole line; one that was cut off in writing is left out, and what was skipped, which is tried again."""

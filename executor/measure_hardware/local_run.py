@@ -107,6 +107,8 @@ def sample_of(entry: Entry, times: Times) -> Sample:
         peer_shares=entry.peer_shares,
         gpu=entry.gpu or 0,
         reference_s=times.reference_s,
+        clock_hz=times.clock_hz,
+        reference_clock_hz=times.reference_clock_hz,
     )
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshwright.costmodel.program.operators import GemmWork, Pass
-from meshwright.executor.measure_hardware.device import Device
+from meshwright.executor.measure_hardware.device import Clocked, Device
 from meshwright.executor.measure_hardware.entry import Entry, Extent, memory_entry
 from meshwright.executor.measure_hardware.memory_case import MemoryCase, MemoryOperator
 from meshwright.executor.measure_hardware.operators import Runnable, build_operator
 from meshwright.executor.measure_hardware.survey.attention import attention_pairs
-from meshwright.executor.measure_hardware.timer import recorded, time_operator
+from meshwright.executor.measure_hardware.timer import median_clock_hz, recorded, time_operator
 from meshwright.executor.measure_hardware.times import times_of
 from meshwright.hardware_profiles.measurements import Implementation, SustainedSample
 
 ALONE_S = {Extent.TINY: 0.0, Extent.QUICK: 0.03, Extent.FULL: 0.1}
-SETTLING_S = {Extent.TINY: 0.0, Extent.QUICK: 3.0, Extent.FULL: 8.0}
-TIMED_S = {Extent.TINY: 0.0, Extent.QUICK: 1.0, Extent.FULL: 2.0}
+SETTLING_S = {Extent.TINY: 0.0, Extent.QUICK: 1.5, Extent.FULL: 8.0}
+TIMED_S = {Extent.TINY: 0.0, Extent.QUICK: 0.5, Extent.FULL: 2.0}
 FEWEST = 3
 
 
@@ -30,17 +30,20 @@ def measure_sustained(device: Device, extent: Extent) -> SustainedSample:
     with device.scope():
         operators = [build_operator(entry, device.torch_device, device.l2_bytes) for entry in entries]
         alone = [time_operator(operator, device, ALONE_S[extent]) for operator in operators]
-        together_s = _together_s(operators, device, extent, sum(times.time_s for times in alone))
+        together = _together(operators, device, extent, sum(times.time_s for times in alone))
+    clocks_hz = tuple(times.clock_hz for times in alone if times.clock_hz is not None)
     return SustainedSample(
         works=tuple(entry.work for entry in entries),
         alone_s=tuple(times.time_s for times in alone),
         references_s=tuple(times.reference_s or 0.0 for times in alone),
-        together_s=together_s,
+        together_s=times_of(together.seconds).time_s,
+        clocks_hz=clocks_hz if len(clocks_hz) == len(alone) else (),
+        together_clock_hz=median_clock_hz(together.clocks_hz),
     )
 
 
-def _together_s(operators: Sequence[Runnable], device: Device, extent: Extent, expected_s: float) -> float:
-    """Seconds of one round of all operators, after `SETTLING_S` of nothing else."""
+def _together(operators: Sequence[Runnable], device: Device, extent: Extent, expected_s: float) -> Clocked:
+    """Rounds of all operators, after `SETTLING_S` of nothing else."""
 
     def one_round() -> None:
         for operator in operators:
@@ -49,7 +52,7 @@ def _together_s(operators: Sequence[Runnable], device: Device, extent: Extent, e
     loop = recorded(one_round, device, lambda _: None, capturable=all(operator.capturable for operator in operators))
     for _ in range(round(SETTLING_S[extent] / expected_s)):
         loop()
-    return times_of(device.durations(loop, max(FEWEST, round(TIMED_S[extent] / expected_s)))).time_s
+    return device.clocked_intervals([loop] * max(FEWEST, round(TIMED_S[extent] / expected_s)))
 
 
 def layer_entries(extent: Extent) -> tuple[Entry, ...]:

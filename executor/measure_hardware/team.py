@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from meshwright.executor.measure_hardware.device import Device
 from meshwright.executor.measure_hardware.journal import Outcome
-from meshwright.executor.measure_hardware.links.processes import run_in_processes
+from meshwright.executor.measure_hardware.links.processes import LinkProcesses
 from meshwright.executor.measure_hardware.links.ranks import Ranks
 from meshwright.executor.measure_hardware.links.worker import LinkTask, LinkWorker, Record
 
@@ -22,25 +22,41 @@ class Team(ABC):
         """Measure; returns why it ended early, or nothing."""
 
     @abstractmethod
+    def prepare(self) -> None:
+        """A task will come soon."""
+
+    @abstractmethod
     def dismiss(self) -> None:
-        """There is nothing to do: ranks that wait may go."""
+        """There is nothing more to do: ranks that wait may go."""
 
 
 class LocalTeam(Team):
-    """One process for each GPU of this machine, started when needed."""
+    """One process for each GPU of this machine, started when needed, or a little before."""
 
     def __init__(self, size: int, *, on_gpus: bool) -> None:
         self.size = size
         self.per_node = size
         self.on_gpus = on_gpus
+        self._waiting: LinkProcesses | None = None
+
+    def prepare(self) -> None:
+        """The processes load their libraries."""
+        if self._waiting is None:
+            self._waiting = LinkProcesses(self.size, on_gpus=self.on_gpus)
 
     def run(self, task: LinkTask, device: Device, record: Record) -> str:
         """This process gives its GPU memory back first."""
+        self.prepare()
+        processes, self._waiting = self._waiting, None
+        assert processes is not None  # just prepared
         device.release()
-        return run_in_processes(task, self.size, on_gpus=self.on_gpus, record=record)
+        return processes.run(task, record)
 
     def dismiss(self) -> None:
-        """Nobody waits."""
+        """Processes that wait for a task are ended."""
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None
 
 
 class JoinedTeam(Team):
@@ -51,6 +67,9 @@ class JoinedTeam(Team):
         self.per_node = ranks.place.local_size
         self.ranks = ranks
         self.dismissed = False
+
+    def prepare(self) -> None:
+        """They have been waiting all the time."""
 
     def run(self, task: LinkTask, device: Device, record: Record) -> str:
         """The others have been waiting for the task."""

@@ -41,20 +41,32 @@ def time_operator(
     loop = recorded(_loop(runnable, runs), device, refused, capturable=runnable.capturable)
     span_s = trial_s(loop, device)
     device.keep_busy()
-    each_s = span_s + trial_s(device.reference, device)
+    each_s = span_s + device.reference_s()
     budget_s = seconds * (SHORT_RUN_SHARE if span_s / runs < SHORT_RUN_S else 1.0)
     for _ in range(math.ceil(WARM_UP_SHARE * budget_s / span_s) - 1):
         loop()
     repeats = max(FEWEST, min(MOST, round((1.0 - WARM_UP_SHARE) * budget_s / each_s)))
-    spans, references = _beside_reference(loop, device, repeats)
-    return per_run(beside_reference(spans, references), runs)
+    return per_run(_timed(loop, device, repeats), runs)
 
 
-def _beside_reference(loop: Work, device: Device, repeats: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Seconds of each measurement, and of the reference products between which it lies."""
-    seconds = device.intervals([*[device.reference, loop] * repeats, device.reference])
-    around = seconds[::2]
-    return seconds[1::2], tuple((before + after) / 2 for before, after in pairwise(around))
+def _timed(loop: Work, device: Device, repeats: int) -> Times:
+    """Each measurement between two reference products, with the clocks of both where the device reads them."""
+    seconds, clocks_hz = device.clocked_intervals([*[device.reference, loop] * repeats, device.reference])
+    references = tuple((before + after) / 2 for before, after in pairwise(seconds[::2]))
+    times = beside_reference(seconds[1::2], references)
+    return msgspec.structs.replace(
+        times, clock_hz=median_clock_hz(clocks_hz[1::2]), reference_clock_hz=median_clock_hz(clocks_hz[::2])
+    )
+
+
+def median_clock_hz(clocks_hz: Sequence[float]) -> float | None:
+    """The median of those that could be read (0: not); None where none could.
+
+    >>> median_clock_hz([1.5e9, 0.0, 1.7e9])
+    1600000000.0
+    """
+    known = [clock for clock in clocks_hz if clock > 0.0]
+    return times_of(known).time_s if known else None
 
 
 def beside_reference(spans: Sequence[float], references: Sequence[float]) -> Times:

@@ -10,7 +10,8 @@ from meshwright.costmodel.value import Value
 class Times(Value, frozen=True, kw_only=True):
     """Median, 10th and 90th percentile of one run's seconds, over `repeats` measurements.
 
-    `reference_s`: the reference product's time beside it; None where none ran.
+    `reference_s`: the reference product's time beside it; None where none ran. `clock_hz` and `reference_clock_hz`:
+    mean SM clock during the runs and during the reference product; None where clocks could not be read.
     """
 
     time_s: float
@@ -18,6 +19,8 @@ class Times(Value, frozen=True, kw_only=True):
     high_s: float
     repeats: int
     reference_s: float | None = None
+    clock_hz: float | None = None
+    reference_clock_hz: float | None = None
 
     @property
     def spread(self) -> float:

@@ -15,6 +15,7 @@ HALF = 0.5
 LEAST_SHARES = {"dense product, BF16": 0.6, "device copy": 0.8, "host copy": 0.5}
 WIDE_SPREAD = 0.2
 MANY = 0.05
+NO_GPU = "none"
 SHORT_S = 2e-5
 """Spread of kernels shorter than this says nothing of the GPU."""
 
@@ -27,6 +28,7 @@ def warnings_of(outcome: ProfileOutcome, rows: tuple[Comparison, ...]) -> tuple[
         *_slow_figures(rows),
         *_throttled(outcome.throttle),
         *_scattered(samples),
+        *_unclocked(samples, outcome.measurements.machine.gpu),
         *(f"timed without a CUDA graph: {part.what} ({part.reason})" for part in outcome.uncaptured),
     ]
     return tuple(found)
@@ -65,6 +67,13 @@ def _slow_figures(rows: tuple[Comparison, ...]) -> list[str]:
 
 def _throttled(bits: int) -> list[str]:
     return [f"clocks were held down by {words}" for bit, words in THROTTLE_REASONS.items() if bits & bit & SICK_REASONS]
+
+
+def _unclocked(samples: tuple[Sample, ...], gpu: str) -> list[str]:
+    timed = [sample for sample in samples if sample.reference_s is not None]
+    if gpu == NO_GPU or not timed or any(sample.clock_hz is not None for sample in timed):
+        return []
+    return ["SM clocks were not read (triton is missing or cannot compile): reference products alone tell the clocks"]
 
 
 def _scattered(samples: tuple[Sample, ...]) -> list[str]:

@@ -4,10 +4,14 @@ Under its power limit a GPU changes its clocks within milliseconds, by up to a f
 attention therefore has the time of a reference product that ran right beside it: what is limited by arithmetic takes
 time in proportion to the reference. A dense layer that runs for seconds, clocks settled, says which reference time
 belongs to a training step.
+
+Newer samples also have the mean SM clock during their own runs, by the GPU's counters. What is limited by arithmetic
+takes the same cycles at any clock: `ClockRule.CYCLES` goes by that instead.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from statistics import median
 
 import msgspec
@@ -17,6 +21,26 @@ from meshwright.costmodel.formulas.matmul import gemm_bytes, gemm_flops, grouped
 from meshwright.costmodel.hardware import GpuSpec
 from meshwright.costmodel.program.operators import AttentionWork, GemmWork, GroupedGemmWork, MemoryWork, Work
 from meshwright.hardware_profiles.measurements import Measurements, Sample, SustainedSample
+
+
+class ClockRule(StrEnum):
+    """How times are brought to the clocks of a training step.
+
+    REFERENCE: in proportion to the reference product beside them. CYCLES: by the SM clock during the runs themselves;
+    samples without one go by their reference.
+    """
+
+    REFERENCE = "reference"
+    CYCLES = "cycles"
+
+
+def training_clock_hz(measurements: Measurements) -> float | None:
+    """The SM clock of a training step: the layer's where one was measured, else the median of samples'."""
+    layer = measurements.sustained
+    if layer is not None and layer.together_clock_hz is not None:
+        return layer.together_clock_hz
+    clocks = [sample.clock_hz for sample in measurements.samples if sample.clock_hz is not None]
+    return median(clocks) if clocks else None
 
 
 def training_reference_s(measurements: Measurements) -> float | None:
@@ -44,17 +68,26 @@ def sustained_reference_s(layer: SustainedSample) -> float:
     return (layer.together_s - memory_s) / arithmetic
 
 
-def at_training_clocks(sample: Sample, gpu: GpuSpec, reference_s: float | None) -> Sample:
-    """The sample as it would be beside a reference product of `reference_s`; unchanged where memory sets its pace."""
-    if reference_s is None or sample.reference_s is None or not is_bound_by_arithmetic(sample.work, gpu):
+def at_training_clocks(
+    sample: Sample, gpu: GpuSpec, reference_s: float | None, clock_hz: float | None = None
+) -> Sample:
+    """The sample as it would be in a training step; unchanged where memory sets its pace.
+
+    There the SM clock is `clock_hz`, the time of the reference product `reference_s`. The clock counts where it is
+    given and the sample has one, else the reference.
+    """
+    if not is_bound_by_arithmetic(sample.work, gpu):
         return sample
-    factor = reference_s / sample.reference_s
+    if clock_hz is not None and sample.clock_hz is not None:
+        return msgspec.structs.replace(_slower(sample, sample.clock_hz / clock_hz), clock_hz=clock_hz)
+    if reference_s is not None and sample.reference_s is not None:
+        return msgspec.structs.replace(_slower(sample, reference_s / sample.reference_s), reference_s=reference_s)
+    return sample
+
+
+def _slower(sample: Sample, factor: float) -> Sample:
     return msgspec.structs.replace(
-        sample,
-        time_s=sample.time_s * factor,
-        low_s=sample.low_s * factor,
-        high_s=sample.high_s * factor,
-        reference_s=reference_s,
+        sample, time_s=sample.time_s * factor, low_s=sample.low_s * factor, high_s=sample.high_s * factor
     )
 
 

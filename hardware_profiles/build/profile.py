@@ -10,7 +10,12 @@ from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.costmodel.program.operators import Pass
 from meshwright.costmodel.tables import GroupedGemmLaw, GroupedGemmTable, LinkCurve, Provenance, Source
 from meshwright.hardware_profiles.build.attention import attention_curves
-from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
+from meshwright.hardware_profiles.build.clocks import (
+    ClockRule,
+    at_training_clocks,
+    training_clock_hz,
+    training_reference_s,
+)
 from meshwright.hardware_profiles.build.figures import gpu_figures, launch_cost
 from meshwright.hardware_profiles.build.grouped import grouped_laws
 from meshwright.hardware_profiles.build.interference import interference
@@ -23,15 +28,17 @@ Table = TypeVar("Table")
 Part = TypeVar("Part", contravariant=True)
 
 
-def build_profile(measurements: Measurements, *, base: HardwareProfile) -> HardwareProfile:
+def build_profile(
+    measurements: Measurements, *, base: HardwareProfile, clock_rule: ClockRule = ClockRule.REFERENCE
+) -> HardwareProfile:
     """The profile of the measured machine.
 
     `base`: a profile of the same GPU type, or of the nearest one. What was measured replaces its tables, one kind of
     table (a precision, a direction, a head size, a group size) after the other; the rest of it stays, with its sources.
-    Samples whose purpose is CHECK are never used.
+    Samples whose purpose is CHECK are never used. `clock_rule`: how times are brought to a training step's clocks.
     """
     fit = tuple(sample for sample in measurements.samples if sample.purpose is Purpose.FIT)
-    provenance = Provenance(source=Source.MEASURED, text=measured_text(measurements.machine))
+    provenance = Provenance(source=Source.MEASURED, text=_text(measurements))
     figures = gpu_figures(measurements.machine, fit, base, provenance)
     profile = msgspec.structs.replace(
         base,
@@ -40,7 +47,8 @@ def build_profile(measurements: Measurements, *, base: HardwareProfile) -> Hardw
         citations=(*figures.citations, *_kept(base.citations, figures.citations, lambda citation: citation.figure)),
     )
     reference_s = training_reference_s(measurements)
-    fit = tuple(at_training_clocks(sample, profile.gpu, reference_s) for sample in fit)
+    clock_hz = training_clock_hz(measurements) if clock_rule is ClockRule.CYCLES else None
+    fit = tuple(at_training_clocks(sample, profile.gpu, reference_s, clock_hz) for sample in fit)
     gemm = product_tables(fit, profile.gpu, provenance)
     profile = msgspec.structs.replace(profile, gemm=(*gemm, *_kept(base.gemm, gemm, lambda table: table.precision)))
     profile = msgspec.structs.replace(profile, gemm_variants=product_variants(fit, profile, provenance))
@@ -86,6 +94,13 @@ def _kept(base: tuple[Table, ...], measured: tuple[Table, ...], key: _Key[Table]
     """The tables of the base that nothing measured replaces."""
     replaced = {key(table) for table in measured}
     return tuple(table for table in base if key(table) not in replaced)
+
+
+def _text(measurements: Measurements) -> str:
+    text = measured_text(measurements.machine)
+    if measurements.complete:
+        return text
+    return f"{text}; incomplete: interrupted after {len(measurements.samples)} samples"
 
 
 def measured_text(machine: Machine) -> str:

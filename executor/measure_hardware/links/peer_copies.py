@@ -7,6 +7,7 @@ direction has a pair of streams of its own, so that the two run at the same time
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 
@@ -27,6 +28,16 @@ FEWEST, MOST, MOST_RUNS = 5, 30, 64
 CHECKED = 4096
 
 
+Streams = tuple[torch.cuda.Stream, torch.cuda.Stream]
+
+
+@cache
+def copy_streams(first: torch.device, second: torch.device) -> tuple[Streams, Streams]:
+    """A stream of either GPU for each direction, made once: PyTorch has few, and would hand out those that compute."""
+    forth, back = ((torch.cuda.Stream(first), torch.cuda.Stream(second)) for _ in range(2))
+    return forth, back
+
+
 class Exchange:
     """Buffers of one message size on two GPUs, and the copies between them."""
 
@@ -34,8 +45,7 @@ class Exchange:
         count = (int(num_bytes) // 2,)
         self.out_first, self.in_first = normal(count, first), normal(count, first)
         self.out_second, self.in_second = normal(count, second), normal(count, second)
-        self.forth = (torch.cuda.Stream(first), torch.cuda.Stream(second))
-        self.back = (torch.cuda.Stream(first), torch.cuda.Stream(second))
+        self.forth, self.back = copy_streams(first, second)
         for device in (first, second):
             torch.cuda.synchronize(device)
 

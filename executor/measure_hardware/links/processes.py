@@ -17,36 +17,53 @@ from meshwright.executor.measure_hardware.journal import Line, Outcome
 from meshwright.executor.measure_hardware.links.ranks import Place, Ranks
 from meshwright.executor.measure_hardware.links.worker import LinkTask, LinkWorker, Record
 
-SILENCE_S = 180.0
+SILENCE_S = 90.0
 """No sample takes nearly so long: processes that say nothing for this time wait for each other in vain."""
 
 POLL_S = 1.0
 STOP_S = 20.0
 
 
-def run_in_processes(task: LinkTask, num_ranks: int, *, on_gpus: bool, record: Record) -> str:
-    """Run the task on ranks of this machine; returns why it ended early, or nothing.
+class LinkProcesses:
+    """One process a GPU of this machine. They load their libraries at once and touch no GPU before the task comes.
 
     The environment is passed on as it is.
     """
-    context = multiprocessing.get_context("spawn")
-    lines: Queue[bytes | None] = context.Queue()
-    with tempfile.TemporaryDirectory(prefix="meshwright-profile-") as folder:
-        meeting = (Path(folder) / "ranks").as_uri()
-        processes: list[BaseProcess] = [
-            context.Process(target=_work, args=(rank, num_ranks, on_gpus, meeting, task, lines), daemon=True)
+
+    def __init__(self, num_ranks: int, *, on_gpus: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._lines: Queue[bytes | None] = context.Queue()
+        self._tasks: Queue[LinkTask] = context.Queue()
+        self._folder = tempfile.TemporaryDirectory(prefix="meshwright-profile-")
+        meeting = (Path(self._folder.name) / "ranks").as_uri()
+        self._processes: list[BaseProcess] = [
+            context.Process(
+                target=_work, args=(rank, num_ranks, on_gpus, meeting, self._tasks, self._lines), daemon=True
+            )
             for rank in range(num_ranks)
         ]
-        for process in processes:
+        for process in self._processes:
             process.start()
+
+    def run(self, task: LinkTask, record: Record) -> str:
+        """Run the task on all of them, once; returns why it ended early, or nothing."""
+        for _ in self._processes:
+            self._tasks.put(task)
         try:
-            return _pass_on(lines, processes, record)
+            return _pass_on(self._lines, self._processes, record)
         finally:
-            for process in processes:
-                process.join(0.0 if process.is_alive() and process.exitcode is None else STOP_S)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+            self.stop()
+
+    def stop(self) -> None:
+        """End those that still run."""
+        for process in self._processes:
+            if process.is_alive():
+                process.kill()
+            process.join()
+        for queue in (self._tasks, self._lines):
+            queue.cancel_join_thread()
+            queue.close()
+        self._folder.cleanup()
 
 
 def _pass_on(lines: Queue[bytes | None], processes: list[BaseProcess], record: Record) -> str:
@@ -71,9 +88,12 @@ def _pass_on(lines: Queue[bytes | None], processes: list[BaseProcess], record: R
         record(line.key, line.outcome)
 
 
-def _work(rank: int, num_ranks: int, on_gpus: bool, meeting: str, task: LinkTask, lines: Queue[bytes | None]) -> None:
+def _work(
+    rank: int, num_ranks: int, on_gpus: bool, meeting: str, tasks: Queue[LinkTask], lines: Queue[bytes | None]
+) -> None:
     """One process. An interrupt is the parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    task = _received(tasks)
     place = Place(rank=rank, size=num_ranks, local_rank=rank, local_size=num_ranks)
     ranks = Ranks(place, on_gpus=on_gpus, init_method=meeting)
 
@@ -84,3 +104,14 @@ def _work(rank: int, num_ranks: int, on_gpus: bool, meeting: str, task: LinkTask
     if place.is_first:
         lines.put(None)
     ranks.close()
+
+
+def _received(tasks: Queue[LinkTask]) -> LinkTask:
+    """The task; ends the process where its parent is gone."""
+    parent = multiprocessing.parent_process()
+    while True:
+        try:
+            return tasks.get(timeout=POLL_S)
+        except Empty:
+            if parent is None or not parent.is_alive():
+                raise SystemExit from None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from meshwright.costmodel.program.operators import CollectiveWork, Group
 from meshwright.costmodel.value import Value
+from meshwright.executor.measure_hardware.cuda_device import CudaDevice
 from meshwright.executor.measure_hardware.device import Device
 from meshwright.executor.measure_hardware.entry import Entry, InterferenceEntry
 from meshwright.executor.measure_hardware.journal import (
@@ -19,7 +21,7 @@ from meshwright.executor.measure_hardware.journal import (
     Skipped,
 )
 from meshwright.executor.measure_hardware.launch import host_seconds
-from meshwright.executor.measure_hardware.links.collective_calls import buffer_sets, collective_call
+from meshwright.executor.measure_hardware.links.collective_calls import Call, buffer_sets, collective_call
 from meshwright.executor.measure_hardware.links.collective_check import collectives_are_right
 from meshwright.executor.measure_hardware.links.collective_timer import time_collective
 from meshwright.executor.measure_hardware.links.overlap import CudaLane, HostLane, Lane, Slowdowns, slowdowns
@@ -36,6 +38,7 @@ LAUNCH_KEY = "collective launch"
 LAUNCHES = 100
 SMALL_BYTES = 4096.0
 HEALTH_S = 0.3
+NOT_MEASURED = "not measured"
 
 
 class LinkTask(Value, frozen=True, kw_only=True):
@@ -70,7 +73,10 @@ class LinkWorker:
                     self._link(entry, task.sample_s)
             if not wrong:
                 self._launch(whole)
-                for pair in task.interference:
+            for pair in task.interference:
+                if wrong:
+                    self._record(pair.key, Skipped(what=pair.key, reason=wrong))
+                else:
                     self._interference(pair)
             self.device.release()
 
@@ -105,17 +111,21 @@ class LinkWorker:
     def _link(self, entry: Entry, seconds: float) -> None:
         work = entry.work
         assert isinstance(work, CollectiveWork)  # as the survey makes links
-        taken: list[Times] = []
-        reason = self._together(lambda: taken.append(self._timed(entry, work, seconds)), "not measured")
+        num_sets, calls, taken = buffer_sets(work, self.device.l2_bytes), list[Call](), list[Times]()
+        reason = self._together(lambda: calls.append(self._call(work, entry.peer_shares, num_sets)), NOT_MEASURED)
+        if not reason:
+
+            def measure() -> None:
+                taken.append(time_collective(calls[0], num_sets, self.ranks, self.device, seconds))
+
+            reason = self._together(measure, NOT_MEASURED)
         outcome = Skipped(what=entry.key, reason=reason) if reason else Measured(sample=sample_of(entry, taken[0]))
         self._record(entry.key, outcome)
         self.device.tidy()
 
-    def _timed(self, entry: Entry, work: CollectiveWork, seconds: float) -> Times:
-        num_sets = buffer_sets(work, self.device.l2_bytes)
-        group = self.ranks.group(work.group)
-        call = collective_call(work, entry.peer_shares, group, self.device.torch_device, num_sets)
-        return time_collective(call, num_sets, self.ranks, self.device, seconds)
+    def _call(self, work: CollectiveWork, peer_shares: tuple[float, ...], num_sets: int, num_ctas: int = 0) -> Call:
+        group = self.ranks.group(work.group, num_ctas)
+        return collective_call(work, peer_shares, group, self.device.torch_device, num_sets)
 
     def _launch(self, group: Group) -> None:
         """Host time of a small all-reduce, as eager code calls it."""
@@ -134,37 +144,51 @@ class LinkWorker:
         self._record(LAUNCH_KEY, CollectiveLaunched(time_s=self.ranks.largest(host_s)))
 
     def _interference(self, pair: InterferenceEntry) -> None:
-        taken: list[InterferenceSample] = []
-        reason = self._together(lambda: taken.append(self._beside(pair)), "not measured")
+        """All ranks first agree that both sides can run: one that cannot would leave the others waiting for it."""
+        prepared, taken = list[Lanes](), list[InterferenceSample]()
+        reason = self._together(lambda: prepared.append(self._lanes(pair)), NOT_MEASURED)
+        if not reason:
+
+            def measure() -> None:
+                lanes = prepared[0]
+                lanes.connect()
+                times = slowdowns(lanes.compute, lanes.communication, self.ranks.largest, self.ranks.wait)
+                taken.append(interference_sample(pair, times))
+
+            reason = self._together(measure, NOT_MEASURED)
         self._record(pair.key, Skipped(what=pair.key, reason=reason) if reason else Interfered(sample=taken[0]))
         self.device.tidy()
 
-    def _beside(self, pair: InterferenceEntry) -> InterferenceSample:
+    def _lanes(self, pair: InterferenceEntry) -> Lanes:
         work = pair.communication
-        num_sets = buffer_sets(work, self.device.l2_bytes)
-        group = self.ranks.group(work.group, pair.num_ctas)
-        call = collective_call(work, (), group, self.device.torch_device, num_sets)
+        call = self._call(work, (), buffer_sets(work, self.device.l2_bytes), pair.num_ctas)
         operator = build_operator(pair.compute, self.device.torch_device, self.device.l2_bytes)
-        call(0)
-        times = slowdowns(
-            compute_lane(self.device, lambda: operator.run(0)),
-            _lane(self.device, lambda: call(0)),
-            self.ranks.largest,
-            self.ranks.wait,
+        return Lanes(
+            connect=lambda: call(0),
+            compute=compute_lane(self.device, lambda: operator.run(0)),
+            communication=communication_lane(self.device, lambda: call(0)),
         )
-        return interference_sample(pair, times)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lanes:
+    """Both sides of an interference sample, ready to run once `connect` has been called on all ranks."""
+
+    connect: Callable[[], object]
+    compute: Lane
+    communication: Lane
 
 
 def compute_lane(device: Device, work: Callable[[], object]) -> Lane:
     """Computation as a graph on the device's stream."""
     work()
-    return _lane(device, device.capture(work), getattr(device, "stream", None))
+    captured = device.capture(work)
+    return CudaLane(captured, device.stream) if isinstance(device, CudaDevice) else HostLane(captured)
 
 
-def _lane(device: Device, work: Callable[[], object], stream: torch.cuda.Stream | None = None) -> Lane:
-    if device.torch_device.type != "cuda":
-        return HostLane(work)
-    return CudaLane(work, stream or torch.cuda.Stream(device.torch_device))
+def communication_lane(device: Device, work: Callable[[], object]) -> Lane:
+    """Communication as eager code calls it, on the stream beside the device's."""
+    return CudaLane(work, device.beside) if isinstance(device, CudaDevice) else HostLane(work)
 
 
 def interference_sample(pair: InterferenceEntry, times: Slowdowns) -> InterferenceSample:

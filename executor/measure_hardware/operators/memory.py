@@ -14,7 +14,6 @@ from meshwright.executor.measure_hardware.operators import memory_functions as f
 from meshwright.executor.measure_hardware.operators.memory_inputs import memory_inputs
 from meshwright.executor.measure_hardware.operators.optimizer import adam_check, adam_update
 from meshwright.executor.measure_hardware.operators.runnable import LIMITS, Runnable, relative_error
-from meshwright.executor.measure_hardware.operators.values import normal
 from meshwright.hardware_profiles.measurements import Implementation
 
 Tensors = tuple[torch.Tensor, ...]
@@ -22,16 +21,6 @@ Function = Callable[..., Any]
 
 FP8_ROUNDING = 4e-2
 """E4m3 keeps three bits of the mantissa."""
-
-
-def _permute_backward(rows: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-    del token
-    return functions.permute_backward(rows, row)
-
-
-def _unpermute(rows: torch.Tensor, weight: torch.Tensor, row: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-    del token
-    return functions.unpermute(rows, weight, row)
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor, maximum: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
@@ -48,10 +37,11 @@ PLAIN: dict[MemoryOperator, Function] = {
     MemoryOperator.SWIGLU: functions.swiglu,
     MemoryOperator.SWIGLU_BACKWARD: functions.swiglu_backward,
     MemoryOperator.PERMUTE: functions.permute,
-    MemoryOperator.PERMUTE_BACKWARD: _permute_backward,
-    MemoryOperator.UNPERMUTE: _unpermute,
+    MemoryOperator.PERMUTE_BACKWARD: functions.permute_backward,
+    MemoryOperator.UNPERMUTE: functions.unpermute,
     MemoryOperator.UNPERMUTE_BACKWARD: functions.unpermute_backward,
-    MemoryOperator.ROUTER: lambda logits, chosen: functions.route(logits, chosen.shape[1]),
+    MemoryOperator.ROUTER: functions.route,
+    MemoryOperator.ROUTER_BACKWARD: functions.route_backward,
     MemoryOperator.CAST_FP8: functions.cast_fp8,
     MemoryOperator.CAST_FP32: lambda x: x.to(torch.float32),
     MemoryOperator.CROSS_ENTROPY: _loss,
@@ -60,14 +50,20 @@ PLAIN: dict[MemoryOperator, Function] = {
 """What is compiled, and the reference when the inputs are in float32. Every function takes all of its inputs."""
 
 EAGER: dict[MemoryOperator, Function] = {
-    MemoryOperator.PERMUTE_BACKWARD: lambda rows, row, token: functions.permute_backward_eager(
-        rows, token, row.shape[0]
-    ),
-    MemoryOperator.UNPERMUTE: lambda rows, weight, row, token: functions.unpermute_eager(
-        rows, weight, token, row.shape[0]
-    ),
+    MemoryOperator.ROPE: functions.rope_eager,
+    MemoryOperator.SWIGLU: functions.swiglu_eager,
+    MemoryOperator.SWIGLU_BACKWARD: functions.swiglu_backward_eager,
+    MemoryOperator.PERMUTE_BACKWARD: functions.permute_backward_eager,
+    MemoryOperator.UNPERMUTE: functions.unpermute_eager,
+    MemoryOperator.ROUTER: functions.route_eager,
 }
 """Where eager code is another formula than the compiled one."""
+
+SHIPPED: dict[MemoryOperator, Function] = {
+    MemoryOperator.NORM: functions.shipped_norm,
+    MemoryOperator.NORM_BACKWARD: functions.shipped_norm_backward,
+}
+"""PyTorch's own kernels, where they are not what `PLAIN` calls."""
 
 
 def memory_bound(case: MemoryCase, implementation: Implementation, device: torch.device, num_sets: int) -> Runnable:
@@ -88,12 +84,12 @@ def memory_bound(case: MemoryCase, implementation: Implementation, device: torch
 
 def _bound(operator: MemoryOperator, implementation: Implementation, inputs: Tensors) -> Callable[[], Any]:
     """The operator on one input set."""
-    if implementation is Implementation.EAGER and operator in BACKWARDS:
-        return BACKWARDS[operator](*inputs)
+    if implementation is Implementation.EAGER and operator in PREPARED:
+        return PREPARED[operator](*inputs)
     if implementation is Implementation.COMPILED:
         function = _compiled(operator)
-    elif implementation is Implementation.FUSED and operator in (MemoryOperator.NORM, MemoryOperator.NORM_BACKWARD):
-        return _fused_norm(operator, inputs)
+    elif implementation is Implementation.FUSED:
+        function = SHIPPED.get(operator, PLAIN[operator])
     else:
         function = EAGER.get(operator, PLAIN[operator])
 
@@ -109,22 +105,7 @@ def _compiled(operator: MemoryOperator) -> Function:
     return torch.compile(PLAIN[operator])
 
 
-def _fused_norm(operator: MemoryOperator, inputs: Tensors) -> Callable[[], Any]:
-    """PyTorch's own RMSNorm; the residual's gradient is added by another kernel."""
-    if operator is MemoryOperator.NORM:
-        x, weight = inputs
-        return lambda: torch.ops.aten._fused_rms_norm(x, [x.shape[1]], weight, functions.EPSILON)[0]
-    gradient, residual, x, weight = inputs
-    _, rstd = torch.ops.aten._fused_rms_norm(x, [x.shape[1]], weight, functions.EPSILON)
-
-    def run() -> Tensors:
-        own, of_weight = torch.ops.aten._fused_rms_norm_backward(gradient, x, [x.shape[1]], rstd, weight, [True, True])
-        return own.add_(residual), of_weight
-
-    return run
-
-
-# Eager backwards are autograd's, as in a framework: the forward runs once, outside of the timing.
+# Autograd's backward, as in a framework: the forward runs once, outside of the timing.
 
 
 def _autograd(function: Function, leaves: Tensors, gradient: torch.Tensor | None, *rest: Any) -> Callable[[], Tensors]:  # noqa: ANN401
@@ -133,42 +114,20 @@ def _autograd(function: Function, leaves: Tensors, gradient: torch.Tensor | None
     return lambda: torch.autograd.grad(output, own, gradient, retain_graph=True)
 
 
-def _norm_backward(gradient: torch.Tensor, residual: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> Function:
-    backward = _autograd(functions.norm, (x, weight), gradient)
-
-    def run() -> Tensors:
-        own, of_weight = backward()
-        return own + residual, of_weight
-
-    return run
-
-
-def _swiglu_backward(gradient: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> Function:
-    return _autograd(functions.swiglu, (gate, up), gradient)
-
-
-def _router_backward(logits: torch.Tensor, chosen: torch.Tensor) -> Function:
-    gradient = normal(tuple(chosen.shape), chosen.device, torch.float32)
-    return _autograd(lambda x: functions.route(x, chosen.shape[1])[0], (logits,), gradient)
-
-
 def _loss_backward(logits: torch.Tensor, labels: torch.Tensor, maximum: torch.Tensor, total: torch.Tensor) -> Function:
     del maximum, total  # autograd keeps its own
     return _autograd(lambda x: functions.loss(x, labels), (logits.bfloat16(),), None)
 
 
-BACKWARDS: dict[MemoryOperator, Callable[..., Callable[[], Any]]] = {
-    MemoryOperator.NORM_BACKWARD: _norm_backward,
-    MemoryOperator.SWIGLU_BACKWARD: _swiglu_backward,
-    MemoryOperator.ROUTER_BACKWARD: _router_backward,
+PREPARED: dict[MemoryOperator, Callable[..., Callable[[], Any]]] = {
+    MemoryOperator.ROUTER_BACKWARD: functions.route_backward_eager,
     MemoryOperator.CROSS_ENTROPY_BACKWARD: _loss_backward,
 }
+"""Eager backwards that need something of the forward, which is made outside of the timing."""
 
 
 def _error(operator: MemoryOperator, inputs: Tensors, result: Any) -> float:  # noqa: ANN401
-    """Against the plain formula on float32 inputs; a permutation's indices and a router's choice stay as they are."""
-    if operator is MemoryOperator.ROUTER_BACKWARD:
-        return 0.0 if bool(torch.isfinite(result[0]).all()) else float("inf")  # autograd's own; nothing of ours
+    """Against the plain formula on float32 inputs; a permutation's indices stay as they are."""
     wide = [x.detach().float() if x.is_floating_point() else x for x in inputs]
     if operator is MemoryOperator.COPY:
         wide[1] = torch.empty_like(wide[1])

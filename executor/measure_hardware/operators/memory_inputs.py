@@ -6,11 +6,17 @@ from collections.abc import Callable
 
 import torch
 
+from meshwright.executor.layer.functions.norms import rms_norm
+from meshwright.executor.layer.functions.rotary import rotary_tables
+from meshwright.executor.layer.routing import SortedSlots, sort_slots
 from meshwright.executor.measure_hardware.memory_case import MemoryCase, MemoryOperator
-from meshwright.executor.measure_hardware.operators.memory_functions import ROPE_HEAD_DIM
+from meshwright.executor.measure_hardware.operators.memory_functions import EPSILON, ROPE_HEAD_DIM, ROPE_THETA
 from meshwright.executor.measure_hardware.operators.values import normal, source, uniform, unwritten
 
 Tensors = tuple[torch.Tensor, ...]
+
+EXPERTS = 128
+"""Experts among which rows are sorted."""
 
 
 def memory_inputs(case: MemoryCase, device: torch.device, *, eager: bool) -> Tensors:
@@ -34,45 +40,62 @@ def _normed(case: MemoryCase, device: torch.device) -> Tensors:
 
 
 def _normed_backward(case: MemoryCase, device: torch.device) -> Tensors:
-    return (*_plain(3)(case, device), normal((case.width,), device))
+    """Gradient, residual's gradient, input, weight, and what the forward kept."""
+    gradient, residual, x = _plain(3)(case, device)
+    weight = normal((case.width,), device)
+    return gradient, residual, x, weight, rms_norm(x, weight, EPSILON)[1]
 
 
 def _rotated(case: MemoryCase, device: torch.device) -> Tensors:
-    angles = uniform((case.rows, ROPE_HEAD_DIM), device) * 6.28
-    return normal((case.rows, case.width), device), angles.cos().bfloat16(), angles.sin().bfloat16()
+    positions = torch.arange(case.rows, device=device)
+    return normal((case.rows, case.width), device), *rotary_tables(positions, ROPE_HEAD_DIM, ROPE_THETA, torch.bfloat16)
 
 
-def _routing(case: MemoryCase, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """The token of each expert row, and the rows of each token: a permutation by chance."""
-    order = torch.randperm(case.rows, device=device, generator=source(device))
-    return order // case.top_k, order.argsort().view(-1, case.top_k)
+def _gated(case: MemoryCase, device: torch.device) -> Tensors:
+    """Gate and up side by side, as one product writes them; the gate weights of experts' rows."""
+    gate, up = normal((case.rows, 2 * case.width), device).chunk(2, -1)
+    return (gate, up, uniform((case.rows, 1), device)) if case.top_k > 1 else (gate, up)
+
+
+def _gated_backward(case: MemoryCase, device: torch.device) -> Tensors:
+    return normal((case.rows, case.width), device), *_gated(case, device)
+
+
+def _slots(case: MemoryCase, device: torch.device) -> SortedSlots:
+    """Tokens go to experts by chance; rows are sorted as the executor sorts them."""
+    scores = uniform((case.rows // case.top_k, EXPERTS), device)
+    return sort_slots(scores.topk(case.top_k, dim=-1).indices)[0]
+
+
+def _gates(case: MemoryCase, device: torch.device) -> torch.Tensor:
+    return uniform((case.rows // case.top_k, case.top_k), device)
 
 
 def _permuted(case: MemoryCase, device: torch.device) -> Tensors:
-    token, _ = _routing(case, device)
-    return normal((case.rows // case.top_k, case.width), device), token
+    """Tokens, (T, H); gate weights, (T, K); slots, (R,)."""
+    return normal((case.rows // case.top_k, case.width), device), _gates(case, device), _slots(case, device).slots_R
 
 
 def _permuted_backward(case: MemoryCase, device: torch.device) -> Tensors:
-    token, row = _routing(case, device)
-    return normal((case.rows, case.width), device), row, token
+    """Gradients of the rows, (R, H), and of their gate weights, (R, 1); places, (T, K)."""
+    return normal((case.rows, case.width), device), uniform((case.rows, 1), device), _slots(case, device).places_TK
 
 
 def _unpermuted(case: MemoryCase, device: torch.device) -> Tensors:
-    token, row = _routing(case, device)
-    weight = uniform((case.rows,), device).bfloat16()
-    return normal((case.rows, case.width), device), weight, row, token
+    """Rows, (R, H); places, (T, K)."""
+    return normal((case.rows, case.width), device), _slots(case, device).places_TK
 
 
 def _unpermuted_backward(case: MemoryCase, device: torch.device) -> Tensors:
-    token, _ = _routing(case, device)
-    gradient = normal((case.rows // case.top_k, case.width), device)
-    return gradient, normal((case.rows, case.width), device), uniform((case.rows,), device).bfloat16(), token
+    """Gradients of the tokens, (T, H); gate weights, (T, K), of which the shape counts; slots, (R,)."""
+    return _permuted(case, device)
 
 
 def _routed(case: MemoryCase, device: torch.device) -> Tensors:
-    logits = normal((case.rows, case.width), device, torch.float32)
-    return logits, torch.empty((case.rows, case.top_k), device=device)
+    """Logits, (T, E), and the gradient of the gate weights, (T, K)."""
+    return normal((case.rows, case.width), device, torch.float32), normal(
+        (case.rows, case.top_k), device, torch.float32
+    )
 
 
 def _scaled(case: MemoryCase, device: torch.device) -> Tensors:
@@ -92,8 +115,8 @@ MAKERS: dict[MemoryOperator, Callable[[MemoryCase, torch.device], Tensors]] = {
     MemoryOperator.NORM_BACKWARD: _normed_backward,
     MemoryOperator.RESIDUAL: _plain(2),
     MemoryOperator.ROPE: _rotated,
-    MemoryOperator.SWIGLU: _plain(2),
-    MemoryOperator.SWIGLU_BACKWARD: _plain(3),
+    MemoryOperator.SWIGLU: _gated,
+    MemoryOperator.SWIGLU_BACKWARD: _gated_backward,
     MemoryOperator.PERMUTE: _permuted,
     MemoryOperator.PERMUTE_BACKWARD: _permuted_backward,
     MemoryOperator.UNPERMUTE: _unpermuted,

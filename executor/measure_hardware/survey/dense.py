@@ -11,10 +11,13 @@ from meshwright.hardware_profiles.measurements import Implementation
 LONGEST_FLOPS = 1.7e13
 """Products beyond this take 25 ms on a fast GPU and tell nothing that smaller ones do not."""
 
-ROWS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
-WIDTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+# Finer where products are small or narrow: how many output tiles there are for 132 SMs decides there.
+ROWS = (128, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384, 32768)
+WIDTHS = (256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384)
+DEPTHS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 COARSE_ROWS = (256, 1024, 4096, 16384)
-COARSE_WIDTHS = (512, 1024, 2048, 4096, 8192, 16384)
+COARSE_WIDTHS = (512, 1024, 2048, 4096, 16384)
+WGRAD_WIDTHS = (256, 512, 768, 1024, 1536, 2048, 4096, 8192, 16384)
 SUM_WIDTHS = (1024, 4096, 8192, 16384)
 FP8_ROWS = (128, 512, 2048, 8192, 32768)
 FP8_WIDTHS = (1024, 2048, 4096, 8192, 16384)
@@ -35,9 +38,9 @@ def dense_entries(extent: Extent) -> tuple[Entry, ...]:
     vocabulary = list(product(VOCABULARY_ROWS, (VOCABULARY,), VOCABULARY_DEPTHS))
     coarse = [(n, k) for n in COARSE_WIDTHS for k in COARSE_WIDTHS]
     return (
-        *_entries([*product(ROWS, WIDTHS, WIDTHS), *vocabulary]),
+        *_entries([*product(ROWS, WIDTHS, DEPTHS), *vocabulary]),
         *_entries([(m, n, k) for m in COARSE_ROWS for n, k in coarse], Pass.DGRAD),
-        *_entries([(m, n, k) for k in COARSE_ROWS for m, n in coarse], Pass.WGRAD),
+        *_entries(list(product(WGRAD_WIDTHS, WGRAD_WIDTHS, COARSE_ROWS)), Pass.WGRAD),
         *_entries(list(product(SUM_WIDTHS, SUM_WIDTHS, COARSE_ROWS)), Pass.WGRAD, accumulates=True),
         *_entries(list(product(FP8_ROWS, FP8_WIDTHS, FP8_WIDTHS)), precision=Precision.FP8),
         *_entries(list(product(FP8_WIDTHS[1:4], FP8_WIDTHS[1:4], FP8_SUM_WIDTHS)), Pass.DGRAD, Precision.FP8),

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from meshwright.executor.measure_hardware import ProfileRequest
     from meshwright.executor.measure_hardware.comparison import Comparison
     from meshwright.executor.measure_hardware.outcome import ProfileOutcome
+    from meshwright.hardware_profiles.measurements import Machine, Measurements
 
 EXAMPLES = """\b
 Examples:
   meshwright profile --quick -o trial.json
   meshwright profile -o my-gpus.json
   meshwright profile --rebuild my-gpus.measurements.json -o my-gpus.json
+  meshwright profile --rebuild my-gpus.json.partial.jsonl -o my-gpus.json
   torchrun --nnodes 2 --nproc-per-node 8 ... -m meshwright profile -o my-cluster.json
 """
 
@@ -45,7 +47,9 @@ def command(
     ] = None,
     rebuild: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Build the profile from measurements taken before; needs no GPU."),
+        typer.Option(
+            metavar="FILE.json", help="Build the profile from measurements or from an interrupted run; needs no GPU."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the order of samples and the shapes that tables are judged by.")] = 0,
 ) -> None:
@@ -55,7 +59,7 @@ def command(
     GPU is changed.
     """
     if rebuild is not None:
-        rebuild_profile(rebuild, output, base)
+        rebuild_profile(rebuild, output, measurements or _beside(output), base)
         return
     from meshwright.executor.measure_hardware.preflight import check_torch
     from meshwright.executor.measure_hardware.request import ProfileRequest
@@ -65,7 +69,7 @@ def command(
 
     request = ProfileRequest(
         output=output,
-        measurements=measurements or output.with_name(f"{output.stem}.measurements.json"),
+        measurements=measurements or _beside(output),
         extent=Extent.QUICK if quick else Extent.FULL,
         restart=restart,
         shared=shared,
@@ -75,18 +79,42 @@ def command(
     run(request)
 
 
-def rebuild_profile(measurements: Path, output: Path, base: str | None) -> None:
-    """The profile of measurements that a file has."""
+def _beside(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.measurements.json")
+
+
+def rebuild_profile(source: Path, output: Path, measurements: Path, base: str | None) -> None:
+    """The profile of measurements that a file has; those that an interrupted run left are written, too."""
     from meshwright.executor.measure_hardware.base_profile import base_profile
+    from meshwright.executor.measure_hardware.comparison import comparisons
     from meshwright.executor.measure_hardware.files import write_json
+    from meshwright.executor.measure_hardware.partial import is_partial
     from meshwright.hardware_profiles.build import build_profile
     from meshwright.hardware_profiles.measurements import load_measurements
     from meshwright.planner.serialise import check_writable
 
     check_writable(output)
-    found = load_measurements(measurements)
-    write_json(build_profile(found, base=base_profile(found.machine.gpu, base)), output)
+    found = _measurements_of_partial(source, measurements) if is_partial(source) else load_measurements(source)
+    base_of_gpu = base_profile(found.machine.gpu, base)
+    _print_comparisons(found.machine, comparisons(found, base_of_gpu.gpu))
+    write_json(build_profile(found, base=base_of_gpu), output)
     typer.echo(f"profile written to {output}")
+
+
+def _measurements_of_partial(source: Path, target: Path) -> Measurements:
+    from meshwright.executor.measure_hardware.files import write_json
+    from meshwright.executor.measure_hardware.partial import load_partial
+    from meshwright.planner.serialise import check_writable
+
+    check_writable(target)
+    partial = load_partial(source)
+    write_json(partial.measurements, target)
+    typer.echo(f"{partial.num_results} samples written to {target}")
+    whole = f" of {partial.num_samples}" if partial.num_samples else ""
+    typer.echo(
+        f"warning: incomplete: {source} has {partial.num_results}{whole} results; what is missing is as in the base"
+    )
+    return partial.measurements
 
 
 def run(request: ProfileRequest) -> None:
@@ -107,7 +135,7 @@ def run(request: ProfileRequest) -> None:
     typer.echo(f"{len(outcome.measurements.samples)} samples written to {request.measurements}")
     base = base_profile(outcome.measurements.machine.gpu, request.base)
     rows = comparisons(outcome.measurements, base.gpu)
-    print_table(_title(outcome), COLUMNS, [_row(row) for row in rows])
+    _print_comparisons(outcome.measurements.machine, rows)
     _print_skipped(outcome)
     for warning in warnings_of(outcome, rows):
         typer.echo(f"warning: {warning}")
@@ -123,8 +151,11 @@ def _write_profile(request: ProfileRequest, outcome: ProfileOutcome, base: Hardw
     typer.echo(f"profile written to {request.output}")
 
 
-def _title(outcome: ProfileOutcome) -> str:
-    machine = outcome.measurements.machine
+def _print_comparisons(machine: Machine, rows: tuple[Comparison, ...]) -> None:
+    print_table(_title(machine), COLUMNS, [_row(row) for row in rows])
+
+
+def _title(machine: Machine) -> str:
     return (
         f"{machine.num_gpus} x {machine.gpu}: driver {machine.driver}, CUDA {machine.cuda}, PyTorch {machine.torch}, "
         f"{machine.sm_clock_mhz:.0f} MHz and {machine.power_w:.0f} W of {machine.power_limit_w:.0f} at work"

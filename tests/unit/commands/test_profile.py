@@ -12,8 +12,9 @@ from meshwright.cli import main
 from meshwright.commands import profile
 from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.executor.measure_hardware import Extent, ProfileRequest
+from meshwright.executor.measure_hardware.journal import Described, Journal, Measured
 from meshwright.hardware_profiles import load_profile
-from meshwright.hardware_profiles.measurements import Measurements, load_measurements
+from meshwright.hardware_profiles.measurements import MEASUREMENTS_FOLDER, Measurements, load_measurements
 
 
 def test_no_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +60,22 @@ def test_everything_is_written_and_printed(
     assert load_profile(request.output) == load_profile("h100")
     assert {path.name for path in tmp_path.iterdir()} == {"p.json", "m.json"}
     assert msgspec.json.decode(request.measurements.read_bytes())["schema_version"] == 1
+
+
+def test_a_profile_of_what_an_interrupted_run_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = load_measurements(MEASUREMENTS_FOLDER / "h100.json")
+    journal = Journal(tmp_path / "my.json.partial.jsonl", "machine", restart=False, num_samples=len(whole.samples))
+    journal.add("machine", Described(machine=whole.machine))
+    for number, sample in enumerate(whole.samples[:40]):
+        journal.add(str(number), Measured(sample=sample))
+    output = tmp_path / "out.json"
+    assert main(["profile", "--rebuild", str(journal.path), "-o", str(output)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "usable memory" in printed
+    assert f"has 40 of {len(whole.samples)} results" in printed
+    kept = load_measurements(tmp_path / "out.measurements.json")
+    assert not kept.complete
+    assert len(kept.samples) == 40
+    assert any("incomplete" in citation.text for citation in load_profile(output).citations)
+    assert main(["profile", "--rebuild", str(tmp_path / "out.measurements.json"), "-o", str(tmp_path / "b.json")]) == 0
+    assert load_profile(tmp_path / "b.json") == load_profile(output)

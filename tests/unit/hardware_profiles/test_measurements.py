@@ -32,6 +32,24 @@ def test_a_sample_has_its_median_between_its_percentiles() -> None:
             sample(wrong, 1.0, 3.0)
 
 
+def test_clocks_are_positive_where_they_are() -> None:
+    def sample(clock_hz: float | None) -> Sample:
+        return Sample(
+            work=GemmWork(m=1, n=1, k=1),
+            implementation=Implementation.CUBLAS,
+            purpose=Purpose.FIT,
+            time_s=1.0,
+            low_s=1.0,
+            high_s=1.0,
+            repeats=3,
+            clock_hz=clock_hz,
+        )
+
+    assert sample(None).clock_hz is None
+    with pytest.raises(ProfileError, match="clock_hz"):
+        sample(0.0)
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

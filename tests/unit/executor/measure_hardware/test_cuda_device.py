@@ -37,6 +37,14 @@ def test_a_large_product_takes_as_long_as_its_work(device: CudaDevice) -> None:
     assert 4.0 < _time_s(device, 8192) / _time_s(device, 4096) < 12.0
 
 
+def test_clocks_are_read_beside_times(device: CudaDevice) -> None:
+    plain_s = device.intervals([device.reference] * 10)
+    seconds, clocks_hz = device.clocked_intervals([device.reference] * 10)
+    assert len(seconds) == len(clocks_hz) == 10
+    assert all(3e8 < clock < 2.5e9 for clock in clocks_hz)
+    assert sum(seconds) == pytest.approx(sum(plain_s), rel=0.3)
+
+
 def test_a_capture_that_fails_leaves_nothing_behind(device: CudaDevice) -> None:
     with device.scope():
         values = normal((64,), device.torch_device)

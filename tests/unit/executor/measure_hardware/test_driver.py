@@ -15,6 +15,7 @@ from meshwright.executor.measure_hardware.driver import run_profile
 from meshwright.executor.measure_hardware.local_run import LocalRun
 from meshwright.executor.measure_hardware.operators import Runnable, build_operator
 from meshwright.executor.measure_hardware.outcome import ProfileOutcome
+from meshwright.executor.measure_hardware.partial import load_partial
 from meshwright.hardware_profiles.measurements import Measurements
 
 
@@ -91,6 +92,9 @@ def test_an_interrupted_run_goes_on(
     assert "the same command goes on from there" in _printed(capsys)
     assert not request_.output.exists()
     assert not request_.measurements.exists()
+    partial = load_partial(request_.output.with_name("p.json.partial.jsonl"))
+    assert len(partial.measurements.samples) == 2
+    assert partial.num_samples == len(few) + 2  # launches and the sustained layer, too
 
     def again(self: LocalRun, entry: Entry, seconds: float) -> None:
         measured.append(entry.key)

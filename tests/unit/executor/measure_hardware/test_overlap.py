@@ -59,3 +59,9 @@ def test_a_cover_that_ends_too_early_is_made_longer() -> None:
     slowdowns(compute, communication, float, lambda: None)
     assert compute.started == sorted(compute.started)
     assert len(compute.started) > 1
+
+
+def test_a_side_that_cannot_be_covered_is_an_error() -> None:
+    compute, communication = _lanes(1.0, 100.0)
+    with pytest.raises(RuntimeError, match="ended first"):
+        slowdowns(compute, communication, float, lambda: None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -48,6 +49,23 @@ def test_products_of_every_layout(full: Survey) -> None:
     }
     plain = {(precision, direction, False) for precision in Precision for direction in Pass}
     assert kinds == plain | {(precision, Pass.WGRAD, True) for precision in Precision}
+
+
+@pytest.mark.parametrize("direction", [Pass.FORWARD, Pass.WGRAD])
+def test_narrow_products_lie_close_together(full: Survey, direction: Pass) -> None:
+    shapes = {
+        (entry.work.m, entry.work.n, entry.work.k)
+        for entry in full.local
+        if isinstance(entry.work, GemmWork)
+        and (entry.work.direction, entry.work.precision) == (direction, Precision.BF16)
+        and entry.purpose is Purpose.FIT
+        and not entry.work.accumulates_fp32
+    }
+    widths = sorted({n for _, n, _ in shapes if 512 <= n <= 1024})
+    assert all(above / below <= 1.5 for below, above in pairwise(widths))
+    rows, depths = ({shape[axis] for shape in shapes} for axis in (0, 2))
+    small = {(m, n, k) for m in rows for n in widths for k in depths if m <= 1024 and k <= 4096}
+    assert small <= shapes  # a grid without gaps: gaps would be filled by the nearest point
 
 
 def test_grouped_products_of_every_layout_even_and_skewed(full: Survey) -> None:

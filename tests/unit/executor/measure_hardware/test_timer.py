@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from meshwright.executor.measure_hardware.device import Device, Work
+from meshwright.executor.measure_hardware.device import Clocked, Device, Work
 from meshwright.executor.measure_hardware.operators import Runnable
 from meshwright.executor.measure_hardware.timer import FEWEST, MOST, num_runs, recorded, time_operator
 
@@ -90,6 +90,24 @@ def test_the_time_that_it_takes_is_about_what_was_given(run_s: float) -> None:
     assert device.num_measured >= FEWEST
     assert device.now_s <= max(0.13, 10 * run_s)
     assert len(used) * run_s <= max(0.13, 10 * run_s)
+
+
+def test_clocks_of_the_sample_and_of_the_reference_are_told_apart() -> None:
+    class Clocking(FakeDevice):
+        def clocked_intervals(self, works: Sequence[Work]) -> Clocked:
+            clocks = [1.8e9 if work == self.reference else 1.4e9 for work in works]
+            return Clocked(self.intervals(works), tuple(clocks))
+
+    device = Clocking()
+    runnable, _ = _runnable(device, 2e-5)
+    times = time_operator(runnable, device, 0.1)
+    assert times.clock_hz == 1.4e9
+    assert times.reference_clock_hz == 1.8e9
+    assert times.time_s == pytest.approx(2e-5)
+    plain = FakeDevice()
+    without = time_operator(_runnable(plain, 2e-5)[0], plain, 0.1)
+    assert without.clock_hz is None
+    assert without.reference_clock_hz is None
 
 
 def test_what_cannot_be_captured_runs_as_it_is() -> None:

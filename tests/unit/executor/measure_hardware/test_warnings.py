@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from meshwright.costmodel.program.operators import (
@@ -119,6 +120,12 @@ def test_low_clocks(tmp_path: Path) -> None:
 def test_times_that_scatter(tmp_path: Path) -> None:
     (found,) = _warnings(tmp_path, _sample(PRODUCT, 1.4e-3, spread=0.5))
     assert "1 of 1 samples scatter" in found
+
+
+def test_clocks_that_nobody_read(tmp_path: Path) -> None:
+    beside = msgspec.structs.replace(_sample(PRODUCT, 1e-3), reference_s=1.5e-3)
+    assert "triton" in "".join(_warnings(tmp_path, beside))
+    assert _warnings(tmp_path, beside, msgspec.structs.replace(beside, clock_hz=1.5e9)) == ()
 
 
 def test_figures_beside_the_data_sheet() -> None:

@@ -25,7 +25,12 @@ from meshwright.costmodel.tables import GroupedGemmLaw, Source
 from meshwright.hardware_profiles import load_profile
 from meshwright.hardware_profiles.build import build_profile
 from meshwright.hardware_profiles.build.alone import one_node
-from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
+from meshwright.hardware_profiles.build.clocks import (
+    ClockRule,
+    at_training_clocks,
+    training_clock_hz,
+    training_reference_s,
+)
 from meshwright.hardware_profiles.measurements import (
     MEASUREMENTS_FOLDER,
     MEASUREMENTS_SCHEMA_VERSION,
@@ -289,6 +294,31 @@ def test_times_are_brought_to_the_clocks_of_a_training_step(base: HardwareProfil
     assert times_s == pytest.approx([1.25e-3, 1e-3])  # 8 rows wait for memory, whatever the clock
     assert training_reference_s(measurements(*samples)) == pytest.approx(1.6e-3)
     assert training_reference_s(measurements()) is None
+
+
+def test_times_go_by_cycles_where_that_is_chosen(base: HardwareProfile) -> None:
+    """A product at 1.6 GHz beside a reference that claims more; a step runs at 1.2 GHz."""
+    large, small = GemmWork(m=4096, n=4096, k=4096), GemmWork(m=8, n=4096, k=4096)
+    clocked, waiting = (
+        msgspec.structs.replace(sample(work, 9e-4, Implementation.CUBLAS), reference_s=2e-3, clock_hz=1.6e9)
+        for work in (large, small)
+    )
+    layer = SustainedSample(
+        works=(large,), alone_s=(9e-4,), references_s=(2e-3,), together_s=9e-4, together_clock_hz=1.2e9
+    )
+    raw = msgspec.structs.replace(measurements(clocked, waiting), sustained=layer)
+    assert training_clock_hz(raw) == 1.2e9
+    assert training_clock_hz(measurements(clocked)) == 1.6e9
+    assert training_clock_hz(measurements()) is None
+    assert at_training_clocks(clocked, base.gpu, 2e-3, 1.2e9).time_s == pytest.approx(1.2e-3)
+    assert at_training_clocks(waiting, base.gpu, 2e-3, 1.2e9) == waiting
+    unclocked = msgspec.structs.replace(clocked, clock_hz=None)
+    assert at_training_clocks(unclocked, base.gpu, 3e-3, 1.2e9).time_s == pytest.approx(1.35e-3)
+    built = {rule: build_profile(raw, base=base, clock_rule=rule) for rule in ClockRule}
+    times_s = {rule: operator_timing(large, one_node(profile)).time_s for rule, profile in built.items()}
+    assert times_s[ClockRule.CYCLES] == pytest.approx(1.2e-3, rel=1e-3)
+    assert times_s[ClockRule.REFERENCE] == pytest.approx(9e-4, rel=1e-3)
+    assert build_profile(raw, base=base) == built[ClockRule.REFERENCE]
 
 
 def test_the_shipped_profile_is_the_one_of_the_shipped_measurements(base: HardwareProfile) -> None:
