@@ -26,7 +26,8 @@ SEQUENCE_STREAM = 0
 def uniforms(seed: int, stream: int, number: int, count: int) -> Floats:
     """`count` numbers in [0, 1) that belong to (seed, stream, number)."""
     generator = np.random.Philox(key=seed & ((1 << 64) - 1), counter=(number << 128) | (stream << 64))
-    return (generator.random_raw(count) >> np.uint64(11)) * 2.0**-53
+    bits: npt.NDArray[np.uint64] = generator.random_raw(count)
+    return np.ldexp((bits >> np.uint64(11)).astype(np.float64), -53)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,7 @@ class _Synthetic:
     seed: int
 
     def __post_init__(self) -> None:
-        check_sizes(
-            "synthetic data", vocabulary=self.vocabulary, seq_len=self.seq_len, global_batch=self.global_batch
-        )
+        check_sizes("synthetic data", vocabulary=self.vocabulary, seq_len=self.seq_len, global_batch=self.global_batch)
 
     def _uniforms(self, step: int, sequences: range) -> Floats:
         """Numbers in [0, 1), (len(sequences), seq_len + 1)."""
@@ -50,7 +49,7 @@ class _Synthetic:
 
 @dataclass(frozen=True, kw_only=True)
 class UniformTokens(_Synthetic):
-    """Every token as likely as every other, independent of all: nothing can be learnt, the loss stays ln(vocabulary)."""
+    """Every token as likely as every other, independent of all: nothing to learn, the loss stays ln(vocabulary)."""
 
     def batch(self, step: int, sequences: range) -> Tensor:
         """The sequences at these positions of a step's global batch: int64, (len(sequences), seq_len + 1)."""
@@ -66,8 +65,8 @@ class ZipfTokens(_Synthetic):
     @cached_property
     def _ends(self) -> Floats:
         weights = np.arange(1, self.vocabulary + 1, dtype=np.float64) ** -self.exponent
-        ends = np.cumsum(weights)
-        return ends / ends[-1]
+        ends: Floats = np.cumsum(weights / weights.sum())
+        return ends
 
     @property
     def entropy_nats(self) -> float:
@@ -103,12 +102,14 @@ class MarkovTokens(_Synthetic):
         drawn = uniforms(self.seed, TABLE_STREAM, 0, self.vocabulary)
         first = (drawn * self.vocabulary).astype(np.int64)
         steps = np.arange(self.branching) * (self.vocabulary // self.branching)
-        return (first[:, None] + steps) % self.vocabulary
+        successors: Integers = np.add.outer(first, steps) % self.vocabulary
+        return successors
 
     @cached_property
     def _shares(self) -> Floats:
-        weights = 0.5 ** np.arange(self.branching)
-        return weights / weights.sum()
+        weights = np.ldexp(1.0, -np.arange(self.branching))
+        shares: Floats = weights / weights.sum()
+        return shares
 
     @property
     def entropy_nats(self) -> float:
@@ -121,6 +122,6 @@ class MarkovTokens(_Synthetic):
         choices = np.minimum(np.searchsorted(np.cumsum(self._shares), drawn, side="right"), self.branching - 1)
         tokens = np.empty(drawn.shape, dtype=np.int64)
         tokens[:, 0] = (drawn[:, 0] * self.vocabulary).astype(np.int64)
-        for place in range(1, tokens.shape[1]):
+        for place in range(1, self.seq_len + 1):
             tokens[:, place] = self._successors[tokens[:, place - 1], choices[:, place]]
         return torch.from_numpy(tokens)

@@ -91,7 +91,7 @@ def _parsed(file: Path) -> Tokenizer:
 
     try:
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+    except Exception as error:
         raise InputError(str(file), "", f"no tokenizer: {error}") from error
 
 

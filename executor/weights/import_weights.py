@@ -1,0 +1,139 @@
+"""Weights of a Hugging Face folder as whole tensors by our names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.huggingface import read_config
+from meshwright.costmodel.model import ModelSpec
+from meshwright.executor.weights.families import family_named
+from meshwright.executor.weights.mapping import WeightMapping, weight_mapping
+from meshwright.executor.weights.numerics import ModelNumerics, read_numerics
+from meshwright.executor.weights.region import Region
+from meshwright.executor.weights.weight_folder import WeightFolder, open_weights
+
+CONFIG = "config.json"
+NOT_READ = re.compile(r".*\.rotary_emb\.inv_freq")
+"""Tables that older checkpoints hold beside the weights."""
+PREDICTION_LAYER = re.compile(r"model\.layers\.(\d+)\..*")
+SCALES = "weight_scale_inv"
+RENAMED = {"qwen3_moe": ("num_local_experts", "num_experts")}
+"""What transformers 5 writes under another name than the published files: (its name, theirs)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSource:
+    """A folder with weights, and what its config.json says."""
+
+    folder: Path
+    model: ModelSpec
+    numerics: ModelNumerics
+    mapping: WeightMapping
+
+    def tensors(
+        self, names: Collection[str] | None = None, dtype: torch.dtype | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Whole tensors by our names, one after another, in the order of the model.
+
+        `names`: these alone (those of a stage). `dtype`: converted; None as they are stored. All tensors of the folder
+        are checked first: raises `InputError` for one that is missing, unexpected or of another shape.
+        """
+        wanted = self.mapping.regions.keys() if names is None else names
+        for name in sorted(set(wanted) - self.mapping.regions.keys()):
+            raise InputError(str(self.folder), name, "the model has no such parameter")
+        with open_weights(self.folder) as folder:
+            _check(folder, self.mapping, self.model)
+            for name, regions in self.mapping.regions.items():
+                if name in wanted:
+                    yield name, _assembled(folder, regions, self.mapping.shapes[name], dtype)
+
+
+def open_source(folder: Path, *, with_prediction_modules: bool = True) -> WeightSource:
+    """The weights of a folder with a config.json; raises `InputError`.
+
+    `with_prediction_modules`: False leaves out multi-token-prediction modules, as inference does.
+    """
+    path = folder / CONFIG
+    config = _config(path)
+    model = read_config(config, str(path), folder.resolve().name)
+    if not with_prediction_modules:
+        model = msgspec.structs.replace(model, mtp_depth=0)
+    family = family_named(str(config.get("model_type")), str(path))
+    interleaved = config.get("rope_interleave") is not False
+    return WeightSource(
+        folder=folder,
+        model=model,
+        numerics=read_numerics(config, str(path)),
+        mapping=weight_mapping(model, family, interleaved=interleaved),
+    )
+
+
+def _config(path: Path) -> dict[str, object]:
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
+    except FileNotFoundError as error:
+        raise InputError(str(path), "", "no such file, expected that of a Hugging Face model") from error
+    except (msgspec.MsgspecError, OSError) as error:
+        raise InputError(str(path), "", f"cannot be read: {error}") from error
+    written, published = RENAMED.get(str(config.get("model_type")), ("", ""))
+    if written in config:
+        config.setdefault(published, config[written])
+    return config
+
+
+def _assembled(
+    folder: WeightFolder, regions: tuple[Region, ...], shape: tuple[int, ...], dtype: torch.dtype | None
+) -> Tensor:
+    first = folder.tensor(regions[0].source)
+    target = torch.empty(shape, dtype=dtype or first.dtype)
+    for region in regions:
+        tensor = first if region is regions[0] else folder.tensor(region.source)
+        if tensor.dtype != first.dtype:
+            raise InputError(
+                str(folder.path),
+                region.source,
+                f"{tensor.dtype}, but {regions[0].source} is {first.dtype}; expected one format of both",
+            )
+        region.put(target, tensor)
+    return target
+
+
+def _check(folder: WeightFolder, mapping: WeightMapping, model: ModelSpec) -> None:
+    expected = mapping.sources
+    where = str(folder.path)
+    scaled = [name for name in folder.shapes if name.endswith(SCALES)]
+    if scaled:
+        raise InputError(where, scaled[0], "scales of FP8 weights, expected weights in BF16 or FP32")
+    missing = [name for name in expected if name not in folder.shapes]
+    if missing:
+        raise InputError(where, missing[0], f"missing{_and_more(missing)}, expected {_words(expected[missing[0]])}")
+    unexpected = [name for name in folder.shapes if name not in expected and not _is_left_out(name, mapping, model)]
+    if unexpected:
+        raise InputError(
+            where, unexpected[0], f"unexpected{_and_more(unexpected)}: the config.json has no place for it"
+        )
+    for name, shape in expected.items():
+        if folder.shapes[name] != shape:
+            raise InputError(where, name, f"{_words(folder.shapes[name])}, expected {_words(shape)}")
+
+
+def _is_left_out(name: str, mapping: WeightMapping, model: ModelSpec) -> bool:
+    layer = PREDICTION_LAYER.fullmatch(name)
+    behind = layer is not None and int(layer[1]) >= model.num_layers and model.mtp_depth == 0
+    return behind or name in mapping.copies or NOT_READ.fullmatch(name) is not None
+
+
+def _and_more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return f"shape ({', '.join(str(size) for size in shape)})"
