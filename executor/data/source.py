@@ -12,6 +12,11 @@ from meshwright.costmodel.errors import InputError
 class TokenSource(Protocol):
     """Token sequences of a global batch, by step and position."""
 
+    @property
+    def identity(self) -> str:
+        """What tells this data from other data, whatever the seed and the sizes: a checksum, or a stream's name."""
+        ...
+
     def batch(self, step: int, sequences: range) -> Tensor:
         """The sequences at these positions of a step's global batch: int64, (len(sequences), seq_len + 1).
 

@@ -51,6 +51,11 @@ class _Synthetic:
 class UniformTokens(_Synthetic):
     """Every token as likely as every other, independent of all: nothing to learn, the loss stays ln(vocabulary)."""
 
+    @property
+    def identity(self) -> str:
+        """The stream's name and vocabulary."""
+        return f"uniform of {self.vocabulary}"
+
     def batch(self, step: int, sequences: range) -> Tensor:
         """The sequences at these positions of a step's global batch: int64, (len(sequences), seq_len + 1)."""
         return torch.from_numpy((self._uniforms(step, sequences) * self.vocabulary).astype(np.int64))
@@ -61,6 +66,11 @@ class ZipfTokens(_Synthetic):
     """Independent tokens; token i has a probability proportional to (i + 1)^-exponent."""
 
     exponent: float = 1.0
+
+    @property
+    def identity(self) -> str:
+        """The stream's name, vocabulary and exponent."""
+        return f"zipf of {self.vocabulary}, exponent {self.exponent:g}"
 
     @cached_property
     def _ends(self) -> Floats:
@@ -90,6 +100,11 @@ class MarkovTokens(_Synthetic):
     """
 
     branching: int = 4
+
+    @property
+    def identity(self) -> str:
+        """The stream's name, vocabulary and branching."""
+        return f"markov of {self.vocabulary}, branching {self.branching}"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,6 +39,11 @@ class TokenFile:
     seed: int
 
     @property
+    def identity(self) -> str:
+        """The checksum of the tokens, as the header says."""
+        return self.header.sha256
+
+    @property
     def num_windows(self) -> int:
         """Sequences in an epoch."""
         return (self.header.num_tokens - 1) // self.seq_len
