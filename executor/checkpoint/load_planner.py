@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
@@ -25,6 +25,7 @@ class PieceLoadPlanner(LoadPlanner):
         self._pieces: dict[str, list[Piece]] = {}
         for piece in pieces:
             self._pieces.setdefault(piece.name, []).append(piece)
+        self._places = {(piece.name, piece.offsets): piece for pieces in self._pieces.values() for piece in pieces}
         self._where = where
         self._saved: dict[str, TensorStorageMetadata] = {}
 
@@ -72,14 +73,11 @@ class PieceLoadPlanner(LoadPlanner):
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
         """The place that an item fills."""
-        part = self._piece(read_item.dest_index).tensor
+        index = read_item.dest_index
+        part = self._places[index.fqn, tuple(index.offset or ())].tensor
         for dim, (offset, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             part = part.narrow(dim, offset, length)
         return part
-
-    def _piece(self, index: MetadataIndex) -> Piece:
-        offsets = tuple(index.offset or ())
-        return next(piece for piece in self._pieces[index.fqn] if piece.offsets == offsets)
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
         """It is there: pieces are filled in place."""

@@ -16,14 +16,12 @@ from torch import Tensor
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.model import ModelSpec
 from meshwright.executor.weights.config import family_and_config
-from meshwright.executor.weights.import_weights import CONFIG
+from meshwright.executor.weights.import_weights import CONFIG, CORRECTION
 from meshwright.executor.weights.mapping import WeightMapping, weight_mapping
 from meshwright.executor.weights.numerics import ModelNumerics
 from meshwright.executor.weights.weight_folder import INDEX, SINGLE
 
 SHARD_BYTES = 5 * 10**9
-CORRECTION = "router.correction"
-"""Kept as it is whatever the format of the weights: it decides between experts whose scores nearly agree."""
 
 
 def export_weights(

@@ -25,6 +25,8 @@ NOT_READ = re.compile(r".*\.rotary_emb\.inv_freq")
 """Tables that older checkpoints hold beside the weights."""
 PREDICTION_LAYER = re.compile(r"model\.layers\.(\d+)\..*")
 SCALES = "weight_scale_inv"
+CORRECTION = "router.correction"
+"""Kept as it is whatever the format of the weights: it decides between experts whose scores nearly agree."""
 RENAMED = {"qwen3_moe": ("num_local_experts", "num_experts")}
 """What transformers 5 writes under another name than the published files: (its name, theirs)."""
 
@@ -39,12 +41,16 @@ class WeightSource:
     mapping: WeightMapping
 
     def tensors(
-        self, names: Collection[str] | None = None, dtype: torch.dtype | None = None
+        self,
+        names: Collection[str] | None = None,
+        dtype: torch.dtype | None = None,
+        experts: range | None = None,
     ) -> Iterator[tuple[str, Tensor]]:
         """Whole tensors by our names, one after another, in the order of the model.
 
-        `names`: these alone (those of a stage). `dtype`: converted; None as they are stored. All tensors of the folder
-        are checked first: raises `InputError` for one that is missing, unexpected or of another shape.
+        `names`: these alone (those of a stage). `dtype`: converted, but for correction biases; None as they are stored.
+        `experts`: of routed experts, only these are read (those of a rank). All tensors of the folder are checked
+        first: raises `InputError` for one that is missing, unexpected or of another shape.
         """
         wanted = self.mapping.regions.keys() if names is None else names
         for name in sorted(set(wanted) - self.mapping.regions.keys()):
@@ -53,7 +59,11 @@ class WeightSource:
             _check(folder, self.mapping, self.model)
             for name, regions in self.mapping.regions.items():
                 if name in wanted:
-                    yield name, _assembled(folder, regions, self.mapping.shapes[name], dtype)
+                    kept = regions if experts is None else _of_experts(regions, experts)
+                    shape = self.mapping.shapes[name]
+                    if kept[0].is_expert and experts is not None:
+                        shape = (len(experts), *shape[1:])
+                    yield name, _assembled(folder, kept, shape, None if name.endswith(CORRECTION) else dtype)
 
 
 def open_source(folder: Path, *, with_prediction_modules: bool = True) -> WeightSource:
@@ -74,6 +84,13 @@ def open_source(folder: Path, *, with_prediction_modules: bool = True) -> Weight
         numerics=read_numerics(config, str(path)),
         mapping=weight_mapping(model, family, interleaved=interleaved),
     )
+
+
+def _of_experts(regions: tuple[Region, ...], experts: range) -> tuple[Region, ...]:
+    """The regions of these experts, counted from the first of them; all where there are no experts."""
+    if not regions[0].is_expert:
+        return regions
+    return tuple(region.of_expert(experts.start) for region in regions if region.index[0] in experts)
 
 
 def _config(path: Path) -> dict[str, object]:

@@ -5,7 +5,7 @@ One of our tensors is tiled by its regions, so that import and export are each o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -46,6 +46,17 @@ class Region:
     shape: tuple[int, ...]
     index: tuple[int | slice, ...] = ()
     order: Interleaved | None = None
+
+    @property
+    def is_expert(self) -> bool:
+        """Whether it lies in one of the experts that a tensor stacks."""
+        return bool(self.index) and isinstance(self.index[0], int)
+
+    def of_expert(self, first: int) -> Region:
+        """The same where experts are counted from `first`."""
+        expert, *rest = self.index
+        assert isinstance(expert, int)
+        return replace(self, index=(expert - first, *rest))
 
     def put(self, target: Tensor, tensor: Tensor) -> None:
         """Copy the file's tensor into its place."""

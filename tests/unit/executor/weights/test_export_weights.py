@@ -83,6 +83,9 @@ def test_formats_are_converted_but_for_the_correction_bias(tmp_path: Path) -> No
     assert torch.equal(read["layers.1.experts_fc1"], weights["layers.1.experts_fc1"].bfloat16())
     config = msgspec.json.decode((tmp_path / "out" / "config.json").read_bytes())
     assert config["torch_dtype"] == "bfloat16"
+    converted = dict(open_source(tmp_path / "out").tensors(dtype=torch.float16))
+    assert {tensor.dtype for tensor in converted.values()} == {torch.float16, torch.float32}
+    assert converted["layers.1.router.correction"].dtype is torch.float32
     assert config["max_position_embeddings"] == 32
 
 

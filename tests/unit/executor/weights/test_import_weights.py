@@ -42,6 +42,15 @@ def test_tensors_come_in_the_order_of_the_model_and_format_asked(saved: Saved) -
         next(source.tensors(["layers.9.qkv"]))
 
 
+def test_experts_of_a_rank_are_read_alone(saved: Saved) -> None:
+    _, folder = saved("deepseek v3")
+    source = open_source(folder)
+    whole, part = dict(source.tensors()), dict(source.tensors(experts=range(2, 5)))
+    for name, tensor in whole.items():
+        expected = tensor[2:5] if ".experts_" in name else tensor
+        assert torch.equal(part[name], expected), name
+
+
 def test_shards_are_read_by_their_index(saved: Saved, tmp_path: Path) -> None:
     model, folder = saved("llama")
     whole = dict(open_source(folder).tensors())
