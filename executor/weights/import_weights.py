@@ -23,7 +23,7 @@ from meshwright.executor.weights.weight_folder import WeightFolder, open_weights
 CONFIG = "config.json"
 NOT_READ = re.compile(r".*\.rotary_emb\.inv_freq")
 """Tables that older checkpoints hold beside the weights."""
-PREDICTION_LAYER = re.compile(r"model\.layers\.(\d+)\..*")
+LAYER = re.compile(r"model\.layers\.(\d+)\..*")
 SCALES = "weight_scale_inv"
 CORRECTION = "router.correction"
 """Kept as it is whatever the format of the weights: it decides between experts whose scores nearly agree."""
@@ -130,6 +130,9 @@ def _check(folder: WeightFolder, mapping: WeightMapping, model: ModelSpec) -> No
     if scaled:
         raise InputError(where, scaled[0], "scales of FP8 weights, expected weights in BF16 or FP32")
     missing = [name for name in expected if name not in folder.shapes]
+    if missing and all(_is_of_prediction(name, model) for name in missing):
+        problem = "no prediction modules in the files, expected them, or to be asked for the model without them"
+        raise InputError(where, missing[0], problem)
     if missing:
         raise InputError(where, missing[0], f"missing{_and_more(missing)}, expected {_words(expected[missing[0]])}")
     unexpected = [name for name in folder.shapes if name not in expected and not _is_left_out(name, mapping, model)]
@@ -143,9 +146,14 @@ def _check(folder: WeightFolder, mapping: WeightMapping, model: ModelSpec) -> No
 
 
 def _is_left_out(name: str, mapping: WeightMapping, model: ModelSpec) -> bool:
-    layer = PREDICTION_LAYER.fullmatch(name)
-    behind = layer is not None and int(layer[1]) >= model.num_layers and model.mtp_depth == 0
+    behind = model.mtp_depth == 0 and _is_of_prediction(name, model)
     return behind or name in mapping.copies or NOT_READ.fullmatch(name) is not None
+
+
+def _is_of_prediction(name: str, model: ModelSpec) -> bool:
+    """Whether a tensor of a file is of a multi-token-prediction module: of a layer behind the last."""
+    layer = LAYER.fullmatch(name)
+    return layer is not None and int(layer[1]) >= model.num_layers
 
 
 def _and_more(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,16 @@ def test_prediction_modules_come_back(tmp_path: Path) -> None:
     assert all(torch.equal(read[name], weights[name]) for name in weights)
     without = dict(open_source(tmp_path / "out", with_prediction_modules=False).tensors())
     assert without.keys() == {name for name in weights if not name.startswith("mtp1.")}
+
+
+def test_missing_prediction_modules_are_named(tmp_path: Path) -> None:
+    model = _model({**V3, "num_nextn_predict_layers": 0})
+    _export(model, _weights(model), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    (tmp_path / "out" / "config.json").write_text(json.dumps({**config, "num_nextn_predict_layers": 1}))
+    with pytest.raises(InputError, match=r"model\.layers\.2\.enorm\.weight: no prediction modules in the files"):
+        list(open_source(tmp_path / "out").tensors())
+    assert dict(open_source(tmp_path / "out", with_prediction_modules=False).tensors()).keys() == _weights(model).keys()
 
 
 def test_formats_are_converted_but_for_the_correction_bias(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def _operands(
 def test_the_formula_is_that_of_torch() -> None:
     query, key, value, grad = _operands("cpu", torch.float64, 16, 8)
     leaves = [operand.clone().requires_grad_() for operand in (query, key, value)]
-    expected = F.scaled_dot_product_attention(*leaves, is_causal=True, scale=SCALE, enable_gqa=True)
+    expected = F.scaled_dot_product_attention(
+        leaves[0], leaves[1], leaves[2], is_causal=True, scale=SCALE, enable_gqa=True
+    )
     expected.backward(grad)
     out, sums = attention_formula.attention(query, key, value, SCALE)
     torch.testing.assert_close(out, expected.detach())
