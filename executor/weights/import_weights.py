@@ -15,6 +15,7 @@ from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.huggingface import read_config
 from meshwright.costmodel.model import ModelSpec
 from meshwright.executor.weights.families import family_named
+from meshwright.executor.weights.fp8_blocks import SUFFIX, Block, read_block, scales_shape
 from meshwright.executor.weights.mapping import WeightMapping, weight_mapping
 from meshwright.executor.weights.numerics import ModelNumerics, read_numerics
 from meshwright.executor.weights.region import Region
@@ -24,7 +25,6 @@ CONFIG = "config.json"
 NOT_READ = re.compile(r".*\.rotary_emb\.inv_freq")
 """Tables that older checkpoints hold beside the weights."""
 LAYER = re.compile(r"model\.layers\.(\d+)\..*")
-SCALES = "weight_scale_inv"
 CORRECTION = "router.correction"
 """Kept as it is whatever the format of the weights: it decides between experts whose scores nearly agree."""
 RENAMED = {"qwen3_moe": ("num_local_experts", "num_experts")}
@@ -39,6 +39,7 @@ class WeightSource:
     model: ModelSpec
     numerics: ModelNumerics
     mapping: WeightMapping
+    block: Block | None = None
 
     def tensors(
         self,
@@ -48,14 +49,15 @@ class WeightSource:
     ) -> Iterator[tuple[str, Tensor]]:
         """Whole tensors by our names, one after another, in the order of the model.
 
-        `names`: these alone (those of a stage). `dtype`: converted, but for correction biases; None as they are stored.
+        `names`: these alone (those of a stage). `dtype`: converted, but for correction biases; None as they are stored,
+        FP8 weights in float32.
         `experts`: of routed experts, only these are read (those of a rank). All tensors of the folder are checked
         first: raises `InputError` for one that is missing, unexpected or of another shape.
         """
         wanted = self.mapping.regions.keys() if names is None else names
         for name in sorted(set(wanted) - self.mapping.regions.keys()):
             raise InputError(str(self.folder), name, "the model has no such parameter")
-        with open_weights(self.folder) as folder:
+        with open_weights(self.folder, self.block) as folder:
             _check(folder, self.mapping, self.model)
             for name, regions in self.mapping.regions.items():
                 if name in wanted:
@@ -83,6 +85,7 @@ def open_source(folder: Path, *, with_prediction_modules: bool = True) -> Weight
         model=model,
         numerics=read_numerics(config, str(path)),
         mapping=weight_mapping(model, family, interleaved=interleaved),
+        block=read_block(config, str(path)),
     )
 
 
@@ -126,9 +129,9 @@ def _assembled(
 def _check(folder: WeightFolder, mapping: WeightMapping, model: ModelSpec) -> None:
     expected = mapping.sources
     where = str(folder.path)
-    scaled = [name for name in folder.shapes if name.endswith(SCALES)]
-    if scaled:
-        raise InputError(where, scaled[0], "scales of FP8 weights, expected weights in BF16 or FP32")
+    if folder.block is not None:
+        scaled = {f"{name}{SUFFIX}": shape for name, shape in expected.items() if f"{name}{SUFFIX}" in folder.shapes}
+        expected |= {name: scales_shape(shape, folder.block) for name, shape in scaled.items()}
     missing = [name for name in expected if name not in folder.shapes]
     if missing and all(_is_of_prediction(name, model) for name in missing):
         problem = "no prediction modules in the files, expected them, or to be asked for the model without them"

@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from meshwright.costmodel.errors import InputError
+from meshwright.executor.weights.fp8_blocks import SUFFIX, Block, dequantized
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -28,17 +30,29 @@ class WeightFolder:
     path: Path
     files: dict[str, Path]
     shapes: dict[str, tuple[int, ...]]
+    block: Block | None
     _open: dict[Path, safe_open]
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor, read now."""
+        """One tensor, read now; of FP8 weights with scales, the float32 matrix that they stand for."""
+        tensor, scales = self._stored(name), f"{name}{SUFFIX}"
+        if tensor.dtype is not torch.float8_e4m3fn:
+            return tensor
+        if self.block is None or scales not in self.files:
+            raise InputError(str(self.path), name, "FP8 without scales, expected weights in BF16, FP32, or FP8 blocks")
+        return dequantized(tensor, self._stored(scales), self.block)
+
+    def _stored(self, name: str) -> Tensor:
         tensor: Tensor = self._open[self.files[name]].get_tensor(name)
         return tensor
 
 
 @contextmanager
-def open_weights(folder: Path) -> Iterator[WeightFolder]:
-    """Map the files of a folder; raises `InputError` for a missing, truncated or contradictory one."""
+def open_weights(folder: Path, block: Block | None = None) -> Iterator[WeightFolder]:
+    """Map the files of a folder; raises `InputError` for a missing, truncated or contradictory one.
+
+    `block`: of FP8 weights, the rows and columns that share a scale.
+    """
     if find_spec("safetensors") is None:
         raise InputError("weights", "", "needs the package safetensors: pip install 'meshwright[train]'")
     names = _names_by_file(folder)
@@ -52,7 +66,7 @@ def open_weights(folder: Path) -> Iterator[WeightFolder]:
             for name in names[file] or found:
                 files[name] = file
                 shapes[name] = tuple(handle.get_slice(name).get_shape())
-        yield WeightFolder(path=folder, files=files, shapes=shapes, _open=opened)
+        yield WeightFolder(path=folder, files=files, shapes=shapes, block=block, _open=opened)
 
 
 def _names_by_file(folder: Path) -> dict[Path, set[str]]:

@@ -56,6 +56,16 @@ def test_the_token_of_an_end_can_be_named(tokenizer_folder: Path) -> None:
         load_tokenizer(file, "four")
 
 
+def test_names_are_looked_up_on_the_hub(tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched(name: str, file: str) -> Path | None:
+        return tokenizer_folder / file if name == "someone/tokens" else None
+
+    monkeypatch.setattr(module, "_fetched", fetched)
+    assert load_tokenizer("someone/tokens", None).end_of_document == 1
+    with pytest.raises(InputError, match=r"nobody/tokens: has no tokenizer\.json on the Hugging Face hub, or the hub"):
+        load_tokenizer("nobody/tokens", None)
+
+
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "a b"])
 def test_a_missing_tokenizer_is_named(name: str) -> None:
     with pytest.raises(InputError, match=f"--tokenizer: {name}: no such file or folder"):

@@ -81,8 +81,12 @@ def test_shards_are_read_by_their_index(saved: Saved, tmp_path: Path) -> None:
             r"up_proj\.weight: torch\.float16, but model\.layers\.0\.mlp\.gate_proj\.weight is torch\.float32",
         ),
         (
-            {"a.weight_scale_inv": torch.ones(1)},
-            r"a\.weight_scale_inv: scales of FP8 weights, expected weights in BF16",
+            {"lm_head.weight_scale_inv": torch.ones(1)},
+            r"lm_head\.weight_scale_inv: unexpected: the config\.json has no",
+        ),
+        (
+            {"lm_head.weight": torch.ones(61, 32).to(torch.float8_e4m3fn)},
+            r"lm_head\.weight: FP8 without scales, expected weights in BF16, FP32, or FP8 blocks",
         ),
     ],
 )
@@ -91,6 +95,52 @@ def test_wrong_tensors_are_named(saved: Saved, changes: dict[str, torch.Tensor |
     _change(folder, **changes)
     with pytest.raises(InputError, match=problem):
         _read(folder)
+
+
+def _quantize(folder: Path, block: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """Make the projections of a folder FP8 with random scales; the values that they then stand for."""
+    changed: dict[str, torch.Tensor | None] = {}
+    values = {}
+    for name, tensor in load_file(folder / WEIGHTS).items():
+        if "_proj" in name:
+            rows, columns = (-(-size // side) for size, side in zip(tensor.shape, block, strict=True))
+            scales, quantized = torch.rand(rows, columns) + 0.5, tensor.to(torch.float8_e4m3fn)
+            changed |= {name: quantized, f"{name}_scale_inv": scales}
+            values[name] = quantized.float() * torch.kron(scales, torch.ones(block))[: len(tensor), : tensor.shape[1]]
+    _change(folder, **changed)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": list(block)}
+    (folder / "config.json").write_text(json.dumps(config))
+    return values
+
+
+def test_fp8_blocks_are_multiplied_by_their_scales(saved: Saved) -> None:
+    _, folder = saved("deepseek v3")
+    plain = dict(open_source(folder).tensors())
+    values = _quantize(folder, (16, 8))
+    source = open_source(folder)
+    for name, tensor in source.tensors():
+        for region in source.mapping.regions[name]:
+            expected = values.get(region.source, region.take(plain[name]))
+            assert torch.equal(region.take(tensor), expected), region.source
+    _change(folder, **{"model.layers.0.mlp.up_proj.weight_scale_inv": torch.ones(2, 4)})
+    with pytest.raises(InputError, match=r"up_proj\.weight_scale_inv: shape \(2, 4\), expected shape \(3, 4\)"):
+        _read(folder)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "problem"),
+    [
+        ({"quant_method": "gptq"}, r"quantization_config\.quant_method: 'gptq', expected fp8, or no quantization"),
+        ({"quant_method": "fp8"}, r"quantization_config\.weight_block_size: None, expected rows and columns"),
+    ],
+)
+def test_other_quantizations_are_refused(saved: Saved, quantization: dict[str, object], problem: str) -> None:
+    _, folder = saved("llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
+    with pytest.raises(InputError, match=problem):
+        open_source(folder)
 
 
 def test_what_older_files_hold_beside_is_left_out(saved: Saved) -> None:
