@@ -17,6 +17,7 @@ from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.groups import Communicator, LayerGroups
+from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -45,7 +46,10 @@ class RoutingChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerContext:
-    """One layer on one rank. `fuse`: memory-bound functions run compiled, not operator by operator."""
+    """One layer on one rank. `fuse`: memory-bound functions run compiled, not operator by operator.
+
+    `latent_norm_epsilon` is that of the norms of MLA's latents, which DeepSeek's models leave at its default.
+    """
 
     layer: LayerSpec
     setting: ProgramSetting
@@ -57,6 +61,8 @@ class LayerContext:
     fuse: bool = False
     norm_epsilon: float = 1e-6
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = NO_SCALING
+    latent_norm_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         check_supported(self.layer, self.setting)
@@ -65,6 +71,11 @@ class LayerContext:
     def shape(self) -> AttentionShape:
         """Heads and widths of this rank's attention."""
         return attention_shape(self.setting, self.layer.attention)
+
+    @property
+    def score_scale(self) -> float:
+        """What the products of queries and keys are multiplied by."""
+        return float(self.layer.attention.head_dim**-0.5) * self.rope_scaling.score_factor
 
     @property
     def moe(self) -> MoeFfnSpec:

@@ -28,5 +28,5 @@ def make_rotary_tables(layer: LayerContext) -> RotaryTables:
     attention = layer.layer.attention
     width = attention.rope_head_dim if attention.is_mla else attention.head_dim
     tokens = positions.repeat_interleave(setting.micro_batch)
-    cos, sin = rotary_tables(tokens, width, layer.rope_theta, layer.dtype)
+    cos, sin = rotary_tables(tokens, width, layer.rope_theta, layer.dtype, layer.rope_scaling)
     return RotaryTables(cos=cos, sin=sin, reverse_sin=-sin)

@@ -1,7 +1,7 @@
 """The slow truth of a layer: its forward in plain PyTorch, one device, all experts, which autograd differentiates.
 
-Nothing here is shared with the bindings. Tokens are sequence-major, (S B, H), weights by the names of
-`parameter_list.layer_parameters`, whole.
+Nothing here is shared with the bindings but the frequencies of stretched rotary positions. Tokens are sequence-major,
+(S B, H), weights by the names of `parameter_list.layer_parameters`, whole.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from meshwright.costmodel.model import DenseFfnSpec, LayerSpec, MoeFfnSpec, RouterScore
 from meshwright.executor.layer.context import RoutingChoice
+from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class ReferenceLayer:
     routing: RoutingChoice = field(default_factory=RoutingChoice)
     norm_epsilon: float = 1e-6
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling = NO_SCALING
+    latent_norm_epsilon: float = 1e-6
     wide: torch.dtype = torch.float32
 
     def __call__(self, hidden_TH: Tensor, experts_TK: Tensor | None = None) -> Tensor:
@@ -52,7 +55,8 @@ class ReferenceLayer:
         weight, bias = self._weight(name), self._weight(f"{name}.bias")
         if bias is not None:
             return F.layer_norm(x, x.shape[-1:], weight, bias, self.norm_epsilon)
-        return F.rms_norm(x, x.shape[-1:], weight, self.norm_epsilon)
+        epsilon = self.latent_norm_epsilon if name.endswith("_latent") else self.norm_epsilon
+        return F.rms_norm(x, x.shape[-1:], weight, epsilon)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         weight = self._weight(name)
@@ -70,7 +74,9 @@ class ReferenceLayer:
         query, key, value = self._latent_heads(x_SH) if self.layer.attention.is_mla else self._heads(x_SH)
         group = query.shape[1] // key.shape[1]
         outs = [
-            _attend_head(query[:, head], key[:, head // group], value[:, head // group])
+            _attend_head(
+                query[:, head] * self.rope_scaling.score_factor, key[:, head // group], value[:, head // group]
+            )
             for head in range(query.shape[1])
         ]
         return torch.cat(outs, 1)
@@ -99,9 +105,12 @@ class ReferenceLayer:
     def _rotate(self, x_SND: Tensor) -> Tensor:
         half = x_SND.shape[-1] // 2
         powers = torch.arange(half, dtype=torch.float64, device=x_SND.device) / half
-        angles = torch.arange(x_SND.shape[0], device=x_SND.device).view(-1, 1, 1) / self.rope_theta**powers
+        frequencies = self.rope_scaling.frequencies(1 / self.rope_theta**powers, self.rope_theta)
+        angles = torch.arange(x_SND.shape[0], device=x_SND.device).view(-1, 1, 1) * frequencies
         numbers = torch.complex(x_SND[..., :half], x_SND[..., half:])
-        turned = numbers * torch.polar(torch.ones_like(angles), angles).to(numbers.dtype)
+        turned = numbers * torch.polar(torch.full_like(angles, self.rope_scaling.table_factor), angles).to(
+            numbers.dtype
+        )
         return torch.cat((turned.real, turned.imag), -1)
 
     # Feed-forward.

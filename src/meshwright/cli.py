@@ -61,6 +61,9 @@ COMMANDS: dict[str, CommandEntry] = {
         module="meshwright.commands.validate", summary="Compare predictions with published training runs."
     ),
     "profile": CommandEntry(module="meshwright.commands.profile", summary="Measure this machine's GPUs and links."),
+    "tokenize": CommandEntry(
+        module="meshwright.commands.tokenize", summary="Turn text files into the token file of a run."
+    ),
     "models": CommandEntry(module="meshwright.commands.models", summary="List the model presets."),
     "clusters": CommandEntry(module="meshwright.commands.clusters", summary="List the cluster presets."),
 }

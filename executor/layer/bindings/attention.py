@@ -23,13 +23,14 @@ EXCHANGED = "qkv_a2a"
 def attention(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Causal attention of every head; the output is (T, N D)."""
     query, key, value = _operands(operator, scope)
+    scale = scope.layer.score_scale
     match scope.layer.attention_kernel:
         case AttentionKernel.CUDNN:
-            out, lse, state = attention_kernels.cudnn(query, key, value)
+            out, lse, state = attention_kernels.cudnn(query, key, value, scale)
         case AttentionKernel.FA2:
-            out, lse, state = attention_kernels.fa2(query, key, value)
+            out, lse, state = attention_kernels.fa2(query, key, value, scale)
         case AttentionKernel.FORMULA:
-            out, lse = attention_formula.attention(query, key, value)
+            out, lse = attention_formula.attention(query, key, value, scale)
             state = KernelState()
     scope.values.ride("attn_lse", STATE, state)
     return {"attn": _by_token(out).flatten(1), "attn_lse": lse}
@@ -41,14 +42,14 @@ def attention_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]
     values, heads = scope.values, operands[0].shape[1]
     out = _by_head(values["attn"].unflatten(1, (heads, -1)), scope)
     grad = _by_head(values[f"{GRADIENT}attn"].unflatten(1, (heads, -1)), scope)
-    state = values.rider("attn_lse", STATE, KernelState)
+    state, scale = values.rider("attn_lse", STATE, KernelState), scope.layer.score_scale
     match scope.layer.attention_kernel:
         case AttentionKernel.CUDNN:
-            grads = attention_kernels.cudnn_backward(grad, *operands, out, values["attn_lse"], state)
+            grads = attention_kernels.cudnn_backward(grad, *operands, out, values["attn_lse"], state, scale)
         case AttentionKernel.FA2:
-            grads = attention_kernels.fa2_backward(grad, *operands, out, values["attn_lse"], state)
+            grads = attention_kernels.fa2_backward(grad, *operands, out, values["attn_lse"], state, scale)
         case AttentionKernel.FORMULA:
-            grads = attention_formula.attention_backward(grad, *operands, out, values["attn_lse"])
+            grads = attention_formula.attention_backward(grad, *operands, out, values["attn_lse"], scale)
     return _written(operator, [_by_token(part) for part in grads])
 
 

@@ -15,6 +15,7 @@ SCALE, MEAN = "scale", "mean"
 HEAD_NORMS = "qk_norm"
 CARRYING = "norm_kv_latent"
 """The norm of a latent that carries the rotary part of the keys, which is not normed."""
+LATENT_NORMS = ("norm_q_latent", CARRYING)
 
 
 def norm(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
@@ -78,7 +79,7 @@ def _parts(name: str, x: Tensor, scope: Scope) -> tuple[Tensor, Tensor | None]:
 
 def _normed(name: str, x: Tensor, target: str, scope: Scope) -> Tensor:
     weight, bias = scope.parameters.get(name), scope.parameters.get(f"{name}.bias")
-    epsilon = scope.layer.norm_epsilon
+    epsilon = scope.layer.latent_norm_epsilon if name in LATENT_NORMS else scope.layer.norm_epsilon
     if weight is not None and bias is not None:
         normed, mean, scale = norms.layer_norm(x, weight, bias, epsilon)
         scope.values.ride(target, MEAN, mean)

@@ -12,40 +12,39 @@ from torch import Tensor
 from meshwright.executor.layer.functions.statistics import statistics_type
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """The output and the log of the softmax's sums, (B, N, S)."""
     group = query.shape[1] // key.shape[1]
     outs, sums = [], []
     for head in range(query.shape[1]):
-        scores = _scores(query[:, head], key[:, head // group])
+        scores = _scores(query[:, head], key[:, head // group], scale)
         sums.append(scores.logsumexp(-1))
         weights = (scores - sums[-1].unsqueeze(-1)).exp()
         outs.append((weights @ value[:, head // group].to(weights.dtype)).to(query.dtype))
     return torch.stack(outs, 1), torch.stack(sums, 1)
 
 
-def _scores(query_BSD: Tensor, key_BSD: Tensor) -> Tensor:
+def _scores(query_BSD: Tensor, key_BSD: Tensor, scale: float) -> Tensor:
     """Scaled scores with the future masked, (B, S, S)."""
     wide = statistics_type(query_BSD.dtype)
-    scores: Tensor = query_BSD.to(wide) @ key_BSD.to(wide).transpose(-2, -1) * query_BSD.shape[-1] ** -0.5
+    scores: Tensor = query_BSD.to(wide) @ key_BSD.to(wide).transpose(-2, -1) * scale
     length = scores.shape[-1]
     future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
     return scores.masked_fill(future, float("-inf"))
 
 
 def attention_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, scale: float
 ) -> list[Tensor]:
     """Gradients of queries, keys and values."""
     group, wide = query.shape[1] // key.shape[1], statistics_type(query.dtype)
     grad_query = torch.zeros(query.shape, dtype=wide, device=query.device)
     grad_key = torch.zeros(key.shape, dtype=wide, device=query.device)
     grad_value = torch.zeros(value.shape, dtype=wide, device=query.device)
-    scale = query.shape[-1] ** -0.5
     for head in range(query.shape[1]):
         shared = head // group
         upstream, result = grad[:, head].to(wide), out[:, head].to(wide)
-        weights = (_scores(query[:, head], key[:, shared]) - sums[:, head].unsqueeze(-1)).exp()
+        weights = (_scores(query[:, head], key[:, shared], scale) - sums[:, head].unsqueeze(-1)).exp()
         grad_weights = upstream @ value[:, shared].to(wide).transpose(-2, -1)
         grad_scores = weights * (grad_weights - (upstream * result).sum(-1, keepdim=True)) * scale
         grad_query[:, head] = grad_scores @ key[:, shared].to(wide)

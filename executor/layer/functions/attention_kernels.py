@@ -20,43 +20,43 @@ class KernelState:
     lengths: tuple[int, ...] = ()
 
 
-def cudnn(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, KernelState]:
+def cudnn(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor, KernelState]:
     """Output, log of the softmax's sums, state."""
-    results = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, True, 0.0, True, False)
+    results = torch.ops.aten._scaled_dot_product_cudnn_attention(
+        query, key, value, None, True, 0.0, True, False, scale=scale
+    )
     out, sums, starts_q, starts_k, max_q, max_k, seed, offset, _ = results
     return out, sums, KernelState(tensors=(starts_q, starts_k, seed, offset), lengths=(max_q, max_k))
 
 
 def cudnn_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, state: KernelState
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, state: KernelState, scale: float
 ) -> list[Tensor]:
     """Gradients of queries, keys and values."""
     starts_q, starts_k, seed, offset = state.tensors
     max_q, max_k = state.lengths
     grads = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-        grad, query, key, value, out, sums, seed, offset, None, starts_q, starts_k, max_q, max_k, 0.0, True
+        grad, query, key, value, out, sums, seed, offset, None, starts_q, starts_k, max_q, max_k, 0.0, True, scale=scale
     )
     return list(grads)
 
 
-def fa2(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, KernelState]:
+def fa2(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor, KernelState]:
     """As `cudnn`; a narrower value head is padded to the key's, which FlashAttention-2 needs."""
     padded = _padded(value, query.shape[-1])
-    results = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, padded, 0.0, True, False, scale=query.shape[-1] ** -0.5
-    )
+    results = torch.ops.aten._scaled_dot_product_flash_attention(query, key, padded, 0.0, True, False, scale=scale)
     out, sums, starts_q, starts_k, max_q, max_k, seed, offset, _ = results
     state = KernelState(tensors=(starts_q, starts_k, seed, offset), lengths=(max_q, max_k))
     return out.narrow(-1, 0, value.shape[-1]), sums, state
 
 
 def fa2_backward(
-    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, state: KernelState
+    grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, state: KernelState, scale: float
 ) -> list[Tensor]:
     """Gradients of queries, keys and values."""
     starts_q, starts_k, seed, offset = state.tensors
     max_q, max_k = state.lengths
-    width, scale = query.shape[-1], query.shape[-1] ** -0.5
+    width = query.shape[-1]
     grad_query, grad_key, grad_value = torch.ops.aten._scaled_dot_product_flash_attention_backward(
         _padded(grad, width),
         query,

@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
 
-def rotary_tables(positions_T: Tensor, width: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+
+def rotary_tables(
+    positions_T: Tensor, width: int, theta: float, dtype: torch.dtype, scaling: RopeScaling = NO_SCALING
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every token's angles, each (T, 1, width / 2): the same for all heads."""
     exponents = torch.arange(0, width, 2, device=positions_T.device, dtype=torch.float64) / width
-    angles = torch.outer(positions_T.to(torch.float64), theta**-exponents)
-    return angles.cos().to(dtype).unsqueeze(1), angles.sin().to(dtype).unsqueeze(1)
+    angles = torch.outer(positions_T.to(torch.float64), scaling.frequencies(theta**-exponents, theta))
+    cos, sin = scaling.table_factor * angles.cos(), scaling.table_factor * angles.sin()
+    return cos.to(dtype).unsqueeze(1), sin.to(dtype).unsqueeze(1)
 
 
 def rotate_into(out_TND: Tensor, x_TND: Tensor, cos: Tensor, sin: Tensor) -> None:

@@ -19,6 +19,7 @@ from meshwright.executor.layer.context import LayerContext, RoutingChoice
 from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import Parameters, full_weights
 from meshwright.executor.layer.reference import ReferenceLayer
+from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
 from meshwright.executor.layer.run import LayerRunner
 
 HIDDEN, SEQ_LEN, MICRO_BATCH = 32, 12, 2
@@ -114,6 +115,8 @@ class TinyLayer:
     weights: dict[str, Tensor]
     hidden: Tensor
     upstream: Tensor
+    rope_scaling: RopeScaling = NO_SCALING
+    latent_norm_epsilon: float = 1e-6
 
     @property
     def program(self) -> LayerProgram:
@@ -132,7 +135,13 @@ class TinyLayer:
     def runner(self) -> LayerRunner:
         """The layer on one rank."""
         context = LayerContext(
-            layer=self.layer, setting=self.setting, device=CPU, dtype=self.dtype, routing=self.routing
+            layer=self.layer,
+            setting=self.setting,
+            device=CPU,
+            dtype=self.dtype,
+            routing=self.routing,
+            rope_scaling=self.rope_scaling,
+            latent_norm_epsilon=self.latent_norm_epsilon,
         )
         return LayerRunner(self.program, context, Parameters(self.weights), self.setting.strategy.recompute)
 
@@ -146,6 +155,8 @@ class TinyLayer:
             micro_batch=self.setting.micro_batch,
             routing=self.routing,
             wide=self.dtype,
+            rope_scaling=self.rope_scaling,
+            latent_norm_epsilon=self.latent_norm_epsilon,
         )
         output = reference(hidden)
         output.backward(self.upstream)

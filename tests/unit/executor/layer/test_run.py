@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from meshwright.costmodel.program.recompute import plan_backward
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.executor.layer.context import RoutingChoice
+from meshwright.executor.layer.rope_scaling import YarnScaling
 
 Make = Callable[..., Any]
 
@@ -37,6 +39,21 @@ def test_the_gate_may_stand_behind_the_experts(tiny_layer: Make, moe: str) -> No
 def test_weights_may_be_scaled_and_left_as_they_are(tiny_layer: Make, moe: str, normalize: bool) -> None:
     tiny = tiny_layer(moe, routing=RoutingChoice(normalize=normalize, scale=2.5))
     tiny.run().assert_close(tiny.run_reference(), 1e-10)
+
+
+@pytest.mark.parametrize("layer", ["dense", "dense, norms of heads", "dense, latent"])
+def test_positions_may_be_stretched(tiny_layer: Make, layer: str) -> None:
+    scaling = YarnScaling(factor=4.0, original_length=16, mscale=0.7, mscale_all_dim=1.0, scales_scores=True)
+    tiny = replace(tiny_layer(layer), rope_scaling=scaling)
+    stretched = tiny.run()
+    stretched.assert_close(tiny.run_reference(), 1e-10)
+    assert not torch.allclose(stretched.output, tiny_layer(layer).run().output)
+
+
+def test_latents_may_have_an_epsilon_of_their_own(tiny_layer: Make) -> None:
+    tiny = replace(tiny_layer("dense, latent"), latent_norm_epsilon=0.5)
+    tiny.run().assert_close(tiny.run_reference(), 1e-10)
+    assert not torch.allclose(tiny.run().output, tiny_layer("dense, latent").run().output)
 
 
 def test_a_tensor_is_forgotten_behind_its_last_reader(tiny_layer: Make) -> None:

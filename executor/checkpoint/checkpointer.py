@@ -1,0 +1,87 @@
+"""Saves and loads checkpoints of a run."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import msgspec
+import torch
+import torch.distributed as dist
+
+from meshwright.executor.checkpoint.agreement import Agreement
+from meshwright.executor.checkpoint.folder import CheckpointFolder
+from meshwright.executor.checkpoint.manifest import Manifest
+from meshwright.executor.checkpoint.pieces import Piece, ShardedState
+from meshwright.executor.checkpoint.read import checked_manifest, read_pieces
+from meshwright.executor.checkpoint.staging import StagingBuffers
+from meshwright.executor.checkpoint.write import write_checkpoint
+from meshwright.executor.layer.groups import ALONE, Communicator
+
+
+class Checkpointer:
+    """Writes checkpoints of all ranks behind the run's back. All ranks call the same methods in the same order.
+
+    A save copies the pieces to the host, and a thread writes them: the run waits only for the copy, and for an earlier
+    save that is still being written. Ranks agree over a gloo group of their own, so that nothing mixes with training.
+    """
+
+    def __init__(self, folder: CheckpointFolder, ranks: Communicator = ALONE) -> None:
+        self.folder = folder
+        self._agreement = Agreement(ranks=ranks)
+        self._buffers = StagingBuffers()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, state: ShardedState, manifest: Manifest) -> None:
+        """Begin to save; raises what went wrong with the save before."""
+        self.wait()
+        pieces = self._buffers.copies(state)
+        manifest = msgspec.structs.replace(
+            manifest, world_size=self._agreement.ranks.size, torch=str(torch.__version__)
+        )
+        self._thread = threading.Thread(target=self._write, args=(pieces, manifest), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until nothing is being written; raises `InputError` or what else went wrong."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def load(self, state: ShardedState, model_sha256: str, path: Path | None = None) -> Manifest | None:
+        """Fill the pieces from a checkpoint, by default the newest that is whole; None where there is none.
+
+        All ranks load the one that the first rank finds. Raises `InputError` for a checkpoint of another model, for one
+        that is not whole, and for tensors that are missing or of another shape or format.
+        """
+        self.wait()
+        found = self._agreement.first_alone(lambda: path or self.folder.latest())
+        if found is None:
+            return None
+        manifest = self._agreement.first_alone(lambda: checked_manifest(found, model_sha256))
+        self._agreement.all_do(lambda: read_pieces(found, state))
+        return manifest
+
+    def _write(self, pieces: list[Piece], manifest: Manifest) -> None:
+        try:
+            write_checkpoint(self.folder, self._agreement, pieces, manifest)
+        except BaseException as error:  # noqa: BLE001  raised by the next wait
+            self._error = error
+
+
+def host_group(timeout_s: float = 600.0) -> Communicator:
+    """A gloo group of all ranks for a `Checkpointer`; this process alone where nothing is initialized.
+
+    `timeout_s`: after it a save gives up on a rank that does not answer. Wait for the last save before the groups are
+    destroyed.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return ALONE
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    assert group is not None  # all ranks are in it
+    return Communicator(size=dist.get_world_size(), rank=dist.get_rank(), group=group)

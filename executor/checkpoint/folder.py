@@ -1,0 +1,134 @@
+"""The folder that holds a run's checkpoints: their names, the newest good one, how one appears and old ones go.
+
+step-000000000200/          a whole checkpoint
+.step-000000000300.partial/ one that is being written, or was when the run died
+latest                      the name of the newest
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from meshwright.costmodel.errors import InputError
+from meshwright.executor.checkpoint.manifest import FILE, Manifest, file_sizes, read_manifest
+
+LATEST = "latest"
+NAME = re.compile(r"step-(\d{12,})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFolder:
+    """`keep`: how many good checkpoints stay."""
+
+    path: Path
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise InputError("checkpoint", "keep", f"{self.keep}, expected a positive whole number")
+
+    def of_step(self, step: int) -> Path:
+        """Where the checkpoint of a step is or will be."""
+        return self.path / f"step-{step:012d}"
+
+    def partial(self, step: int) -> Path:
+        """Where it is written."""
+        return self.path / f".{self.of_step(step).name}.partial"
+
+    def checkpoints(self) -> list[Path]:
+        """All that appeared, oldest first; whether they are whole is not checked."""
+        if not self.path.is_dir():
+            return []
+        found = [(int(match[1]), path) for path in self.path.iterdir() if (match := NAME.fullmatch(path.name))]
+        return [path for _, path in sorted(found)]
+
+    def latest(self) -> Path | None:
+        """The newest that is whole: what the pointer names, or else the newest of all that are.
+
+        None where there are no checkpoints; raises `InputError` where there are some and none is whole.
+        """
+        candidates = self.checkpoints()[::-1]
+        pointed = self._pointed()
+        if pointed in candidates:
+            candidates.sort(key=lambda path: path != pointed)
+        for path in candidates:
+            if _is_whole(path):
+                return path
+        if candidates:
+            read_manifest(candidates[0])  # raises: says what is wrong with the one that was wanted
+        return None
+
+    def _pointed(self) -> Path | None:
+        try:
+            return self.path / (self.path / LATEST).read_text(encoding="utf-8").strip()
+        except OSError:
+            return None
+
+    def begin(self, step: int) -> Path:
+        """An empty folder to write into; what earlier runs left half written is removed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        for left in self.path.glob(".step-*.partial"):
+            shutil.rmtree(left)
+        partial = self.partial(step)
+        partial.mkdir()
+        return partial
+
+    def commit(self, manifest: Manifest) -> Path:
+        """Make what was written a checkpoint: all on disk, then the new name, then the pointer; older ones go last."""
+        partial, target = self.partial(manifest.step), self.of_step(manifest.step)
+        manifest = msgspec.structs.replace(manifest, files=file_sizes(partial))
+        _write(partial / FILE, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        _sync(partial)
+        if target.exists():  # the same step again, after a run went back
+            shutil.rmtree(target)
+        partial.rename(target)
+        _sync(self.path)
+        pointer = self.path / f".{LATEST}"
+        _write(pointer, f"{target.name}\n".encode())
+        pointer.replace(self.path / LATEST)
+        _sync(self.path)
+        self._prune(target)
+        return target
+
+    def abandon(self, step: int) -> None:
+        """Remove what was written of a checkpoint that failed."""
+        shutil.rmtree(self.partial(step), ignore_errors=True)
+
+    def _prune(self, newest: Path) -> None:
+        """Damaged ones do not count, so that they never push out a good one, and go with what is older."""
+        others = [path for path in self.checkpoints() if path != newest]
+        good = [path for path in others if _is_whole(path)]
+        kept = good[len(good) - (self.keep - 1) :] if len(good) >= self.keep else others
+        for path in others:
+            if path not in kept:
+                shutil.rmtree(path)
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        read_manifest(path)
+    except InputError:
+        return False
+    return True
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Names of files on disk, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

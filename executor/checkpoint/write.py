@@ -1,0 +1,114 @@
+"""Writes a checkpoint: all ranks their pieces, the first what holds them together."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan
+from torch.distributed.checkpoint.storage import WriteResult
+
+from meshwright.costmodel.errors import InputError
+from meshwright.executor.checkpoint.agreement import Agreement
+from meshwright.executor.checkpoint.folder import CheckpointFolder
+from meshwright.executor.checkpoint.manifest import Manifest
+from meshwright.executor.checkpoint.pieces import Piece
+from meshwright.executor.checkpoint.save_planner import PieceSavePlanner
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+SPARE_BYTES = 1 << 20
+"""Left free beside the tensors, for headers and the manifest."""
+
+
+def write_checkpoint(
+    folder: CheckpointFolder, agreement: Agreement, pieces: Iterable[Piece], manifest: Manifest
+) -> None:
+    """Write pieces that are in host memory; the checkpoint appears when it is whole, or nothing of it stays.
+
+    All ranks raise what went wrong on one of them: `InputError` for a full disk, a folder that not all ranks see, or
+    pieces that are not all of a tensor.
+    """
+    step = manifest.step
+    try:
+        partial = agreement.first_alone(lambda: _begun(folder, step))
+        _write_pieces(partial, agreement, pieces)
+        agreement.first_alone(lambda: _committed(folder, manifest))
+    except Exception:
+        if agreement.ranks.rank == 0:
+            folder.abandon(step)
+        raise
+
+
+def _begun(folder: CheckpointFolder, step: int) -> Path:
+    try:
+        return folder.begin(step)
+    except OSError as error:
+        raise _refusal(folder.path, error) from error
+
+
+def _committed(folder: CheckpointFolder, manifest: Manifest) -> Path:
+    try:
+        return folder.commit(manifest)
+    except OSError as error:
+        raise _refusal(folder.path, error) from error
+
+
+def _write_pieces(partial: Path, agreement: Agreement, pieces: Iterable[Piece]) -> None:
+    """The protocol of torch.distributed.checkpoint: local plans, one global plan, data, metadata."""
+    planner, writer = PieceSavePlanner(pieces), FileSystemWriter(partial, overwrite=False)
+    is_first = agreement.ranks.rank == 0
+    planner.set_up_planner({}, writer.storage_meta(), is_first)
+    writer.set_up_storage_writer(is_first)
+    plan = agreement.together(
+        lambda: writer.prepare_local_plan(planner.create_local_plan()),
+        lambda plans: _global_plan(planner, writer, plans),
+    )
+    agreement.together(
+        lambda: _written(partial, writer, planner, planner.finish_plan(plan)),
+        lambda results: _finished(partial, planner, writer, results),
+    )
+
+
+def _global_plan(planner: PieceSavePlanner, writer: FileSystemWriter, plans: list[SavePlan]) -> list[SavePlan]:
+    return writer.prepare_global_plan(planner.create_global_plan(plans)[0])
+
+
+def _written(partial: Path, writer: FileSystemWriter, planner: PieceSavePlanner, plan: SavePlan) -> list[WriteResult]:
+    needed = sum(planner.resolve_data(item).nbytes for item in plan.items) + SPARE_BYTES
+    try:
+        free = shutil.disk_usage(partial).free
+        if free < needed:
+            raise InputError(
+                str(partial.parent), "", f"no space left on the disk: {free:,} bytes free, {needed:,} needed"
+            )
+        future = writer.write_data(plan, planner)
+        future.wait()
+        return future.value()
+    except OSError as error:
+        raise _refusal(partial.parent, error) from error
+    except RuntimeError as error:  # how torch's writer reports a failed write of the stream under it
+        cause = error.__context__
+        raise _refusal(partial.parent, cause if isinstance(cause, OSError) else OSError(None, str(error))) from error
+
+
+def _finished(
+    partial: Path, planner: PieceSavePlanner, writer: FileSystemWriter, results: list[list[WriteResult]]
+) -> list[None]:
+    try:
+        for result in (result for rank in results for result in rank):
+            file = partial / result.storage_data.relative_path
+            if not file.is_file():
+                raise InputError(str(file), "", "not seen by the first rank, expected a folder that all nodes share")
+        writer.finish(planner.metadata, results)
+    except OSError as error:
+        raise _refusal(partial.parent, error) from error
+    return [None] * len(results)
+
+
+def _refusal(folder: Path, error: OSError) -> InputError:
+    if error.errno in NO_SPACE:
+        return InputError(str(folder), "", "no space left on the disk; the checkpoint was not written, older ones stay")
+    return InputError(str(folder), "", f"cannot be written: {error.strerror or error}")
