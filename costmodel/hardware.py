@@ -145,12 +145,32 @@ class NetworkModel(Value, frozen=True, kw_only=True):
             raise ProfileError("profile", "network.protocols", "is empty; expected at least one protocol")
 
 
+class SmShare(Value, frozen=True, kw_only=True):
+    """Collectives inside a node on `num_sms` SMs instead of as many as the library takes.
+
+    `time_factor`: seconds alone over those with the library's choice; the slowdowns as in `Interference`.
+    """
+
+    num_sms: int
+    time_factor: float
+    compute_slowdown: float
+    communication_slowdown: float
+
+    def __post_init__(self) -> None:
+        if self.num_sms < 1:
+            raise ProfileError("profile", "interference.shares.num_sms", f"{self.num_sms} is not 1 or more")
+        if not (math.isfinite(self.time_factor) and self.time_factor > 0.0):
+            raise ProfileError("profile", "interference.shares.time_factor", f"{self.time_factor} is not above 0")
+        for field in ("compute_slowdown", "communication_slowdown"):
+            _check_slowdown(f"interference.shares.{field}", getattr(self, field))
+
+
 class Interference(Value, frozen=True, kw_only=True):
     """What running communication costs the compute beside it.
 
     `collective_sms`: SMs a collective's kernel takes; `compute_slowdown`: factor on compute while one runs inside a
     node; `communication_slowdown`: factor on the collective while compute runs. `network_*`: the same between nodes,
-    where the adapter, not the SMs, sets the collective's pace.
+    where the adapter, not the SMs, sets the collective's pace. `shares`: other numbers of SMs that were measured.
     """
 
     collective_sms: int
@@ -158,14 +178,14 @@ class Interference(Value, frozen=True, kw_only=True):
     communication_slowdown: float
     network_compute_slowdown: float = 1.1
     network_communication_slowdown: float = 1.0
+    shares: tuple[SmShare, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in self.__struct_fields__[1:]:
-            factor = getattr(self, field)
-            if not (math.isfinite(factor) and factor >= 1.0):
-                raise ProfileError("profile", f"interference.{field}", f"{factor} is not a factor of 1 or more")
-        if 1.0 / self.compute_slowdown + 1.0 / self.network_compute_slowdown <= 1.0:
-            problem = f"{self.network_compute_slowdown} beside compute_slowdown {self.compute_slowdown} stops compute"
+        for field in (name for name in self.__struct_fields__ if name.endswith("slowdown")):
+            _check_slowdown(f"interference.{field}", getattr(self, field))
+        slowest = max(self.compute_slowdown, *(share.compute_slowdown for share in self.shares), 1.0)
+        if 1.0 / slowest + 1.0 / self.network_compute_slowdown <= 1.0:
+            problem = f"{self.network_compute_slowdown} beside compute_slowdown {slowest} stops compute"
             raise ProfileError("profile", "interference.network_compute_slowdown", problem)
 
     def slowdowns(self, *, nvlink: bool) -> tuple[float, float]:
@@ -174,11 +194,25 @@ class Interference(Value, frozen=True, kw_only=True):
             return self.compute_slowdown, self.communication_slowdown
         return self.network_compute_slowdown, self.network_communication_slowdown
 
+    def on(self, share: SmShare) -> Interference:
+        """With that share taken inside a node."""
+        return msgspec.structs.replace(
+            self,
+            collective_sms=share.num_sms,
+            compute_slowdown=share.compute_slowdown,
+            communication_slowdown=share.communication_slowdown,
+        )
+
     @property
     def network_sms(self) -> int:
         """SMs that a collective between nodes takes, if its cost to compute is the SMs that it takes, as NVLink's."""
         lost = 1.0 - 1.0 / self.compute_slowdown
         return round(self.collective_sms * (1.0 - 1.0 / self.network_compute_slowdown) / lost) if lost else 0
+
+
+def _check_slowdown(field: str, factor: float) -> None:
+    if not (math.isfinite(factor) and factor >= 1.0):
+        raise ProfileError("profile", field, f"{factor} is not a factor of 1 or more")
 
 
 class HardwareProfile(Value, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import msgspec
 
 from meshwright.costmodel.formulas.experts import forwarded_s
 from meshwright.costmodel.formulas.stragglers import slowest_gpu_factor
-from meshwright.costmodel.hardware import Basis, ClusterSpec, Interference, Timing
+from meshwright.costmodel.hardware import Basis, ClusterSpec, Interference, SmShare, Timing
 from meshwright.costmodel.layer_passes import LayerPasses, pass_operators
 from meshwright.costmodel.operator_time import host_time_s, operator_timing
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind, PassOrder
@@ -186,22 +186,50 @@ def _ordered(
     order: PassOrder | None,
 ) -> OrderedPass:
     operators = pass_operators(program, recompute, kind)
-    return ordered_pass(problem_of(operators, cluster, runtime), order, order_memory(program, recompute, kind).fits)
+    share = _share_of(order, operators, cluster) if order is not None else None
+    problem = problem_of(operators, cluster, runtime, share)
+    return ordered_pass(problem, order, order_memory(program, recompute, kind).fits)
+
+
+def _share_of(order: PassOrder, operators: tuple[Operator, ...], cluster: ClusterSpec) -> SmShare | None:
+    """The measured share of the SMs that an order's collectives inside a node take; None: what the library takes."""
+    shares = cluster.profile.interference.shares
+    if not shares:
+        return None
+    inside = {op.name for op in operators if op.resource is Resource.NVLINK}
+    taken = {launch.num_sms for launch in order.launches if not inside.isdisjoint(launch.operators)}
+    return next((share for share in shares if {share.num_sms} == taken), None)
 
 
 @lru_cache(maxsize=65536)
-def problem_of(operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: RuntimeSpec) -> PassProblem:
-    """The ordering problem of a pass: its operators with their times."""
+def problem_of(
+    operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: RuntimeSpec, share: SmShare | None = None
+) -> PassProblem:
+    """The ordering problem of a pass: its operators with their times.
+
+    `share`: the SMs that its collectives inside a node take, one figure as communicators have it; None: what the
+    library takes.
+    """
     time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
+    if share is not None:
+        _slow_down(operators, time_s, share)
     _share_pcie(operators, time_s, cluster)
     forwarding_s = _forward_chunks(operators, time_s)
     inside_share = _inside_share(operators, time_s, forwarding_s, cluster, runtime)
-    return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime), inside_share)
+    return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime, share), inside_share)
 
 
-def _interference(cluster: ClusterSpec, runtime: RuntimeSpec) -> Interference:
+def _slow_down(operators: tuple[Operator, ...], time_s: dict[str, float], share: SmShare) -> None:
+    for op in operators:
+        if op.resource is Resource.NVLINK and isinstance(op.work, CollectiveWork):
+            time_s[op.name] *= share.time_factor
+
+
+def _interference(cluster: ClusterSpec, runtime: RuntimeSpec, share: SmShare | None) -> Interference:
     """The profile's, or that of four of 132 SMs at the most where copy engines move what overlaps."""
     measured = cluster.profile.interference
+    if share is not None:
+        return measured.on(share)
     if not runtime.copy_engine_overlap:
         return measured
     few = min(measured.compute_slowdown, COPY_ENGINE_SLOWDOWN)

@@ -1,17 +1,15 @@
 """Measured times brought to one clock: that of a training step.
 
-Under its power limit a GPU changes its clocks within milliseconds, by up to a fifth. Every sample of a product or of
-attention therefore has the time of a reference product that ran right beside it: what is limited by arithmetic takes
-time in proportion to the reference. A dense layer that runs for seconds, clocks settled, says which reference time
-belongs to a training step.
+Under its power limit a GPU changes its clocks within milliseconds, by up to a fifth. What is limited by arithmetic
+takes the same cycles at any clock, so every sample has the mean SM clock during its own runs, by the GPU's counters. A
+dense layer that runs for seconds, clocks settled, says which clock belongs to a training step.
 
-Newer samples also have the mean SM clock during their own runs, by the GPU's counters. What is limited by arithmetic
-takes the same cycles at any clock: `ClockRule.CYCLES` goes by that instead.
+Samples without a clock go by a reference product that ran right beside them: what is limited by arithmetic takes time
+in proportion to it, and the layer says which reference time belongs to a training step.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
 from statistics import median
 
 import msgspec
@@ -21,17 +19,6 @@ from meshwright.costmodel.formulas.matmul import gemm_bytes, gemm_flops, grouped
 from meshwright.costmodel.hardware import GpuSpec
 from meshwright.costmodel.program.operators import AttentionWork, GemmWork, GroupedGemmWork, MemoryWork, Work
 from meshwright.hardware_profiles.measurements import Measurements, Sample, SustainedSample
-
-
-class ClockRule(StrEnum):
-    """How times are brought to the clocks of a training step.
-
-    REFERENCE: in proportion to the reference product beside them. CYCLES: by the SM clock during the runs themselves;
-    samples without one go by their reference.
-    """
-
-    REFERENCE = "reference"
-    CYCLES = "cycles"
 
 
 def training_clock_hz(measurements: Measurements) -> float | None:

@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from statistics import median
 
 import msgspec
 
-from meshwright.costmodel.hardware import Interference
+from meshwright.costmodel.hardware import Interference, SmShare
 from meshwright.costmodel.program.operators import GemmWork, GroupedGemmWork
 from meshwright.hardware_profiles.measurements import Implementation, InterferenceSample
 
 DIGITS = 3
 
 
-def interference(samples: Sequence[InterferenceSample], base: Interference) -> Interference:
-    """Medians over products beside NCCL's collectives as NCCL sets them up; the base where nothing was measured."""
-    chosen = [
-        sample
-        for sample in samples
-        if sample.implementation is Implementation.NCCL
-        and sample.num_ctas == 0
-        and isinstance(sample.compute, GemmWork | GroupedGemmWork)
-    ]
+def interference(samples: Sequence[InterferenceSample], base: Interference) -> Interference | None:
+    """Medians over products beside NCCL's collectives as NCCL sets them up; None where nothing was measured.
+
+    Thread blocks that NCCL was given instead, one a SM, are shares of the SMs.
+    """
+    by_blocks: dict[int, list[InterferenceSample]] = defaultdict(list)
+    for sample in samples:
+        if sample.implementation is Implementation.NCCL and isinstance(sample.compute, GemmWork | GroupedGemmWork):
+            by_blocks[sample.num_ctas].append(sample)
+    chosen = by_blocks.pop(0, [])
     if not chosen:
-        return base
-    compute = median(sample.compute_beside_s / sample.compute_alone_s for sample in chosen)
-    communication = median(sample.communication_beside_s / sample.communication_alone_s for sample in chosen)
+        return None
+    compute, communication = _slowdowns(chosen)
     return msgspec.structs.replace(
         base,
-        compute_slowdown=round(max(1.0, compute), DIGITS),
-        communication_slowdown=round(max(1.0, communication), DIGITS),
+        compute_slowdown=compute,
+        communication_slowdown=communication,
+        shares=tuple(_share(blocks, found, chosen) for blocks, found in sorted(by_blocks.items())),
     )
+
+
+def _share(num_sms: int, samples: Sequence[InterferenceSample], chosen: Sequence[InterferenceSample]) -> SmShare:
+    as_chosen_s = {(one.compute, one.communication): one.communication_alone_s for one in chosen}
+    factors = [one.communication_alone_s / as_chosen_s[one.compute, one.communication] for one in samples]
+    compute, communication = _slowdowns(samples)
+    return SmShare(
+        num_sms=num_sms,
+        time_factor=round(median(factors), DIGITS),
+        compute_slowdown=compute,
+        communication_slowdown=communication,
+    )
+
+
+def _slowdowns(samples: Sequence[InterferenceSample]) -> tuple[float, float]:
+    """Of computation and of communication, beside each other over alone."""
+    compute = median(sample.compute_beside_s / sample.compute_alone_s for sample in samples)
+    communication = median(sample.communication_beside_s / sample.communication_alone_s for sample in samples)
+    return round(max(1.0, compute), DIGITS), round(max(1.0, communication), DIGITS)

@@ -8,10 +8,9 @@ import msgspec
 
 from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.costmodel.program.operators import Pass
-from meshwright.costmodel.tables import GroupedGemmLaw, GroupedGemmTable, LinkCurve, Provenance, Source
+from meshwright.costmodel.tables import Citation, GroupedGemmLaw, GroupedGemmTable, LinkCurve, Provenance, Source
 from meshwright.hardware_profiles.build.attention import attention_curves
 from meshwright.hardware_profiles.build.clocks import (
-    ClockRule,
     at_training_clocks,
     training_clock_hz,
     training_reference_s,
@@ -28,14 +27,12 @@ Table = TypeVar("Table")
 Part = TypeVar("Part", contravariant=True)
 
 
-def build_profile(
-    measurements: Measurements, *, base: HardwareProfile, clock_rule: ClockRule = ClockRule.REFERENCE
-) -> HardwareProfile:
+def build_profile(measurements: Measurements, *, base: HardwareProfile) -> HardwareProfile:
     """The profile of the measured machine.
 
     `base`: a profile of the same GPU type, or of the nearest one. What was measured replaces its tables, one kind of
     table (a precision, a direction, a head size, a group size) after the other; the rest of it stays, with its sources.
-    Samples whose purpose is CHECK are never used. `clock_rule`: how times are brought to a training step's clocks.
+    Samples whose purpose is CHECK are never used.
     """
     fit = tuple(sample for sample in measurements.samples if sample.purpose is Purpose.FIT)
     provenance = Provenance(source=Source.MEASURED, text=_text(measurements))
@@ -47,17 +44,15 @@ def build_profile(
         citations=(*figures.citations, *_kept(base.citations, figures.citations, lambda citation: citation.figure)),
     )
     reference_s = training_reference_s(measurements)
-    clock_hz = training_clock_hz(measurements) if clock_rule is ClockRule.CYCLES else None
+    clock_hz = training_clock_hz(measurements)
     fit = tuple(at_training_clocks(sample, profile.gpu, reference_s, clock_hz) for sample in fit)
     gemm = product_tables(fit, profile.gpu, provenance)
     profile = msgspec.structs.replace(profile, gemm=(*gemm, *_kept(base.gemm, gemm, lambda table: table.precision)))
     profile = msgspec.structs.replace(profile, gemm_variants=product_variants(fit, profile, provenance))
-    return _with_other_tables(profile, fit, measurements, provenance)
+    return _with_interference(_with_other_tables(profile, fit, provenance), measurements, provenance)
 
 
-def _with_other_tables(
-    profile: HardwareProfile, fit: tuple[Sample, ...], measurements: Measurements, provenance: Provenance
-) -> HardwareProfile:
+def _with_other_tables(profile: HardwareProfile, fit: tuple[Sample, ...], provenance: Provenance) -> HardwareProfile:
     """The tables that are measured relative to dense products, and those of links."""
     laws = grouped_laws(fit, profile.gpu, provenance)
     attention = attention_curves(fit, profile, provenance)
@@ -70,8 +65,17 @@ def _with_other_tables(
         attention=(*attention, *_kept(profile.attention, attention, lambda t: (t.backend, t.backward, t.head_dim))),
         memory=(*memory, *_kept(profile.memory, memory, lambda share: (share.kernel, share.backward))),
         links=(*links, *_kept(profile.links, links, _link_key)),
-        interference=interference(measurements.interference, profile.interference),
     )
+
+
+def _with_interference(profile: HardwareProfile, measurements: Measurements, provenance: Provenance) -> HardwareProfile:
+    measured = interference(measurements.interference, profile.interference)
+    if measured is None:
+        return profile
+    text = f"{provenance.text}, over products beside collectives inside a node; the SMs taken and what traffic between"
+    citation = Citation(figure="interference", source=provenance.source, text=f"{text} nodes takes are assumed")
+    kept = _kept(profile.citations, (citation,), lambda one: one.figure)
+    return msgspec.structs.replace(profile, interference=measured, citations=(*kept, citation))
 
 
 def _link_key(curve: LinkCurve) -> tuple[str, int]:

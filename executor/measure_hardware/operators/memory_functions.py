@@ -59,30 +59,24 @@ def rope_eager(x_TH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out.flatten(1)
 
 
-def swiglu(gate: Tensor, up: Tensor, weights_R1: Tensor | None = None) -> Tensor:
-    """Silu(gate) times up, times the gate weight of experts' rows."""
-    return activations.swiglu_fused(gate, up, weights_R1)
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Silu(gate) times up."""
+    return activations.swiglu_fused(gate, up, None)
 
 
-def swiglu_eager(gate: Tensor, up: Tensor, weights_R1: Tensor | None = None) -> Tensor:
+def swiglu_eager(gate: Tensor, up: Tensor) -> Tensor:
     """The same kernel by kernel."""
-    return activations.swiglu(gate, up, weights_R1)
+    return activations.swiglu(gate, up, None)
 
 
-def swiglu_backward(gradient: Tensor, gate: Tensor, up: Tensor, weights_R1: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Gradients of gate and up side by side, and of the weights where there are some."""
-    return _found(activations.swiglu_backward_fused(gate, up, weights_R1, gradient))
+def swiglu_backward(gradient: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    """Gradients of gate and up side by side."""
+    return activations.swiglu_backward_fused(gate, up, None, gradient)[0]
 
 
-def swiglu_backward_eager(
-    gradient: Tensor, gate: Tensor, up: Tensor, weights_R1: Tensor | None = None
-) -> tuple[Tensor, ...]:
+def swiglu_backward_eager(gradient: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     """The same kernel by kernel."""
-    return _found(activations.swiglu_backward(gate, up, weights_R1, gradient))
-
-
-def _found(results: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-    return tuple(result for result in results if result is not None)
+    return activations.swiglu_backward(gate, up, None, gradient)[0]
 
 
 def permute(x_TH: Tensor, weights_TK: Tensor, slots_R: Tensor) -> tuple[Tensor, ...]:

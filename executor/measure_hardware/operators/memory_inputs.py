@@ -51,16 +51,6 @@ def _rotated(case: MemoryCase, device: torch.device) -> Tensors:
     return normal((case.rows, case.width), device), *rotary_tables(positions, ROPE_HEAD_DIM, ROPE_THETA, torch.bfloat16)
 
 
-def _gated(case: MemoryCase, device: torch.device) -> Tensors:
-    """Gate and up side by side, as one product writes them; the gate weights of experts' rows."""
-    gate, up = normal((case.rows, 2 * case.width), device).chunk(2, -1)
-    return (gate, up, uniform((case.rows, 1), device)) if case.top_k > 1 else (gate, up)
-
-
-def _gated_backward(case: MemoryCase, device: torch.device) -> Tensors:
-    return normal((case.rows, case.width), device), *_gated(case, device)
-
-
 def _slots(case: MemoryCase, device: torch.device) -> SortedSlots:
     """Tokens go to experts by chance; rows are sorted as the executor sorts them."""
     scores = uniform((case.rows // case.top_k, EXPERTS), device)
@@ -115,8 +105,8 @@ MAKERS: dict[MemoryOperator, Callable[[MemoryCase, torch.device], Tensors]] = {
     MemoryOperator.NORM_BACKWARD: _normed_backward,
     MemoryOperator.RESIDUAL: _plain(2),
     MemoryOperator.ROPE: _rotated,
-    MemoryOperator.SWIGLU: _gated,
-    MemoryOperator.SWIGLU_BACKWARD: _gated_backward,
+    MemoryOperator.SWIGLU: _plain(2),
+    MemoryOperator.SWIGLU_BACKWARD: _plain(3),
     MemoryOperator.PERMUTE: _permuted,
     MemoryOperator.PERMUTE_BACKWARD: _permuted_backward,
     MemoryOperator.UNPERMUTE: _unpermuted,

@@ -87,19 +87,7 @@ def _cases(operator: MemoryOperator, extent: Extent) -> list[MemoryCase]:
     if operator in (MemoryOperator.CROSS_ENTROPY, MemoryOperator.CROSS_ENTROPY_BACKWARD):
         return [MemoryCase(operator=operator, rows=count, width=64 if small else VOCABULARY) for count in tokens]
     width = 128 if small else WIDTH
-    if operator in (MemoryOperator.SWIGLU, MemoryOperator.SWIGLU_BACKWARD):
-        return _activations(operator, tokens, small=small)
     return [MemoryCase(operator=operator, rows=count, width=width) for count in tokens]
-
-
-def _activations(operator: MemoryOperator, tokens: tuple[int, ...], *, small: bool) -> list[MemoryCase]:
-    """In turn of a dense block and of experts, whose rows carry gate weights: one table stands for both."""
-    dense = [MemoryCase(operator=operator, rows=count, width=128 if small else WIDTH) for count in tokens[::2]]
-    width, top_k = (32, 2) if small else (WIDTH // TOP_K, TOP_K)
-    rows = [
-        MemoryCase(operator=operator, rows=count * top_k, width=width, top_k=top_k) for count in tokens[1::2] or tokens
-    ]
-    return [*dense, *rows]
 
 
 def _host_copies(extent: Extent) -> list[Entry]:

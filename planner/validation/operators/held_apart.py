@@ -9,7 +9,7 @@ from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.program.operators import AttentionWork, MemoryWork
 from meshwright.costmodel.tables import AttentionBackend
 from meshwright.hardware_profiles.build.alone import one_node
-from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_reference_s
+from meshwright.hardware_profiles.build.clocks import at_training_clocks, training_clock_hz, training_reference_s
 from meshwright.hardware_profiles.measurements import Implementation, Measurements, Purpose, Sample
 from meshwright.planner.validation.operators.summary import (
     OperatorErrors,
@@ -25,13 +25,14 @@ def held_apart_errors(
 ) -> tuple[OperatorErrors, ...]:
     """Errors by family over the samples of that purpose. FIT shows how closely the tables follow their own points."""
     cluster = one_node(profile, measurements.machine.num_gpus)
-    reference_s = training_reference_s(measurements)
+    reference_s, clock_hz = training_reference_s(measurements), training_clock_hz(measurements)
     errors: dict[str, list[float]] = defaultdict(list)
     targets: dict[str, Target | None] = {}
     for sample in measurements.samples:
         if sample.purpose is purpose and sample.implementation is not Implementation.COPY_ENGINE:
             family = _family(sample)
-            errors[family].append(sample_error(at_training_clocks(sample, profile.gpu, reference_s), cluster))
+            at_clocks = at_training_clocks(sample, profile.gpu, reference_s, clock_hz)
+            errors[family].append(sample_error(at_clocks, cluster))
             targets[family] = target_of(sample.work)
     return summarized(errors, targets)
 

@@ -4,9 +4,11 @@ import pytest
 from msgspec.structs import replace
 
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
+from meshwright.costmodel.hardware import SmShare
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.order.order_book import ModelEnd, OrderBook
 from meshwright.costmodel.order_memory import order_memory
+from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.stage_cost import cost_context, recompute_of
 from meshwright.costmodel.step import predict
@@ -91,3 +93,24 @@ def test_the_gap_is_the_share_of_time_that_is_not_proven(tiny_configuration: Tra
                     seconds[kind] += one.total_s
     share = seconds[PassKind.FORWARD] / sum(seconds.values())
     assert order_gap(with_gaps(0.2, 0.0)) == pytest.approx(0.2 * share)
+
+
+@pytest.mark.parametrize(("time_factor", "taken"), [(0.5, 8), (2.0, 24)])
+def test_collectives_take_the_share_of_the_sms_that_is_faster(
+    tiny_configuration: TrainingConfiguration, time_factor: float, taken: int
+) -> None:
+    plain = _of_schedule(tiny_configuration, ScheduleKind.ONE_F_ONE_B)
+    profile = plain.cluster.profile
+    share = SmShare(num_sms=8, time_factor=time_factor, compute_slowdown=1.05, communication_slowdown=1.1)
+    interference = replace(profile.interference, collective_sms=24, shares=(share,))
+    plain = replace(plain, cluster=replace(plain.cluster, profile=replace(profile, interference=interference)))
+    ordered = ordered_configuration(plain)
+    part, strategy = parts_of(plain)[1]
+    order = ordered.orders.find(part, strategy)
+    assert order is not None
+    assert order.forward is not None
+    assert {launch.num_sms for launch in order.forward.on_stream(Resource.NVLINK)} == {taken}
+    after = cost_context(ordered).ordered(part, strategy)[PassKind.FORWARD]
+    before = cost_context(plain).ordered(part, strategy)[PassKind.FORWARD]
+    assert (after.total_s < 0.999 * before.total_s) == (taken == 8)
+    assert after.order().launches == order.forward.launches
