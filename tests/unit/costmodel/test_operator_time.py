@@ -139,12 +139,16 @@ def test_few_rows_an_expert_make_the_gradient_traffic_the_limit(h100: ClusterSpe
 
 @pytest.mark.parametrize(
     ("backend", "backward", "measured_tflops"),
-    [("cudnn", False, 520), ("cudnn", True, 459), ("fa2", False, 300), ("fa2", True, 274)],
+    [("cudnn", False, 520), ("cudnn", True, 459), ("fa2", False, 259), ("fa2", True, 223)],
 )
 def test_attention_is_near_what_another_gpu_reached(
     h100: ClusterSpec, backend: str, backward: bool, measured_tflops: float
 ) -> None:
-    """Another H100 SXM on another day, heads side by side in memory; the profile has them by tokens."""
+    """Another H100 SXM on another day, heads side by side in memory; the profile has them by tokens.
+
+    FA2 alone reached 300 and 274 there; it draws little power, and inside a layer the clocks are 0.864 and 0.815 of
+    those that it takes alone (benchmarks/operator_clocks.json).
+    """
     work = causal(8192, backward=backward)
     timing = operator_timing(work, h100, attention_backend=AttentionBackend(backend))
     assert attention_flops(work) / timing.time_s / 1e12 == pytest.approx(measured_tflops, rel=0.18)
