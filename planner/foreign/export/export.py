@@ -30,9 +30,10 @@ EXPORTERS = {exporter.framework.name: exporter for exporter in (TO_MEGATRON, TO_
 
 
 class Export(Value, frozen=True, kw_only=True):
-    """An exported plan. `options` are settings by name with their values as they are written in `text`.
+    """An exported plan: the file's text and the version of the framework whose options it has.
 
-    `differences`: what runs otherwise than planned; `unmodelled`: what the prediction for the framework leaves out.
+    `differences`: what runs otherwise than planned; `unmodelled`: what the prediction for the framework leaves out;
+    `comparison`: both step times in words.
     `step_time_s`, `peak_memory_bytes`: under the framework's runtime; `plan_step_time_s`: what the plan promises.
     """
 
@@ -40,6 +41,7 @@ class Export(Value, frozen=True, kw_only=True):
     version: str
     text: str
     differences: tuple[str, ...]
+    comparison: str
     unmodelled: tuple[str, ...]
     plan_step_time_s: float
     step_time_s: float
@@ -66,7 +68,6 @@ def export(plan: Plan, to: str) -> Export:
     configuration = configuration_of(plan)
     best = _best(exporter, configuration)
     title = exporter.framework.title
-    notes = (*best.differences, *_slower(plan, best, title))
     unmodelled = tuple(f"{use.option}: {use.why}" for use in exporter.unmodelled(best.settings, configuration))
     comments = _comments(plan, best, exporter, unmodelled)
     text = exporter.write(best.settings, configuration, comments)
@@ -75,7 +76,8 @@ def export(plan: Plan, to: str) -> Export:
         framework=to,
         version=_version(exporter),
         text=text,
-        differences=notes,
+        differences=best.differences,
+        comparison=_comparison(plan, best, title),
         unmodelled=unmodelled,
         plan_step_time_s=plan.prediction.step_time_s,
         step_time_s=best.prediction.step_time_s,
@@ -157,9 +159,9 @@ def _refusal(exporter: Exporter, configuration: TrainingConfiguration, reasons: 
     return InfeasibleError("\n".join([*lines, f"this finds one that it can run: {command}"]))
 
 
-def _slower(plan: Plan, attempt: _Attempt, title: str) -> Iterator[str]:
+def _comparison(plan: Plan, attempt: _Attempt, title: str) -> str:
     ours, theirs = plan.prediction.step_time_s, attempt.prediction.step_time_s
-    yield f"step: {seconds(ours)} as planned, {seconds(theirs)} predicted for {title} ({theirs / ours - 1:+.1%})"
+    return f"step: {seconds(ours)} as planned, {seconds(theirs)} predicted for {title} ({theirs / ours - 1:+.1%})"
 
 
 def _comments(plan: Plan, attempt: _Attempt, exporter: Exporter, unmodelled: tuple[str, ...]) -> tuple[str, ...]:
@@ -169,7 +171,7 @@ def _comments(plan: Plan, attempt: _Attempt, exporter: Exporter, unmodelled: tup
     lines = [
         f"{plan.model.name} on {cluster.num_gpus} GPUs ({cluster.name}); plan of meshwright {plan.meshwright_version}",
         f"options of {_version(exporter)}",
-        *_slower(plan, attempt, title),
+        _comparison(plan, attempt, title),
     ]
     if attempt.differences:
         lines += ["", "Runs otherwise than planned:", *(f"  {line}" for line in attempt.differences)]

@@ -71,7 +71,10 @@ BALANCING = ("MOE_AUX_LOSS_COEFF", "router_aux_loss_coef of the model")
 def script_text(settings: Settings, configuration: TrainingConfiguration, comments: tuple[str, ...]) -> str:
     """The script: comments, variables that the user sets, arguments by group, and the launch."""
     lines = ["#!/usr/bin/env bash", *(f"# {line}".rstrip() for line in comments), "set -euo pipefail", ""]
-    lines += ["# A plan does not hold these: set them in the environment."]
+    lines += [
+        "# A plan does not hold these: set them in the environment. Arguments of this script come last: for what else",
+        "# the model needs (rotary scaling, initialization) and the run wants (logging, learning rate).",
+    ]
     lines += [f': "${{{name}:?{meaning}}}"' for name, meaning in required_variables(settings)]
     lines += ["", *_launcher_lines(settings, configuration), ""]
     groups = dict(_groups(settings))

@@ -65,3 +65,4 @@ def _print_notes(exported: Export) -> None:
         typer.echo(f"differs: {line}", err=True)
     for line in exported.unmodelled:
         typer.echo(f"not in the prediction: {line}", err=True)
+    typer.echo(exported.comparison, err=True)
