@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InfeasibleError, InputError, MeshwrightError
 from meshwright.costmodel.step import StepPrediction, predict
@@ -16,8 +18,8 @@ from meshwright.costmodel.units import format_bytes
 from meshwright.costmodel.value import Value
 from meshwright.planner.describe.headline import seconds
 from meshwright.planner.foreign.export.differences import differences, misfits
-from meshwright.planner.foreign.export.exporter import Exporter
 from meshwright.planner.foreign.export.plan_command import plan_command
+from meshwright.planner.foreign.exporter import Exporter
 from meshwright.planner.foreign.framework import Source
 from meshwright.planner.foreign.megatron.exporting import TO_MEGATRON
 from meshwright.planner.foreign.option_table import option_table
@@ -130,13 +132,19 @@ def _reasons(exporter: Exporter, settings: Settings, configuration: TrainingConf
 
 
 def _attempt(exporter: Exporter, settings: Settings, configuration: TrainingConfiguration) -> _Attempt:
-    read = exporter.configuration_of(settings, configuration)
+    read = _routed_alike(exporter.configuration_of(settings, configuration), configuration)
     return _Attempt(
         settings=settings,
         read=read,
         prediction=predict(read),
         differences=tuple(differences(configuration, read, exporter.framework.title)),
     )
+
+
+def _routed_alike(read: TrainingConfiguration, configuration: TrainingConfiguration) -> TrainingConfiguration:
+    """With the plan's popularity of experts, which no option says: the same tokens are routed."""
+    load = configuration.workload.expert_load
+    return msgspec.structs.replace(read, workload=msgspec.structs.replace(read.workload, expert_load=load))
 
 
 def _recomputes_alike(one: TrainingConfiguration, other: TrainingConfiguration) -> bool:

@@ -10,20 +10,17 @@ import msgspec
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.presets import load_model, preset_names
-from meshwright.costmodel.program.operators import Precision
 from meshwright.hardware_profiles import load_cluster
 
 
-def plan_command(
-    configuration: TrainingConfiguration, *, runtime: str, fixes: Mapping[str, str], precision: Precision | None = None
-) -> str:
+def plan_command(configuration: TrainingConfiguration, *, runtime: str, fixes: Mapping[str, str]) -> str:
     """The command, for a runtime and with pinned choices; a model or cluster that is no preset goes by its source."""
     workload = configuration.workload
     words = [
         *("meshwright", "plan", _model(configuration)),
         *("--cluster", _cluster(configuration), "--gpus", str(configuration.cluster.num_gpus)),
         *("--global-batch", str(workload.global_batch), "--seq-len", str(workload.seq_len)),
-        *("--precision", str(precision or workload.precision), "--runtime", runtime),
+        *("--precision", str(workload.precision), "--runtime", runtime),
     ]
     if workload.expert_imbalance > 1.0:
         words += ["--expert-imbalance", str(workload.expert_imbalance)]

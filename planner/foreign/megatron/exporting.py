@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.simulate import ScheduleKind
-from meshwright.planner.foreign.export.exporter import Exporter
+from meshwright.planner.foreign.exporter import Exporter
 from meshwright.planner.foreign.megatron import MEGATRON
 from meshwright.planner.foreign.megatron.run_settings import expert_strategy, settings_of, ways
 from meshwright.planner.foreign.megatron.script import script_text

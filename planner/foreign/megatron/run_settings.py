@@ -15,7 +15,6 @@ from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import AxisOrder, ContextMethod, Dispatch, LayerStrategy, Recompute, ZeroStage
 from meshwright.costmodel.tables import AttentionBackend
-from meshwright.planner.foreign.export.stated import settings_from, stated_fields
 from meshwright.planner.foreign.megatron.configuration import CONTEXT_METHODS
 from meshwright.planner.foreign.megatron.feature_rules import feature_rules
 from meshwright.planner.foreign.megatron.model_settings import Changes, model_settings
@@ -25,6 +24,7 @@ from meshwright.planner.foreign.megatron.runtime import ATTENTION, FP8_PARAMETER
 from meshwright.planner.foreign.megatron.stage_rules import stage_rules
 from meshwright.planner.foreign.megatron.stages import layers_per_stage
 from meshwright.planner.foreign.settings import Settings, SettingValue
+from meshwright.planner.foreign.stated import settings_from, stated_fields
 
 EXPORTED = "the exported arguments"
 MAX_STEPS = 16

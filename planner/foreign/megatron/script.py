@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterable, Iterator
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.planner.foreign.export.stated import given_options
 from meshwright.planner.foreign.settings import GivenOption, Settings
+from meshwright.planner.foreign.stated import given_options
 
 PARALLEL = frozenset(
     (

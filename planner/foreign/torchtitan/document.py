@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.planner.foreign.export.stated import given_options
 from meshwright.planner.foreign.settings import Settings
+from meshwright.planner.foreign.stated import given_options
 from meshwright.planner.foreign.torchtitan.configuration import GLOBAL_BATCH, PARTS, SHARD
 from meshwright.planner.foreign.torchtitan.model_args import FlavorName, registration
 from meshwright.planner.foreign.torchtitan.run_settings import LINEAR, float8_filters

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import gcd
 
+import msgspec
+
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.model import MoeFfnSpec
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import Dispatch
-from meshwright.planner.foreign.export.exporter import Exporter
+from meshwright.planner.foreign.exporter import Exporter
 from meshwright.planner.foreign.settings import Settings, UnmodelledUse
 from meshwright.planner.foreign.torchtitan import TORCHTITAN
 from meshwright.planner.foreign.torchtitan.configuration import SCHEDULES, configuration_for
@@ -73,7 +75,8 @@ def _settings_of(configuration: TrainingConfiguration) -> Settings:
 
 def _configuration_of(settings: Settings, wanted: TrainingConfiguration) -> TrainingConfiguration:
     flavor = _flavor(wanted)
-    model = wanted.model if flavor.own else flavor_model("", flavor.name, flavor.flavor)
+    own = msgspec.structs.replace(wanted.model, mtp_depth=0)  # torchtitan predicts no further tokens
+    model = own if flavor.own else flavor_model("", flavor.name, flavor.flavor)
     return configuration_for(settings, model, wanted.cluster, wanted.workload.expert_imbalance)
 
 

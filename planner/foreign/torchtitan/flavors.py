@@ -41,14 +41,14 @@ def flavor_table() -> FlavorTable:
 def flavor_model(where: str, name: str, flavor: str) -> ModelSpec:
     """The model of a flavor; an `InputError` lists the known ones.
 
-    A flavor of one's own that is called like a preset is that preset.
+    A flavor of one's own that is called like a preset is that preset, without modules that predict further tokens.
     """
     flavors = flavor_table().flavors
     if name not in flavors:
         raise InputError(where, "model.name", f"{name!r} is unknown; expected one of {', '.join(flavors)}")
     known = flavors[name]
     if flavor not in known and flavor in preset_names():
-        return load_model(flavor)
+        return _differing(load_model(flavor), Flavor(preset=flavor, mtp=False))
     if flavor not in known:
         near = get_close_matches(flavor, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from meshwright.costmodel.model import DenseFfnSpec, LayerSpec, ModelSpec, MoeFfnSpec
+from meshwright.costmodel.presets import load_model, preset_names
 from meshwright.costmodel.value import Value
 from meshwright.planner.foreign.torchtitan.flavors import flavor_model, flavor_table
 
@@ -31,7 +33,13 @@ def find_flavor(model: ModelSpec) -> FlavorName | None:
             if _same(flavor_model("", name, flavor), model):
                 return FlavorName(name=name, flavor=flavor, own=False)
     family = family_of(model)
-    return FlavorName(name=family, flavor=model.name, own=True) if family else None
+    return FlavorName(name=family, flavor=_own_name(model), own=True) if family else None
+
+
+def _own_name(model: ModelSpec) -> str:
+    """The model's name; marked where it is that of a preset with other layers, as which it would be read."""
+    taken = model.name in preset_names() and not _same(load_model(model.name), model)
+    return f"{model.name}-changed" if taken else model.name
 
 
 def _same(one: ModelSpec, other: ModelSpec) -> bool:
@@ -82,7 +90,7 @@ def registration(model: ModelSpec, flavor: FlavorName) -> tuple[str, ...]:
     if model.is_moe:
         lines.append("from torchtitan.models.moe import MoEArgs")
     body = [f"    {name}={value}," for name, value in _arguments(model, flavor.name)]
-    return (*lines, f'{registry}["{flavor.flavor}"] = {arguments}(', *body, ")")
+    return (*lines, f"{registry}[{json.dumps(flavor.flavor)}] = {arguments}(", *body, ")")
 
 
 def _arguments(model: ModelSpec, family: str) -> Iterator[tuple[str, str]]:

@@ -13,8 +13,8 @@ from meshwright.costmodel.overlap import OverlapLevel
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute, ZeroStage
-from meshwright.planner.foreign.export.stated import settings_from, stated_fields
 from meshwright.planner.foreign.settings import Settings, SettingValue
+from meshwright.planner.foreign.stated import settings_from, stated_fields
 from meshwright.planner.foreign.torchtitan.configuration import (
     EP,
     ETP,

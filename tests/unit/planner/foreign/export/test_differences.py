@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.expert_load import ZipfLoad
 from meshwright.costmodel.order.order_book import OrderBook
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.runtime import load_runtime
@@ -112,3 +113,25 @@ def test_a_vocabulary_that_tp_does_not_divide_is_padded(planned: Planned, plan_o
     odd = replace(configuration, model=replace(configuration.model, vocab=50257))
     exported = _exported(plan_of, odd)
     assert "the vocabulary has 50257 rows in the plan, 50688 in Megatron-LM" in exported.differences
+
+
+def test_no_prediction_modules_in_a_flavor_to_register(planned: Planned, plan_of: PlanOf) -> None:
+    """DeepSeek-V2-Lite with another vocabulary and a module, which torchtitan has no flavor for."""
+    fixes = "pp=2,schedule=1f1b,tp=1,ep=8,etp=1,sp=1,cp=1,dispatch=alltoall-dedup,recompute=full"
+    configuration = configuration_of(planned("deepseek-v2-lite", 16, 64, fixes, "fsdp-torch"))
+    model = replace(configuration.model, vocab=100352, mtp_depth=1)
+    predicting = replace(configuration, model=model, orders=OrderBook())
+    exported = _exported(plan_of, predicting, "torchtitan")
+    assert "1 modules that predict further tokens in the plan, 0 in torchtitan" in exported.differences
+    assert 'deepseekv3_args["deepseek-v2-lite-changed"] = DeepSeekV3ModelArgs(' in exported.text
+
+
+def test_both_step_times_are_of_the_same_routing(planned: Planned, plan_of: PlanOf) -> None:
+    fixes = "pp=2,schedule=1f1b,ep=8,etp=1,sp=1,dispatch=alltoall,recompute=ffn"
+    configuration = configuration_of(planned("mixtral-8x7b", 32, 64, fixes))
+    load = ZipfLoad(exponent=1.0)
+    skewed = replace(configuration, workload=replace(configuration.workload, expert_load=load))
+    exported = _exported(plan_of, skewed)
+    assert exported.differences == ()
+    assert exported.step_time_s == exported.plan_step_time_s
+    assert exported.step_time_s > _exported(plan_of, configuration).step_time_s

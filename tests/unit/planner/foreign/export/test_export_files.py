@@ -16,10 +16,10 @@ from meshwright.costmodel.model import ModelSpec, with_num_layers
 from meshwright.costmodel.presets import load_model, preset_names
 from meshwright.planner.foreign import FRAMEWORKS, Source
 from meshwright.planner.foreign.export import export
-from meshwright.planner.foreign.export.stated import settings_from
 from meshwright.planner.foreign.megatron.model import model_of
 from meshwright.planner.foreign.megatron.model_settings import model_settings, pattern_text
 from meshwright.planner.foreign.megatron.run_settings import layout_text
+from meshwright.planner.foreign.stated import settings_from
 from meshwright.planner.foreign.torchtitan.model_args import find_flavor, registration
 from meshwright.planner.plan import Plan
 
