@@ -55,12 +55,12 @@ def _torchtitan(path: Path) -> dict[str, object]:
         arguments.moe_impl = "standard"  # the same parameters, and DeepEP need not be installed
     with torch.device("meta"):
         model = spec.model_cls(arguments)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    sizes |= {name: bias.numel() for name, bias in model.named_buffers() if name.endswith("expert_bias")}
+    biases = [bias.numel() for name, bias in model.named_buffers() if name.endswith("expert_bias")]
     parts = config.parallelism.module_fqns_per_model_part or []
     return {
         "version": f"torchtitan {version('torchtitan')}",
-        "parameters": sum(sizes.values()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "expert_biases": sum(biases),
         "layers_per_stage": [sum(name.startswith("layers.") for name in part) for part in parts],
         "can_be_cut": spec.pipelining_fn is not None,
     }

@@ -13,6 +13,7 @@ import pytest
 
 from meshwright.commands.plan import problem_of
 from meshwright.costmodel.formulas.parameters import total_parameters
+from meshwright.costmodel.model import ModelSpec, MoeFfnSpec
 from meshwright.costmodel.runtime import load_runtime
 from meshwright.planner.foreign.export import EXPORTERS, export
 from meshwright.planner.plan import Plan
@@ -61,6 +62,10 @@ def _parsed(plan: Plan, to: str, repository: Path, folder: Path) -> dict[str, ob
     return said
 
 
+def _experts(model: ModelSpec) -> list[MoeFfnSpec]:
+    return [layer.ffn for layer in model.layers if isinstance(layer.ffn, MoeFfnSpec)]
+
+
 @needs_torchtitan
 @pytest.mark.parametrize(("model", "gpus", "fixes"), TORCHTITAN, ids=[case[0] for case in TORCHTITAN])
 def test_torchtitan_parses_the_file_and_has_the_model(
@@ -69,7 +74,9 @@ def test_torchtitan_parses_the_file_and_has_the_model(
     plan = _plan(model, gpus, fixes, "fsdp-torch")
     said = _parsed(plan, "torchtitan", repository, tmp_path)
     trained = msgspec.structs.replace(configuration_of(plan).model, mtp_depth=0)
-    assert said["parameters"] == total_parameters(trained)
+    corrected = [ffn.num_experts for ffn in _experts(trained) if ffn.score_correction_bias]
+    assert said["parameters"] == total_parameters(trained) - sum(corrected)  # biases are buffers there
+    assert not corrected or said["expert_biases"] == sum(corrected)
     stages = [stage.num_layers for stage in plan.pipeline.stages]
     assert said["layers_per_stage"] == (stages if plan.mesh.pp > 1 else [])
     assert said["can_be_cut"] or plan.mesh.pp == 1
