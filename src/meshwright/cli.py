@@ -54,6 +54,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "check": CommandEntry(
         module="meshwright.commands.check", summary="Check a configuration written for Megatron-LM or torchtitan."
     ),
+    "export": CommandEntry(module="meshwright.commands.export", summary="Write a plan for Megatron-LM or torchtitan."),
     "explain": CommandEntry(
         module="meshwright.commands.explain", summary="Show where a plan's figures come from and why not otherwise."
     ),

@@ -13,6 +13,7 @@ from meshwright.planner.foreign.megatron.configuration import (
     expert_tensor_size,
     global_batch,
     model_parallel_size,
+    ulysses_size,
 )
 from meshwright.planner.foreign.megatron.feature_rules import feature_rules
 from meshwright.planner.foreign.megatron.model import expert_size, ffn_size, num_experts, num_query_groups
@@ -91,11 +92,11 @@ def _heads(settings: Settings, _: int) -> Iterator[Rule]:
         f"hidden size {hidden}, {heads} heads",
         "--kv-channels",
     )
-    cp, method = settings.integer("context_parallel_size"), context_method(settings)
+    ulysses, method = ulysses_size(settings), context_method(settings)
     yield (
-        method == "a2a" and groups % (tp * cp) != 0,
-        "with --cp-comm-type a2a, tp x cp divides the query groups",
-        f"{groups} query groups, tp {tp} x cp {cp} = {tp * cp}",
+        ulysses > 1 and groups % (tp * ulysses) != 0,
+        f"with --cp-comm-type {method}, tp x the ranks that exchange heads divides the query groups",
+        f"{groups} query groups, tp {tp} x {ulysses} = {tp * ulysses}",
         "--cp-comm-type p2p",
     )
 

@@ -48,8 +48,14 @@ def model_of(settings: Settings) -> ModelSpec:
 
 def configuration_of(settings: Settings, cluster: ClusterSpec, expert_imbalance: float) -> TrainingConfiguration:
     """The run that the options describe on a cluster; an `InputError` where they contradict each other."""
-    model, mesh = model_of(settings), mesh_of(settings, cluster.num_gpus)
-    pipeline = pipeline_of(settings, model)
+    return configuration_for(settings, model_of(settings), cluster, expert_imbalance)
+
+
+def configuration_for(
+    settings: Settings, model: ModelSpec, cluster: ClusterSpec, expert_imbalance: float
+) -> TrainingConfiguration:
+    """The run of a model, whatever flavor the options name."""
+    mesh, pipeline = mesh_of(settings, model, cluster.num_gpus), pipeline_of(settings, model)
     configuration = TrainingConfiguration(
         model=model,
         cluster=cluster,
@@ -84,9 +90,9 @@ def shard_degree(settings: Settings, num_gpus: int) -> int:
     return given if given > 0 else num_gpus // others
 
 
-def mesh_of(settings: Settings, num_gpus: int) -> Mesh:
+def mesh_of(settings: Settings, model: ModelSpec, num_gpus: int) -> Mesh:
     """The mesh. Without expert parallelism the experts are split over tp, as the dense FFN is."""
-    is_moe, ep = model_of(settings).is_moe, settings.integer(EP)
+    is_moe, ep = model.is_moe, settings.integer(EP)
     tp = settings.integer(TP)
     return Mesh(
         pp=settings.integer(PP),

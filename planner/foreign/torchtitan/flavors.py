@@ -10,7 +10,7 @@ import msgspec
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.model import LayerSpec, ModelSpec
-from meshwright.costmodel.presets import load_model
+from meshwright.costmodel.presets import load_model, preset_names
 from meshwright.costmodel.value import Value
 
 
@@ -24,9 +24,10 @@ class Flavor(Value, frozen=True, kw_only=True):
 
 
 class FlavorTable(Value, frozen=True, kw_only=True):
-    """Flavors by model and name, and the version they were read from."""
+    """Flavors by model and name, and the version they were read from. `without_pipeline`: models that cannot be cut."""
 
     source: str
+    without_pipeline: tuple[str, ...]
     flavors: dict[str, dict[str, Flavor]]
 
 
@@ -38,11 +39,16 @@ def flavor_table() -> FlavorTable:
 
 
 def flavor_model(where: str, name: str, flavor: str) -> ModelSpec:
-    """The model of a flavor; an `InputError` lists the known ones."""
+    """The model of a flavor; an `InputError` lists the known ones.
+
+    A flavor of one's own that is called like a preset is that preset, without modules that predict further tokens.
+    """
     flavors = flavor_table().flavors
     if name not in flavors:
         raise InputError(where, "model.name", f"{name!r} is unknown; expected one of {', '.join(flavors)}")
     known = flavors[name]
+    if flavor not in known and flavor in preset_names():
+        return _differing(load_model(flavor), Flavor(preset=flavor, mtp=False))
     if flavor not in known:
         near = get_close_matches(flavor, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"

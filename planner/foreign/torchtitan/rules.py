@@ -34,6 +34,7 @@ from meshwright.planner.foreign.torchtitan.configuration import (
     signed,
     uses_float8,
 )
+from meshwright.planner.foreign.torchtitan.flavors import flavor_table
 from meshwright.planner.foreign.violation import Violation, nearest_divisors, nearest_multiples
 
 WHOSE = "torchtitan"
@@ -44,7 +45,11 @@ Rule = tuple[bool, str, str, str]
 
 def broken_rules(settings: Settings, num_gpus: int) -> tuple[Violation, ...]:
     """All rules that are broken, sizes first."""
-    model = model_of(settings)
+    return broken_rules_for(settings, model_of(settings), num_gpus)
+
+
+def broken_rules_for(settings: Settings, model: ModelSpec, num_gpus: int) -> tuple[Violation, ...]:
+    """All rules that are broken with a model, whatever flavor the options name."""
     rules = (
         *_sizes(settings, num_gpus),
         *_widths(settings, model),
@@ -123,6 +128,8 @@ def _batch(settings: Settings, num_gpus: int) -> Iterator[Rule]:
 
 def _pipeline(settings: Settings, model: ModelSpec) -> Iterator[Rule]:
     pp, local, micro = settings.integer(PP), settings.integer(LOCAL_BATCH), settings.integer(MICRO_BATCH)
+    name = settings.text("model.name")
+    yield name in flavor_table().without_pipeline, f"{name} has no pipeline", f"pp {pp}", f"{PP} 1"
     yield (
         local % micro != 0,
         "micro-batches of the pipeline divide the local batch",

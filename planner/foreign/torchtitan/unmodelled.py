@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshwright.costmodel.model import ModelSpec
 from meshwright.planner.foreign.settings import Settings, UnmodelledUse
 from meshwright.planner.foreign.torchtitan.configuration import (
     GLOBAL_BATCH,
     LOCAL_BATCH,
     PP,
+    REPLICATE,
     SCHEDULE,
+    SHARD,
     model_of,
     precision_of,
     signed,
@@ -20,17 +23,27 @@ SCHEDULES_PREDICTED = {"InterleavedZeroBubble": "Interleaved1F1B", "LoopedBFS": 
 
 def unmodelled_settings(settings: Settings) -> tuple[UnmodelledUse, ...]:
     """The settings and how the run differs."""
-    return tuple(UnmodelledUse(option=option, why=why) for holds, option, why in _differences(settings) if holds)
+    return unmodelled_for(settings, model_of(settings))
 
 
-def _differences(settings: Settings) -> Iterator[tuple[bool, str, str]]:
+def unmodelled_for(settings: Settings, model: ModelSpec) -> tuple[UnmodelledUse, ...]:
+    """The same with a model, whatever flavor the options name."""
+    return tuple(UnmodelledUse(option=option, why=why) for holds, option, why in _differences(settings, model) if holds)
+
+
+def _differences(settings: Settings, model: ModelSpec) -> Iterator[tuple[bool, str, str]]:
     schedule, pipelined = settings.text(SCHEDULE), settings.integer(PP) > 1
     other = SCHEDULES_PREDICTED.get(schedule, "")
     yield pipelined and bool(other), f"{SCHEDULE} {schedule}", f"predicted as {other}"
     csv = "parallelism.pipeline_parallel_schedule_csv"
     yield bool(settings.text(csv)), csv, f"a schedule of one's own; predicted as {schedule}"
-    accumulates = signed(settings, GLOBAL_BATCH) > settings.integer(LOCAL_BATCH) and pipelined
-    yield accumulates, GLOBAL_BATCH, "the pipeline drains between local batches; predicted as one long pipeline"
+    replicas = settings.integer(REPLICATE) * max(1, signed(settings, SHARD))
+    accumulates = signed(settings, GLOBAL_BATCH) > settings.integer(LOCAL_BATCH) * replicas
+    yield (
+        pipelined and accumulates,
+        GLOBAL_BATCH,
+        "the pipeline drains between local batches; predicted as one long pipeline",
+    )
     yield (
         settings.text("training.dtype") == "bfloat16",
         "training.dtype bfloat16",
@@ -50,10 +63,10 @@ def _differences(settings: Settings) -> Iterator[tuple[bool, str, str]]:
         "only the optimizer is predicted on the CPU",
     )
     yield mode == "selective" and option == "0", "activation_checkpoint.selective_ac_option 0", "predicted per operator"
-    per_operator = mode == "selective" and not option.isdecimal() and model_of(settings).is_moe
+    per_operator = mode == "selective" and not option.isdecimal() and model.is_moe
     why = "the products of experts run again, all of them; predicted as every second one, so with more memory"
     yield per_operator, "activation_checkpoint.selective_ac_option op", why
     grouped = "quantize.grouped_mm.float8.fqns"
-    separate = settings.has(grouped) and not any("grouped_mm" in name for name in settings.words("model.converters"))
+    separate = model.is_moe and not any("grouped_mm" in name for name in settings.words("model.converters"))
     narrow = precision_of(settings).value == "fp8"
     yield separate and narrow, grouped, "experts stay in BF16 without their converter; predicted in FP8"

@@ -68,6 +68,18 @@ DENSE_CASES = [
         "needs its sizes",
         "--hierarchical-context-parallel-sizes",
     ),
+    (
+        "--context-parallel-size 64 --cp-comm-type a2a",
+        64,
+        "with --cp-comm-type a2a, tp x the ranks that exchange heads divides the query groups",
+        "--cp-comm-type p2p",
+    ),
+    (
+        "--context-parallel-size 128 --cp-comm-type a2a+p2p --hierarchical-context-parallel-sizes 64 2",
+        128,
+        "with --cp-comm-type a2a+p2p, tp x the ranks that exchange heads divides the query groups",
+        "--cp-comm-type p2p",
+    ),
     ("--num-distributed-optimizer-instances 3", 64, "instances of the optimizer divide", "instances 1"),
 ]
 MOE_CASES = [

@@ -287,3 +287,48 @@ def test_an_unknown_key_is_listed_with_its_line() -> None:
     reading = TORCHTITAN.read(Source(where="x.toml", text=toml, suffix=".toml"))
     (unknown,) = reading.unknown
     assert (unknown.line, unknown.suggestion) == (4, "parallelism.tensor_parallel_degree")
+
+
+# What export needs read rightly.
+
+
+def test_a_flavor_called_like_a_preset_is_that_preset(torchtitan: Read) -> None:
+    reading = torchtitan("--model.name qwen3 --model.flavor mixtral-8x7b --training.seq_len 4096")
+    assert run_of(reading, 8).model.layers == load_model("mixtral-8x7b").layers
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gpt_oss"])
+def test_families_without_a_pipeline(torchtitan: Read, name: str) -> None:
+    flavor = {"qwen3": "8B", "gpt_oss": "20b"}[name]
+    text = f"--model.name {name} --model.flavor {flavor} --training.seq_len 4096"
+    pipeline = "--parallelism.pipeline_parallel_degree 2"
+
+    def rules(text: str) -> list[str]:
+        return [broken.rule for broken in TORCHTITAN.broken_rules(torchtitan(text).settings, 8)]
+
+    assert f"{name} has no pipeline" not in rules(text)
+    assert f"{name} has no pipeline" in rules(f"{text} {pipeline}")
+
+
+def test_experts_without_their_converter_stay_in_bf16(torchtitan: Read) -> None:
+    text = "--model.name qwen3 --model.flavor 30B-A3B --training.seq_len 4096 --model.converters quantize.linear.float8"
+
+    def said(text: str) -> list[str]:
+        return [use.why for use in TORCHTITAN.unmodelled(torchtitan(text).settings)]
+
+    note = "experts stay in BF16 without their converter; predicted in FP8"
+    assert note in said(text)
+    assert note not in said(f"{text},quantize.grouped_mm.float8")
+    assert note not in said("--model.name llama3 --model.flavor 8B --model.converters quantize.linear.float8")
+
+
+def test_a_pipeline_that_takes_the_whole_batch_does_not_drain(torchtitan: Read) -> None:
+    batch = "--training.local_batch_size 8 --training.global_batch_size 32"
+    text = f"{L8} {batch} --parallelism.pipeline_parallel_degree 2"
+
+    def drains(text: str) -> bool:
+        return any("drains" in use.why for use in TORCHTITAN.unmodelled(torchtitan(text).settings))
+
+    assert not drains(f"{text} --parallelism.data_parallel_shard_degree 4")
+    assert drains(f"{text} --parallelism.data_parallel_shard_degree 2")
+    assert drains(text)
