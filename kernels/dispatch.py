@@ -55,6 +55,7 @@ class Dispatcher:
         self.mode = mode
         self._problems: dict[int, str | None] = {}
         self._calls: dict[tuple[str, str], int] = {}
+        self._told: set[str] = set()
 
     def runs_cuda(self, operation: str, tensor: Tensor, why_not: str | None) -> bool:
         """Whether the CUDA kernel runs. `why_not`: what about the operands it can't take.
@@ -62,16 +63,22 @@ class Dispatcher:
         Raises:
             KernelBuildError: The reference would run, but the mode is `cuda`.
         """
-        reason = self._why_not_here(tensor.device) or why_not or ""
-        calls = self._calls.get((operation, reason), 0)
-        self._calls[(operation, reason)] = calls + 1
+        nowhere = self._why_not_here(tensor.device)
+        reason = nowhere or why_not or ""
+        self._calls[(operation, reason)] = self._calls.get((operation, reason), 0) + 1
         if not reason:
             return True
         if self.mode is Mode.CUDA:
             raise KernelBuildError(f"{operation}: {reason}, and ${MODE_VARIABLE} is cuda")
-        if not calls:
-            LOGGER.warning("kernels: %s runs as PyTorch reference: %s", operation, reason)
+        self._tell(f"{operation} runs as its PyTorch reference: {reason}" if nowhere is None else
+                   f"PyTorch references run instead of CUDA kernels: {reason}")
         return False
+
+    def _tell(self, line: str) -> None:
+        """Say a line once."""
+        if line not in self._told:
+            self._told.add(line)
+            LOGGER.warning("kernels: %s", line)
 
     def _why_not_here(self, device: torch.device) -> str | None:
         if self.mode is Mode.REFERENCE:
