@@ -6,10 +6,10 @@
     python benchmarks/kernels.py --check --device cpu      the references against float64, anywhere
 
 Checks compare with float64 on fresh random data in every shape class (`kernels/checking/cases.py`), outputs being NaN
-before. Times are those of `kernels/checking/timing.py`: CUDA graphs over rotating inputs larger than the cache, medians.
-`share` is the bytes that must move over the time, as a share of what a copy on the device reaches in this run; `ratio` is
-the baseline's time over the kernel's. Baselines are PyTorch's operators and torch.compile with autotuning; they are left
-out when `--seconds` are over. `+` meets the target, `-` does not. Writes JSON after each row.
+before. Times are those of `kernels/checking/timing.py`: CUDA graphs over rotating inputs larger than the cache,
+medians. `share` is the bytes that must move over the time, as a share of what a copy on the device reaches in this run;
+`ratio` is the baseline's time over the kernel's. Baselines are PyTorch's operators and torch.compile with autotuning;
+they are left out when `--seconds` are over. `+` meets the target, `-` does not. Writes JSON after each row.
 Without nvcc, set MESHWRIGHT_KERNELS_LIBRARY to a library from `meshwright kernels build -o FOLDER`.
 Needs PYTHONPATH=src where Meshwright is not installed.
 """
@@ -207,9 +207,7 @@ def time_subject(subject: Subject, device: torch.device, copy: float, left_s: fl
     )
 
 
-def _time_baseline(
-    subject: Subject, name: str, sets: list[tuple[object, ...]], until_s: float
-) -> Spread | str:
+def _time_baseline(subject: Subject, name: str, sets: list[tuple[object, ...]], until_s: float) -> Spread | str:
     if time.perf_counter() + COMPILE_RESERVE_S > until_s:
         return "no time left"
     torch._dynamo.reset()
@@ -217,18 +215,28 @@ def _time_baseline(
     torch.cuda.empty_cache()
     try:
         function = subject.baselines[name](_compile)
-        return time_works([partial(function, *inputs) for inputs in sets])
+        works = [partial(function, *inputs) for inputs in sets]
+        return time_works(works, capture=name not in subject.waits)
     except Exception as problem:  # noqa: BLE001  a baseline that fails is a result, and others follow
         return f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(function, mode="max-autotune-no-cudagraphs", dynamic=False)
+    compiled: Callable[..., Any] = torch.compile(
+        function, mode="max-autotune-no-cudagraphs", dynamic=False, fullgraph=True
+    )
     return compiled
 
 
 def count_launches(work: Callable[[], object]) -> int:
-    """Kernels, copies and fills on the device in one run, by the profiler."""
+    """Kernels, copies and fills on the device in one run, by the profiler; -1 where that is not allowed."""
+    try:
+        return _profiled_launches(work)
+    except RuntimeError:
+        return -1
+
+
+def _profiled_launches(work: Callable[[], object]) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         work()
         torch.cuda.synchronize()
@@ -272,9 +280,7 @@ def _mark(met: bool) -> str:
     return "+" if met else "-"
 
 
-def _record(
-    rows: list[Row], device: torch.device, copy: float, checks: int, wrong: tuple[Finding, ...]
-) -> Record:
+def _record(rows: list[Row], device: torch.device, copy: float, checks: int, wrong: tuple[Finding, ...]) -> Record:
     built = built_library()
     return Record(
         schema_version=SCHEMA_VERSION,

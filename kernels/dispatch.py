@@ -1,7 +1,7 @@
 """Chooses what runs an operation, CUDA kernel or PyTorch reference, and keeps a record of it.
 
-Falling back is never silent: one line for each reason. $MESHWRIGHT_KERNELS: `auto` (default), `reference`, or `cuda`, which
-makes falling back an error.
+Falling back is never silent: one line for each reason. $MESHWRIGHT_KERNELS: `auto` (default), `reference`, or `cuda`,
+which makes falling back an error.
 """
 
 from __future__ import annotations
@@ -70,8 +70,11 @@ class Dispatcher:
             return True
         if self.mode is Mode.CUDA:
             raise KernelBuildError(f"{operation}: {reason}, and ${MODE_VARIABLE} is cuda")
-        self._tell(f"{operation} runs as its PyTorch reference: {reason}" if nowhere is None else
-                   f"PyTorch references run instead of CUDA kernels: {reason}")
+        self._tell(
+            f"{operation} runs as its PyTorch reference: {reason}"
+            if nowhere is None
+            else f"PyTorch references run instead of CUDA kernels: {reason}"
+        )
         return False
 
     def _tell(self, line: str) -> None:

@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 
 from meshwright.kernels.build.cache import (
-    BUILD_SCHEMA_VERSION,
     LIBRARY_NAME,
     BuildRecord,
     BuiltLibrary,
@@ -26,6 +25,7 @@ from meshwright.kernels.build.cache import (
 )
 from meshwright.kernels.build.ptxas import KernelReport, check_report
 from meshwright.kernels.build.sources import (
+    BUILD_SCHEMA_VERSION,
     LIBRARIES,
     LINK_FLAGS,
     ROOT,

@@ -1,7 +1,7 @@
 """Where built libraries lie, and which of them fits the present sources.
 
-A build is a folder `$XDG_CACHE_HOME/meshwright/kernels/<sources>-cuda<version>` with the library and what is known of it.
-$MESHWRIGHT_KERNELS_LIBRARY names a library instead, built elsewhere, with its record beside it.
+A build is a folder `$XDG_CACHE_HOME/meshwright/kernels/<sources>-cuda<version>` with the library and what is known of
+it. $MESHWRIGHT_KERNELS_LIBRARY names a library instead, built elsewhere, with its record beside it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import msgspec
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.value import Value
 from meshwright.kernels.build.ptxas import KernelReport
-from meshwright.kernels.build.sources import sources_digest
+from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, sources_digest
 
 LIBRARY_NAME: Final = "libmeshwright_kernels.so"
 RECORD_SUFFIX: Final = ".json"
 LIBRARY_VARIABLE: Final = "MESHWRIGHT_KERNELS_LIBRARY"
-BUILD_SCHEMA_VERSION: Final = 1
 
 
 class BuildRecord(Value, frozen=True, kw_only=True):

@@ -17,8 +17,9 @@ _IGNORED = re.compile(r"setmaxnreg.*ignored|C7508", re.IGNORECASE)
 
 
 class KernelReport(Value, frozen=True, kw_only=True):
-    """One compiled kernel, by its mangled name. `shared_bytes`: static shared memory."""
+    """One compiled kernel of a source, by its mangled name. `shared_bytes`: static shared memory."""
 
+    source: str
     name: str
     registers: int
     stack_bytes: int
@@ -26,23 +27,25 @@ class KernelReport(Value, frozen=True, kw_only=True):
     shared_bytes: int
 
 
-def parse_report(text: str) -> tuple[KernelReport, ...]:
-    """The kernels of ptxas's verbose output.
+def parse_report(source: str, text: str) -> tuple[KernelReport, ...]:
+    r"""The kernels of ptxas's verbose output.
 
-    >>> parse_report("Compiling entry function 'f' for 'sm_90a'\\n 0 bytes stack frame, 8 bytes spill stores, "
-    ...     "4 bytes spill loads\\n Used 32 registers, 16 bytes smem")[0].spill_bytes
+    >>> parse_report("f.cu", "Compiling entry function 'f' for 'sm_90a'\n 0 bytes stack frame, 8 bytes spill stores, "
+    ...     "4 bytes spill loads\n Used 32 registers, 16 bytes smem")[0].spill_bytes
     12
     """
     entries = list(_ENTRY.finditer(text))
     ends = [*(entry.start() for entry in entries[1:]), len(text)]
-    return tuple(_kernel(entry.group(1), text[entry.end() : end]) for entry, end in zip(entries, ends, strict=True))
+    parts = ((entry.group(1), text[entry.end() : end]) for entry, end in zip(entries, ends, strict=True))
+    return tuple(_kernel(source, name, part) for name, part in parts)
 
 
-def _kernel(name: str, text: str) -> KernelReport:
+def _kernel(source: str, name: str, text: str) -> KernelReport:
     spills, used, shared = _SPILLS.search(text), _USED.search(text), _SHARED.search(text)
     if spills is None or used is None:
-        raise KernelBuildError(f"ptxas does not tell the registers of {name}")
+        raise KernelBuildError(f"{source}: ptxas does not tell the registers of {name}")
     return KernelReport(
+        source=source,
         name=name,
         registers=int(used.group(1)),
         stack_bytes=int(spills.group(1)),
@@ -57,7 +60,7 @@ def check_report(source: str, text: str) -> tuple[KernelReport, ...]:
     Raises:
         KernelBuildError: One does, or there are none.
     """
-    kernels = parse_report(text)
+    kernels = parse_report(source, text)
     if not kernels:
         raise KernelBuildError(f"{source}: ptxas tells of no kernel")
     if _IGNORED.search(text):

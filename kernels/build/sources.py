@@ -14,10 +14,22 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 BINDING: Final = "binding/binding.cpp"
 SUFFIXES: Final = (".cu", ".cuh", ".cpp", ".h")
 DIGEST_LENGTH: Final = 16
+BUILD_SCHEMA_VERSION: Final = 1
+"""Of the record beside a library; part of the fingerprint, so that a build with another record is made anew."""
 
 ARCHITECTURE: Final = "-gencode=arch=compute_90a,code=sm_90a"
 HOST_FLAGS: Final = ("-Xcompiler", "-fPIC,-Wall,-Wextra,-Werror,-fvisibility=hidden")
-CUDA_FLAGS: Final = ("-std=c++17", "-O3", "-lineinfo", ARCHITECTURE, *HOST_FLAGS, "-Werror", "all-warnings", "-Xptxas", "-v")
+CUDA_FLAGS: Final = (
+    "-std=c++17",
+    "-O3",
+    "-lineinfo",
+    ARCHITECTURE,
+    *HOST_FLAGS,
+    "-Werror",
+    "all-warnings",
+    "-Xptxas",
+    "-v",
+)
 TORCH_TARGET: Final = "0x020b000000000000"
 """torch 2.11: symbols that only later releases have are left out."""
 BINDING_FLAGS: Final = ("-std=c++17", "-O2", *HOST_FLAGS, "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}")
@@ -50,7 +62,7 @@ def sources_digest() -> str:
     digest = hashlib.sha256()
     for path in source_files():
         _add(digest, path.relative_to(ROOT).as_posix().encode(), path.read_bytes())
-    _add(digest, repr((CUDA_FLAGS, BINDING_FLAGS, LINK_FLAGS, LIBRARIES)).encode())
+    _add(digest, repr((BUILD_SCHEMA_VERSION, CUDA_FLAGS, BINDING_FLAGS, LINK_FLAGS, LIBRARIES)).encode())
     return digest.hexdigest()[:DIGEST_LENGTH]
 
 

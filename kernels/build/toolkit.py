@@ -34,7 +34,9 @@ def find_toolkit() -> Toolkit:
     """
     nvcc = next((place for place in _places() if place.is_file() and os.access(place, os.X_OK)), None)
     if nvcc is None:
-        raise KernelBuildError("no nvcc in $CUDA_HOME/bin, on the path, in /usr/local/cuda or in a wheel nvidia-cuda-nvcc")
+        raise KernelBuildError(
+            "no nvcc in $CUDA_HOME/bin, on the path, in /usr/local/cuda or in a wheel nvidia-cuda-nvcc"
+        )
     version = _version_of(nvcc)
     if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
         wanted = ".".join(str(part) for part in LEAST_VERSION)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from meshwright.costmodel.model import RouterScore
 from meshwright.kernels.route.contract import RouteOptions
 from meshwright.kernels.route.reference import ranking, scores_of, shares, weigh
 
@@ -56,7 +55,8 @@ def permute_backward(grad_RH: Tensor, gates_R: Tensor, places_TK: Tensor) -> tup
 def unpermute(rows_RH: Tensor, weights_TK: Tensor, places_TK: Tensor) -> Tensor:
     """Weighted sums of rows."""
     rows = rows_RH.index_select(0, places_TK.flatten()).unflatten(0, places_TK.shape)
-    return (rows.float() * weights_TK.unsqueeze(-1)).sum(1).to(rows_RH.dtype)
+    summed: Tensor = (rows.float() * weights_TK.unsqueeze(-1)).sum(1)
+    return summed.to(rows_RH.dtype)
 
 
 def unpermute_backward(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from meshwright.kernels.checking.cases import Case, random_map, random_rows, random_weights
 from meshwright.kernels.checking.error import same_bits
-from meshwright.kernels.checking.finding import Finding, compared, exact, twice
+from meshwright.kernels.checking.finding import Finding, compared, exact, once_and_again, twice
 from meshwright.kernels.index.contract import RowMap
 from meshwright.kernels.permute.operator import permute, permute_backward, unpermute, unpermute_backward
 from meshwright.kernels.permute.reference import (
@@ -59,9 +61,7 @@ def _check_forward(case: Case, rowmap: RowMap, tokens: Tensor, weights: Tensor) 
     ]
 
 
-def _poisoned_rows(
-    rowmap: RowMap, width: int, dtype: torch.dtype, generator: torch.Generator
-) -> Tensor:
+def _poisoned_rows(rowmap: RowMap, width: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Rows with NaN behind the last group, which nothing may read."""
     rows = random_rows(rowmap.capacity, width, dtype, rowmap.slots_P.device, generator)
     rows[end_of(rowmap) :] = float("nan")
@@ -93,10 +93,11 @@ def _check_sum(
     case: Case, rowmap: RowMap, weights: Tensor, generator: torch.Generator, dtype: torch.dtype
 ) -> list[Finding]:
     rows = _poisoned_rows(rowmap, case.hidden, dtype, generator)
+    by_name: dict[str, Tensor | None] = {"": None, " weighted": weights}
     findings = []
-    for name, given in (("", None), (" weighted", weights)):
+    for name, given in by_name.items():
         what = f"unpermute{name}"
-        (tokens,), alike = twice(what, case.name, lambda given=given: (unpermute(rows, rowmap, given),))
+        tokens, alike = once_and_again(what, case.name, partial(unpermute, rows, rowmap, given))
         truth = unpermute_reference(rows.double(), rowmap, None if given is None else given.double())
         findings += [alike, compared(what, case.name, tokens, truth)]
     return findings

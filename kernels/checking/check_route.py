@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from meshwright.kernels.checking.cases import Case, random_logits, random_weights
 from meshwright.kernels.checking.error import LIMITS
-from meshwright.kernels.checking.finding import Finding, compared, exact, twice
+from meshwright.kernels.checking.finding import Finding, compared, exact, once_and_again, twice
 from meshwright.kernels.route.contract import Routed, RouteOptions
 from meshwright.kernels.route.operator import route, route_backward
 from meshwright.kernels.route.reference import ranking, route_backward_reference, scores_of, shares, weigh
@@ -56,12 +58,12 @@ def _check_backward(case: Case, logits: Tensor, experts: Tensor, generator: torc
     options = case.options
     grad_weights = random_weights((case.tokens, case.top_k), logits.device, generator)
     grad_sums = random_weights((case.experts,), logits.device, generator)
+    given: dict[str, Tensor | None] = {"": None, " with sums": grad_sums}
     findings = []
-    for name, sums in (("", None), (" with sums", grad_sums)):
+    for name, sums in given.items():
         what = f"route backward{name}"
-        (grad,), alike = twice(
-            what, case.name, lambda sums=sums: (route_backward(logits, experts, grad_weights, sums, options),)
-        )
+        run = partial(route_backward, logits, experts, grad_weights, sums, options)
+        grad, alike = once_and_again(what, case.name, run)
         wide_sums = None if sums is None else sums.double()
         truth = route_backward_reference(logits.double(), experts, grad_weights.double(), wide_sums, options)
         findings += [alike, compared(what, case.name, grad, truth)]

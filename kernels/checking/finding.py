@@ -35,6 +35,12 @@ def exact(what: str, case: str, *, holds: bool) -> Finding:
     return Finding(what=what, case=case, error=0.0 if holds else float("inf"), limit=0.0)
 
 
+def once_and_again(what: str, case: str, run: Callable[[], Tensor]) -> tuple[Tensor, Finding]:
+    """As `twice`, for what gives one tensor."""
+    (found,), finding = twice(what, case, lambda: (run(),))
+    return found, finding
+
+
 def twice(what: str, case: str, run: Callable[[], tuple[Tensor, ...]]) -> tuple[tuple[Tensor, ...], Finding]:
     """Results of a run into poisoned memory, and whether a second run gave the same bits."""
     with poisoned_outputs():

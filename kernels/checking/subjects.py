@@ -1,4 +1,4 @@
-"""What is timed: each operation on the table's shapes, what it must move, what it is measured against, what to reach."""
+"""What is timed: operations on the table's shapes, what each must move, what it is measured against, what to reach."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Subject:
     """One operation on one shape. `make` draws a set of inputs, `run` and the baselines take it.
 
     num_bytes: what must move. baselines: each is given `torch.compile` (as it is to be called) and returns what runs.
+    waits: baselines that wait for the device.
     """
 
     kernel: str
@@ -59,6 +60,7 @@ class Subject:
     run: Function
     baselines: Mapping[str, Callable[[Compile], Function]]
     target: Target = field(default_factory=Target)
+    waits: frozenset[str] = frozenset()
 
 
 def subjects(device: torch.device, models: tuple[str, ...] = MODELS) -> Iterator[Subject]:
@@ -155,7 +157,8 @@ def _index_subject(shape: MoeShape, device: torch.device) -> Subject:
             "argsort, bincount, cumsum": lambda _: _with(baselines.index, shape.experts),
             "sort, searchsorted": lambda _: _with(baselines.index_without_wait, shape.experts),
         },
-        target=Target(most_s=10e-6 if is_large else 0.0, ratio=5.0, against="argsort, bincount, cumsum"),
+        target=Target(most_s=10e-6 if is_large else 0.0, ratio=5.0),
+        waits=frozenset({"argsort, bincount, cumsum"}),
     )
 
 
@@ -249,7 +252,8 @@ def _swiglu_subjects(shape: MoeShape, device: torch.device) -> Iterator[Subject]
         return torch.rand(count, device=device)
 
     def backward(x: Tensor, weights: Tensor, grad: Tensor) -> object:
-        return swiglu_backward(*x.chunk(2, -1), grad, weights, rowmap)
+        gate, up = _halves(x)
+        return swiglu_backward(gate, up, grad, weights, rowmap)
 
     yield Subject(
         kernel="swiglu",
@@ -257,7 +261,7 @@ def _swiglu_subjects(shape: MoeShape, device: torch.device) -> Iterator[Subject]
         shape=shape.model,
         num_bytes=swiglu_contract.forward_bytes(rows, width, BFLOAT16_BYTES),
         make=lambda: (joint(rows), gates(rows)),
-        run=lambda x, weights: swiglu(*x.chunk(2, -1), weights, rowmap),
+        run=lambda x, weights: swiglu(*_halves(x), weights, rowmap),
         baselines={"compiled": lambda compile_: compile_(baselines.swiglu)},
         target=Target(share=0.9, ratio=1.0),
     )
@@ -277,13 +281,19 @@ def _swiglu_subjects(shape: MoeShape, device: torch.device) -> Iterator[Subject]
         shape=f"{shape.model}, {in_use} rows with padding",
         num_bytes=fp8_contract.moved_bytes(in_use, width),
         make=lambda: (joint(padded), gates(padded)),
-        run=lambda x, weights: swiglu_fp8(*x.chunk(2, -1), weights, tiled),
+        run=lambda x, weights: swiglu_fp8(*_halves(x), weights, tiled),
         baselines={
             "separate casts": lambda compile_: _first_rows(_cast_apart(compile_), in_use),
             "compiled": lambda compile_: _first_rows(compile_(baselines.swiglu_fp8), in_use),
         },
         target=Target(share=0.85, ratio=1.7, against="separate casts"),
     )
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Gate and up of rows that have them side by side."""
+    gate, up = x.chunk(2, -1)
+    return gate, up
 
 
 def _first_rows(function: Function, count: int) -> Function:

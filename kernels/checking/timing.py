@@ -1,7 +1,7 @@
 """The one way of timing: runs in a CUDA graph over rotating inputs that together exceed the cache, between CUDA events.
 
-A graph leaves out the host's time and takes nothing that waits for the device. Its runs are repeated to some milliseconds;
-the median over several such spans is the time.
+A graph leaves out the host's time and takes nothing that waits for the device. Its runs are repeated to some
+milliseconds; the median over several such spans is the time.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def cache_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
-def time_works(works: Sequence[Work]) -> Spread:
-    """Time of one run; `works` do the same on different inputs."""
+def time_works(works: Sequence[Work], *, capture: bool = True) -> Spread:
+    """Time of one run; `works` do the same on different inputs. What waits for the device can't be captured."""
     for work in works[:LEAST_SETS]:  # loads and compiles
         work()
     torch.cuda.synchronize()
-    run_round, captured = _recorded(works)
+    run_round = _recorded(works) if capture else partial(_run_all, works)
     run_round()
     round_s = _span_s(run_round, 1)
     rounds = max(1, min(math.ceil(SPAN_S / round_s), MOST_RUNS // len(works)))
@@ -63,27 +63,22 @@ def time_works(works: Sequence[Work]) -> Spread:
     spans = sorted(_span_s(run_round, rounds) / runs for _ in range(SPANS))
     last = SPANS - 1
     return Spread(
-        median_s=spans[last // 2], low_s=spans[round(0.1 * last)], high_s=spans[round(0.9 * last)], captured=captured
+        median_s=spans[last // 2], low_s=spans[round(0.1 * last)], high_s=spans[round(0.9 * last)], captured=capture
     )
 
 
-def _recorded(works: Sequence[Work]) -> tuple[Work, bool]:
-    """A round over all inputs as a graph; as it is where that can't be, because something waits for the device."""
+def _run_all(works: Sequence[Work]) -> None:
+    """A round over all inputs. Outputs live side by side, so that each run writes memory of its own."""
+    kept = [work() for work in works]
+    del kept
 
-    def run_round() -> None:
-        kept = [work() for work in works]  # outputs live side by side: each run writes memory of its own
-        del kept
 
+def _recorded(works: Sequence[Work]) -> Work:
+    """A round as a graph."""
     graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run_round()
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        torch.cuda.synchronize()
-        return run_round, False
-    return graph.replay, True
+    with torch.cuda.graph(graph):
+        _run_all(works)
+    return graph.replay
 
 
 def _span_s(run_round: Work, rounds: int) -> float:

@@ -1,8 +1,8 @@
 """Where each row goes: the maps between slots and rows sorted by expert.
 
-A slot is a token's choice, number t K + k. Rows are sorted by expert, within an expert by slot. Where tokens stand rank by
-rank, that is by (expert, source rank, token). Each expert's group of rows is filled up to whole tiles. Buffers have the
-size of the worst case, so that the host need not know how many rows there are; groups end where `offsets_E` says.
+A slot is a token's choice, number t K + k. Rows are sorted by expert, within an expert by slot. Where tokens stand rank
+by rank, that is by (expert, source rank, token). Each expert's group of rows is filled up to whole tiles. Buffers have
+the size of the worst case, so that the host need not know how many rows there are; groups end where `offsets_E` says.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ OPERATION = "index"
 class RowMap:
     """All int32, on the device.
 
-    slots_P: the slot of each row; -1 for padding and behind the last group. places_TK: the row of each slot; -1 where its
-    expert is not here. counts_E: rows of each expert. offsets_E: ends of the groups, padding included (what
+    slots_P: the slot of each row; -1 for padding and behind the last group. places_TK: the row of each slot; -1 where
+    its expert is not here. counts_E: rows of each expert. offsets_E: ends of the groups, padding included (what
     `torch.nn.functional.grouped_mm` takes). tile: rows that groups are multiples of.
     """
 
@@ -55,7 +55,9 @@ def capacity(num_slots: int, num_experts: int, tile: int) -> int:
 def check_index(experts_TK: Tensor, num_experts: int, tile: int) -> None:
     """Raise where that can't be sorted."""
     if experts_TK.dim() != 2 or experts_TK.is_floating_point():
-        raise KernelInputError(f"{OPERATION}: experts are {experts_TK.dtype} with {experts_TK.dim()} dims, expected int32 (T, K)")
+        raise KernelInputError(
+            f"{OPERATION}: experts are {experts_TK.dtype} with {experts_TK.dim()} dims, expected int32 (T, K)"
+        )
     if num_experts < 1 or tile < 1:
         raise KernelInputError(f"{OPERATION}: {num_experts} experts in tiles of {tile}, expected at least 1 of each")
 

@@ -1,8 +1,8 @@
 """What moving rows takes and gives.
 
-T tokens, K choices, H hidden, P rows of the buffer. Rows are bfloat16 or float32, gate weights float32, sums float32 in the
-order of a token's choices. Rows that fill up a group are zero. Rows behind the last group are left as they are: nothing may
-read them.
+T tokens, K choices, H hidden, P rows of the buffer. Rows are bfloat16 or float32, gate weights float32, sums float32 in
+the order of a token's choices. Rows that fill up a group are zero. Rows behind the last group are left as they are:
+nothing may read them.
 """
 
 from __future__ import annotations

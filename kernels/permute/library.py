@@ -1,4 +1,4 @@
-"""`torch.ops.meshwright.permute` and `unpermute`, for autograd and torch.compile. What is not there is an empty tensor."""
+"""`torch.ops.meshwright.permute` and `unpermute`, for autograd and torch.compile. What is absent is an empty tensor."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """What routing takes and gives.
 
-T tokens, E experts, K chosen. Scores are a softmax over all experts, or sigmoids. Experts rank by logit; by score where a
-bias is added (which counts for the choice alone) or groups are limited. Of equal experts the lowest number wins.
+T tokens, E experts, K chosen. Scores are a softmax over all experts, or sigmoids. Experts rank by logit; by score where
+a bias is added (which counts for the choice alone) or groups are limited. Of equal experts the lowest number wins.
 Sources: softmax over the chosen, Mixtral (arXiv 2401.04088); sigmoid scores, bias and groups, DeepSeek-V3 (arXiv
-2412.19437, section 2.1.2); auxiliary loss from counts and summed scores, Switch Transformer (arXiv 2101.03961, eq. 4-6).
+2412.19437, section 2.1.2); auxiliary loss from counts and summed scores, Switch Transformer (arXiv 2101.03961, eq.
+4-6).
 """
 
 from __future__ import annotations

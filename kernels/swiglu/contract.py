@@ -1,7 +1,7 @@
 """What SwiGLU takes and gives.
 
-P rows of the buffer, F intermediate. silu(gate) * up * weight, in float32 inside. Gate and up may be halves of wider rows.
-With a map, padding rows become zero without being read and rows behind the last group are left as they are.
+P rows of the buffer, F intermediate. silu(gate) * up * weight, in float32 inside. Gate and up may be halves of wider
+rows. With a map, padding rows become zero without being read and rows behind the last group are left as they are.
 Source: arXiv 2002.05202; the gate weight before FC2, MegaScale-MoE (arXiv 2505.11432, section 4.1).
 """
 

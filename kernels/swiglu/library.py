@@ -21,9 +21,7 @@ def optional_map(slots: Tensor | None, *others: Any) -> RowMap | None:  # noqa: 
     return None if slots is None else row_map(slots, *others)
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::swiglu", mutates_args=(), schema=f"(Tensor gate, Tensor up, {_ROWS}) -> Tensor"
-)
+@torch.library.custom_op(f"{NAMESPACE}::swiglu", mutates_args=(), schema=f"(Tensor gate, Tensor up, {_ROWS}) -> Tensor")
 def swiglu_op(gate: Tensor, up: Tensor, weights: Tensor | None, *rowmap: Any) -> Tensor:  # noqa: ANN401
     """Silu(gate) * up * weights."""
     return swiglu(gate, up, weights, optional_map(*rowmap))

@@ -1,8 +1,8 @@
 """What the FP8 variant of SwiGLU takes and gives.
 
-The product FC2 reads rows, with a scale for 128 columns of a row; FC2's weight gradient reads columns (turned, so that what
-it sums over lies side by side), with a scale for 128 rows of a column. Both are e4m3; a scale is the largest magnitude of
-its 128 numbers over 448. Rows come in tiles of 128, which no two experts share.
+The product FC2 reads rows, with a scale for 128 columns of a row; FC2's weight gradient reads columns (turned, so that
+what it sums over lies side by side), with a scale for 128 rows of a column. Both are e4m3; a scale is the largest
+magnitude of its 128 numbers over 448. Rows come in tiles of 128, which no two experts share.
 Source: 1x128 and 128x1 blocks, DeepSeek-V3 (arXiv 2412.19437, section 3.3.2).
 """
 

@@ -32,4 +32,5 @@ def quantized(x_MN: Tensor) -> tuple[Tensor, Tensor]:
 def dequantized(numbers_MN: Tensor, scales: Tensor) -> Tensor:
     """The numbers that e4m3 and scales stand for, float32."""
     blocks = numbers_MN.float().unflatten(1, (-1, BLOCK))
-    return (blocks * scales.unsqueeze(-1)).flatten(1)
+    scaled: Tensor = blocks * scales.unsqueeze(-1)
+    return scaled.flatten(1)
