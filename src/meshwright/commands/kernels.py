@@ -34,8 +34,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelState:
-    """A kernel and whether it runs here; `why_not` is empty where it does. `registers`: the most used, 0 if not
-    built."""
+    """A kernel and whether it runs here; `why_not` is empty where it does.
+
+    registers: the most that one of its kernels uses, 0 where it is not built.
+    """
 
     name: str
     what: str
