@@ -120,7 +120,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--only", default="", help=f"of {','.join(CHECKS)}, separated by commas")
     parser.add_argument("--models", default=",".join(MODELS), help="presets whose shapes are timed")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--seconds", type=float, default=240.0, help="no baseline is compiled after so long")
+    parser.add_argument("--seconds", type=float, default=210.0, help="no baseline is compiled after so long")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the checks' data; fresh by default")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()

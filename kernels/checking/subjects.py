@@ -71,7 +71,6 @@ def subjects(device: torch.device, models: tuple[str, ...] = MODELS) -> Iterator
         yield _index_subject(shape, device)
     for shape in shapes:
         yield from _permute_subjects(shape, device)
-    for shape in shapes:
         yield from _swiglu_subjects(shape, device)
 
 

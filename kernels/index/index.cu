@@ -11,6 +11,7 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kLanes;
 constexpr int kMostExperts = 512;
+constexpr size_t kUnaskedSharedBytes = 40 * 1024;  // of 48 KiB; the rest is static
 
 // The number among the experts here, or -1.
 __device__ __forceinline__ int local_expert(const IndexRows& task, int64_t slot, int64_t end) {
@@ -81,6 +82,7 @@ __device__ __forceinline__ void first_rows(const IndexRows& task, int32_t* first
     const int team = threadIdx.x / num_experts, expert_of = threadIdx.x % num_experts;
     if (team < teams) {
         int before = 0, total = 0;
+#pragma unroll 8
         for (int block = team; block < task.num_blocks; block += teams) {
             const int count = __ldg(task.histograms + static_cast<int64_t>(block) * num_experts + expert_of);
             total += count;
@@ -128,6 +130,7 @@ __global__ void __launch_bounds__(kThreads) place_kernel(const IndexRows task) {
     __syncthreads();
     for (int expert = threadIdx.x; expert < num_experts; expert += kThreads) {
         int row = first_row[expert];
+#pragma unroll 8
         for (int other = 0; other < kWarps; ++other) {
             const int count = warp_rows[other * num_experts + expert];
             warp_rows[other * num_experts + expert] = row;
@@ -156,9 +159,11 @@ cudaError_t index_rows(const IndexRows& task, cudaStream_t stream) {
     cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess) return status;
     const size_t shared_bytes = sizeof(int32_t) * kWarps * static_cast<size_t>(task.num_experts);
-    status = cudaFuncSetAttribute(
-        place_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(sizeof(int32_t)) * kWarps * kMostExperts);
-    if (status != cudaSuccess) return status;
+    if (shared_bytes > kUnaskedSharedBytes) {
+        status = cudaFuncSetAttribute(
+            place_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+        if (status != cudaSuccess) return status;
+    }
     place_kernel<<<task.num_blocks, kThreads, shared_bytes, stream>>>(task);
     return cudaGetLastError();
 }
