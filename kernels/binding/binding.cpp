@@ -65,7 +65,7 @@ uint4* rows_of(const Tensor& tensor, int64_t num_rows, int64_t row_bytes, const 
     STD_TORCH_CHECK(tensor.is_cuda(), name, " is not on a CUDA device");
     STD_TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
     const int64_t bytes = tensor.numel() * static_cast<int64_t>(tensor.element_size());
-    STD_TORCH_CHECK(row_bytes % kVectorBytes == 0, name, " has rows of ", row_bytes, " bytes, expected a multiple of 16");
+    STD_TORCH_CHECK(row_bytes % kVectorBytes == 0, name, " has rows of ", row_bytes, " bytes, no multiple of 16");
     STD_TORCH_CHECK(bytes == num_rows * row_bytes, name, " has ", bytes, " bytes, expected ", num_rows * row_bytes);
     check_aligned(tensor, name);
     return static_cast<uint4*>(tensor.data_ptr());
@@ -188,7 +188,8 @@ void permute(
 
 void gather_sum(
     const Tensor& rows, const OptionalTensor& weights, const OptionalTensor& row_gates, const Tensor& places,
-    const Tensor& counts, const Tensor& offsets, const Tensor& tokens, const OptionalTensor& slot_gates, int64_t stream) {
+    const Tensor& counts, const Tensor& offsets, const Tensor& tokens, const OptionalTensor& slot_gates,
+    int64_t stream) {
     const int64_t row_bytes = row_bytes_of(rows);
     STD_TORCH_CHECK(row_gates.has_value() == slot_gates.has_value(), "row_gates and slot_gates come together");
     STD_TORCH_CHECK(rows.scalar_type() == tokens.scalar_type(), "rows and tokens have one number format");
@@ -211,7 +212,8 @@ void unpermute_backward(
     const int64_t row_bytes = row_bytes_of(grad_tokens), num_rows = grad_rows.size(0);
     const bool weighted = weights.has_value();
     STD_TORCH_CHECK(
-        rows.has_value() == weighted && grad_weights.has_value() == weighted, "rows, weights and their gradient come together");
+        rows.has_value() == weighted && grad_weights.has_value() == weighted,
+        "rows, weights and their gradient come together");
     const meshwright::UnpermuteBackward task{
         row_places(places, counts, offsets, padded),
         static_cast<int>(row_bytes / kVectorBytes),
@@ -259,8 +261,10 @@ void swiglu(
     const OptionalTensor& offsets, const Tensor& out, int64_t stream) {
     const int64_t num_rows = gate.size(0), width = gate.size(1);
     STD_TORCH_CHECK(
-        gate.scalar_type() == up.scalar_type() && gate.scalar_type() == out.scalar_type(), "one number format is expected");
-    const StridedRows gates = strided_rows(gate, num_rows, width, "gate"), ups = strided_rows(up, num_rows, width, "up");
+        gate.scalar_type() == up.scalar_type() && gate.scalar_type() == out.scalar_type(),
+        "one number format is expected");
+    const StridedRows gates = strided_rows(gate, num_rows, width, "gate");
+    const StridedRows ups = strided_rows(up, num_rows, width, "up");
     const int64_t row_bytes = width * static_cast<int64_t>(out.element_size());
     const meshwright::Swiglu task{
         live_rows(slots, offsets, num_rows),
@@ -286,7 +290,8 @@ void swiglu_backward(
             gate.scalar_type() == grad_joint.scalar_type(),
         "one number format is expected");
     STD_TORCH_CHECK(weights.has_value() == grad_weights.has_value(), "weights and their gradient come together");
-    const StridedRows gates = strided_rows(gate, num_rows, width, "gate"), ups = strided_rows(up, num_rows, width, "up");
+    const StridedRows gates = strided_rows(gate, num_rows, width, "gate");
+    const StridedRows ups = strided_rows(up, num_rows, width, "up");
     const int64_t row_bytes = width * static_cast<int64_t>(grad.element_size());
     const meshwright::SwigluBackward task{
         live_rows(slots, offsets, num_rows),
@@ -318,7 +323,8 @@ void swiglu_fp8(
     STD_TORCH_CHECK(num_rows / 128 <= 65535, "too many rows");
     STD_TORCH_CHECK(
         gate.scalar_type() == ScalarType::BFloat16 && up.scalar_type() == ScalarType::BFloat16, "expected bfloat16");
-    const StridedRows gates = strided_rows(gate, num_rows, width, "gate"), ups = strided_rows(up, num_rows, width, "up");
+    const StridedRows gates = strided_rows(gate, num_rows, width, "gate");
+    const StridedRows ups = strided_rows(up, num_rows, width, "up");
     const meshwright::SwigluFp8 task{
         live_rows(slots, offsets, num_rows),
         num_rows,
@@ -359,7 +365,8 @@ STABLE_TORCH_LIBRARY(meshwright_cuda, library) {
         "unpermute_backward(Tensor grad_tokens, Tensor? rows, Tensor? weights, Tensor places, Tensor counts, "
         "Tensor offsets, Tensor(a!) grad_rows, Tensor(b!)? grad_weights, bool padded, int stream) -> ()");
     library.def(
-        "swiglu(Tensor gate, Tensor up, Tensor? weights, Tensor? slots, Tensor? offsets, Tensor(a!) out, int stream) -> ()");
+        "swiglu(Tensor gate, Tensor up, Tensor? weights, Tensor? slots, Tensor? offsets, Tensor(a!) out, "
+        "int stream) -> ()");
     library.def(
         "swiglu_backward(Tensor gate, Tensor up, Tensor? weights, Tensor? slots, Tensor? offsets, Tensor grad, "
         "Tensor(a!) grad_joint, Tensor(b!)? grad_weights, int stream) -> ()");

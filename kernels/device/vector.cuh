@@ -25,7 +25,8 @@ struct Vector<float> {
     }
 
     static __device__ __forceinline__ uint4 narrow(const float (&in)[kCount]) {
-        return make_uint4(__float_as_uint(in[0]), __float_as_uint(in[1]), __float_as_uint(in[2]), __float_as_uint(in[3]));
+        return make_uint4(
+            __float_as_uint(in[0]), __float_as_uint(in[1]), __float_as_uint(in[2]), __float_as_uint(in[3]));
     }
 };
 

@@ -1,6 +1,6 @@
 // A stable counting sort in two launches. The first counts each chunk's slots by expert. In the second every block adds
-// up those counts itself (there are few blocks), ranks the slots of its chunk and writes both maps. Integer counts do not
-// depend on the order of additions, so that every run gives the same bits.
+// up those counts itself (there are few blocks), ranks the slots of its chunk and writes both maps. Integer counts do
+// not depend on the order of additions, so that every run gives the same bits.
 #include "index.h"
 
 #include "../device/warp.cuh"

@@ -93,7 +93,8 @@ __global__ void __launch_bounds__(kSumThreads) gather_sum_kernel(const GatherSum
 
 // A warp a slot: the row's gradient is the token's times the gate weight, the weight's gradient their product summed.
 template <typename Number>
-__global__ void __launch_bounds__(kDotThreads) unpermute_backward_kernel(const UnpermuteBackward task, int64_t slot_blocks) {
+__global__ void __launch_bounds__(kDotThreads)
+    unpermute_backward_kernel(const UnpermuteBackward task, int64_t slot_blocks) {
     constexpr int kCount = Vector<Number>::kCount;
     if (blockIdx.x >= slot_blocks) {
         const int expert = static_cast<int>(blockIdx.x - slot_blocks);

@@ -6,7 +6,7 @@ MOST_EXPERTS = 512
 MOST_CHOSEN = 32
 MOST_GROUPS = 32
 TOKENS_A_BLOCK = 8
-LEAST_TOKENS_A_WARP = 4
+LEAST_TOKENS_A_WARP = 2
 BLOCKS_AN_SM = 4
 
 
@@ -27,10 +27,10 @@ def why_not(num_experts: int, top_k: int, num_groups: int) -> str | None:
 
 
 def num_blocks(num_tokens: int, num_sms: int) -> int:
-    """Blocks of 8 warps, a warp for 4 tokens or more, all on the device at once.
+    """Blocks of 8 warps, a warp for 2 tokens or more, all on the device at once.
 
     >>> num_blocks(8192, 132), num_blocks(65536, 132), num_blocks(0, 132)
-    (256, 528, 1)
+    (512, 528, 1)
     """
     enough = -(-num_tokens // (TOKENS_A_BLOCK * LEAST_TOKENS_A_WARP))
     return max(1, min(enough, BLOCKS_AN_SM * num_sms))

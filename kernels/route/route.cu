@@ -1,11 +1,13 @@
 // A warp for each token. Lane l has experts l V .. l V + V - 1 in registers, V a power of two, so that the lowest of
-// equal experts is in the lowest lane. Counts and sums of an expert stay in its lane over all tokens of the warp and are
-// added up in a fixed order: no atomics, the same bits in every run.
+// equal experts is in the lowest lane. Counts and sums of an expert stay with its lane over all tokens of the warp and
+// are added up in a fixed order: no atomics, the same bits in every run.
 #include "route.h"
 
 #include <math_constants.h>
 
 #include "../device/warp.cuh"
+#include "groups.cuh"
+#include "scores.cuh"
 
 namespace meshwright {
 namespace {
@@ -13,169 +15,6 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kLanes;
 constexpr int kReduceRows = 32;
-
-template <int V>
-__device__ __forceinline__ void load_row(const float* row, int first, int num_experts, float fill, float (&out)[V]) {
-    constexpr int kWidth = V < 4 ? V : 4;
-    if (num_experts % kWidth == 0) {
-#pragma unroll
-        for (int i = 0; i < V; i += kWidth) {
-            const bool inside = first + i < num_experts;
-            if constexpr (kWidth == 4) {
-                const float4 raw = inside ? __ldg(reinterpret_cast<const float4*>(row + first + i))
-                                          : make_float4(fill, fill, fill, fill);
-                out[i] = raw.x;
-                out[i + 1] = raw.y;
-                out[i + 2] = raw.z;
-                out[i + 3] = raw.w;
-            } else if constexpr (kWidth == 2) {
-                const float2 raw =
-                    inside ? __ldg(reinterpret_cast<const float2*>(row + first + i)) : make_float2(fill, fill);
-                out[i] = raw.x;
-                out[i + 1] = raw.y;
-            } else {
-                out[i] = inside ? __ldg(row + first + i) : fill;
-            }
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < V; ++i) out[i] = first + i < num_experts ? __ldg(row + first + i) : fill;
-    }
-}
-
-template <int V>
-__device__ __forceinline__ void store_row(float* row, int first, int num_experts, const float (&in)[V]) {
-    constexpr int kWidth = V < 4 ? V : 4;
-    if (kWidth == 4 && num_experts % 4 == 0) {
-#pragma unroll
-        for (int i = 0; i + 3 < V; i += 4) {
-            if (first + i < num_experts) {
-                *reinterpret_cast<float4*>(row + first + i) = make_float4(in[i], in[i + 1], in[i + 2], in[i + 3]);
-            }
-        }
-    } else {
-#pragma unroll
-        for (int i = 0; i < V; ++i) {
-            if (first + i < num_experts) row[first + i] = in[i];
-        }
-    }
-}
-
-__device__ __forceinline__ float fast_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
-__device__ __forceinline__ float exact_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
-
-// What turns a logit into its probability: exp(logit - largest) * inverse.
-struct Softmax {
-    float largest;
-    float inverse;
-};
-
-// Probabilities (softmax over all experts) or sigmoid scores of a token. Experts that do not exist get 0.
-template <int V>
-__device__ __forceinline__ Softmax all_scores(
-    const float (&logit)[V], bool sigmoid, int first, int num_experts, float (&score)[V]) {
-    if (sigmoid) {
-#pragma unroll
-        for (int i = 0; i < V; ++i) score[i] = first + i < num_experts ? fast_sigmoid(logit[i]) : 0.0f;
-        return {0.0f, 1.0f};
-    }
-    float largest = logit[0];
-#pragma unroll
-    for (int i = 1; i < V; ++i) largest = fmaxf(largest, logit[i]);
-    largest = warp_max(largest);
-    float total = 0.0f;
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-        score[i] = first + i < num_experts ? __expf(logit[i] - largest) : 0.0f;
-        total += score[i];
-    }
-    const float inverse = 1.0f / warp_sum(total);
-#pragma unroll
-    for (int i = 0; i < V; ++i) score[i] *= inverse;
-    return {largest, inverse};
-}
-
-struct BestTwo {
-    float first;
-    float second;
-
-    __device__ __forceinline__ void add(float value) {
-        second = fmaxf(second, fminf(first, value));
-        first = fmaxf(first, value);
-    }
-
-    __device__ __forceinline__ void merge_from(int distance) {
-        const float other_first = __shfl_xor_sync(kAllLanes, first, distance);
-        const float other_second = __shfl_xor_sync(kAllLanes, second, distance);
-        second = fmaxf(fminf(first, other_first), fmaxf(second, other_second));
-        first = fmaxf(first, other_first);
-    }
-
-    // A group is as good as its best expert, or (sigmoid scores) its two best together.
-    __device__ __forceinline__ float worth(bool both) const { return both ? first + second : first; }
-};
-
-// Whether each group is a whole number of lanes, a power of two.
-template <int V>
-__device__ __forceinline__ bool lanes_divide_groups(int group_size) {
-    const int lanes = group_size / V;
-    return group_size % V == 0 && (lanes & (lanes - 1)) == 0;
-}
-
-// Bit g: group g is among the best of the token. Of equal groups the first is taken.
-template <int V>
-__device__ unsigned best_groups(const float (&score)[V], const RouteChoice& choice, int lane, int first) {
-    const int group_size = choice.num_experts / choice.num_groups;
-    const bool both = choice.sigmoid && group_size > 1;
-    float worth = -CUDART_INF_F;  // of group number `lane`
-    if (lanes_divide_groups<V>(group_size)) {
-        const int lanes = group_size / V;
-        BestTwo best{-CUDART_INF_F, -CUDART_INF_F};
-#pragma unroll
-        for (int i = 0; i < V; ++i) best.add(score[i]);
-        for (int distance = 1; distance < lanes; distance *= 2) best.merge_from(distance);
-        const float own = best.worth(both);
-        const int source = lane < choice.num_groups ? lane * lanes : 0;
-        const float moved = __shfl_sync(kAllLanes, own, source);
-        if (lane < choice.num_groups) worth = moved;
-    } else {
-        for (int group = 0; group < choice.num_groups; ++group) {
-            BestTwo best{-CUDART_INF_F, -CUDART_INF_F};
-#pragma unroll
-            for (int i = 0; i < V; ++i) {
-                const int expert = first + i;
-                if (expert < choice.num_experts && expert / group_size == group) best.add(score[i]);
-            }
-            for (int distance = 1; distance < kLanes; distance *= 2) best.merge_from(distance);
-            if (lane == group) worth = best.worth(both);
-        }
-    }
-    int better = 0;
-    for (int group = 0; group < choice.num_groups; ++group) {
-        const float other = __shfl_sync(kAllLanes, worth, group);
-        better += other > worth || (other == worth && group < lane);
-    }
-    return __ballot_sync(kAllLanes, lane < choice.num_groups && better < choice.groups_per_token);
-}
-
-template <int V>
-__device__ __forceinline__ void drop_other_groups(
-    const RouteChoice& choice, unsigned groups, int first, uint32_t (&key)[V]) {
-    const int group_size = choice.num_experts / choice.num_groups;
-    if (group_size % V == 0) {
-        const int group = first / group_size;
-        const bool stays = group < kLanes && ((groups >> group) & 1u);
-#pragma unroll
-        for (int i = 0; i < V; ++i) key[i] = stays ? key[i] : 0u;
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < V; ++i) {
-        const int group = (first + i) / group_size;
-        const bool stays = group < kLanes && ((groups >> group) & 1u);
-        key[i] = stays ? key[i] : 0u;
-    }
-}
 
 // The weight of the expert that this lane (number below K) has chosen. All lanes take part.
 __device__ __forceinline__ float gate_weight(float logit, const Softmax& softmax, const RouteChoice& choice, int lane) {
@@ -294,6 +133,7 @@ __global__ void __launch_bounds__(kLanes * kReduceRows) route_reduce_kernel(cons
     int32_t count = 0;
     float sum = 0.0f;
     if (expert < num_experts) {
+#pragma unroll 4
         for (int block = row; block < task.num_blocks; block += kReduceRows) {
             const int64_t place = static_cast<int64_t>(block) * num_experts + expert;
             count += task.partial_counts[place];
@@ -346,14 +186,12 @@ __global__ void __launch_bounds__(kThreads, V <= 8 ? 4 : 2) route_backward_kerne
         const int expert = chosen ? __ldg(task.experts + token * choice.top_k + lane) : 0;
         float grad = chosen ? __ldg(task.grad_weights + token * choice.top_k + lane) * choice.scale : 0.0f;
         if (!over_all) grad = chosen_gradient(chosen ? __ldg(logits + expert) : 0.0f, grad, choice, chosen);
-#pragma unroll
-        for (int i = 0; i < V; ++i) row[first + i] = 0.0f;
+        float out[V] = {};
+        store_row<V>(row, first, kLanes * V, out);
         __syncwarp();
         if (chosen) row[expert] = grad;
         __syncwarp();
-        float out[V];
-#pragma unroll
-        for (int i = 0; i < V; ++i) out[i] = row[first + i];
+        read_row<V>(row, first, out);
         if (needs_scores) {
             float logit[V], score[V], upstream[V];
             load_row<V>(logits, first, choice.num_experts, -CUDART_INF_F, logit);
