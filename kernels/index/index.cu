@@ -3,6 +3,7 @@
 // not depend on the order of additions, so that every run gives the same bits.
 #include "index.h"
 
+#include "../device/dependent.cuh"
 #include "../device/warp.cuh"
 
 namespace meshwright {
@@ -27,6 +28,7 @@ __device__ __forceinline__ int64_t chunk_end(const IndexRows& task) {
 
 __global__ void __launch_bounds__(kThreads) count_kernel(const IndexRows task) {
     __shared__ int32_t counts[kMostExperts];
+    let_later_start();
     for (int expert = threadIdx.x; expert < task.num_experts; expert += kThreads) counts[expert] = 0;
     __syncthreads();
     const int64_t end = chunk_end(task);
@@ -84,7 +86,7 @@ __device__ __forceinline__ void first_rows(const IndexRows& task, int32_t* first
         int before = 0, total = 0;
 #pragma unroll 8
         for (int block = team; block < task.num_blocks; block += teams) {
-            const int count = __ldg(task.histograms + static_cast<int64_t>(block) * num_experts + expert_of);
+            const int count = task.histograms[static_cast<int64_t>(block) * num_experts + expert_of];
             total += count;
             before += block < static_cast<int>(blockIdx.x) ? count : 0;
         }
@@ -106,6 +108,7 @@ __device__ __forceinline__ void first_rows(const IndexRows& task, int32_t* first
     __syncthreads();
 }
 
+// Counts its own slots while the counts of all chunks are still on their way.
 __global__ void __launch_bounds__(kThreads) place_kernel(const IndexRows task) {
     extern __shared__ int32_t warp_rows[];  // (kWarps, num_experts): the next row of each expert, by warp
     __shared__ int32_t first_row[kMostExperts];
@@ -114,7 +117,7 @@ __global__ void __launch_bounds__(kThreads) place_kernel(const IndexRows task) {
     const int num_experts = task.num_experts;
     const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
     for (int index = threadIdx.x; index < kWarps * num_experts; index += kThreads) warp_rows[index] = 0;
-    first_rows(task, first_row, totals, warp_sums);
+    __syncthreads();
 
     // Each warp has consecutive slots: warps in order are slots in order.
     int32_t* const rows = warp_rows + warp * num_experts;
@@ -127,7 +130,8 @@ __global__ void __launch_bounds__(kThreads) place_kernel(const IndexRows task) {
         if (expert >= 0 && __ffs(static_cast<int>(equal)) - 1 == lane) rows[expert] += __popc(equal);
         __syncwarp();
     }
-    __syncthreads();
+    wait_for_earlier();
+    first_rows(task, first_row, totals, warp_sums);
     for (int expert = threadIdx.x; expert < num_experts; expert += kThreads) {
         int row = first_row[expert];
 #pragma unroll 8
@@ -164,8 +168,7 @@ cudaError_t index_rows(const IndexRows& task, cudaStream_t stream) {
             place_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
         if (status != cudaSuccess) return status;
     }
-    place_kernel<<<task.num_blocks, kThreads, shared_bytes, stream>>>(task);
-    return cudaGetLastError();
+    return launch_dependent(place_kernel, task.num_blocks, kThreads, shared_bytes, stream, task);
 }
 
 }  // namespace meshwright

@@ -20,7 +20,7 @@ struct IndexRows {
     int32_t* places;           // (num_slots)
     int32_t* counts;           // (num_experts)
     int32_t* offsets;          // (num_experts)
-    int32_t* histograms;       // (num_blocks, num_experts)
+    int32_t* histograms;       // (num_blocks, num_experts), written by the first launch
 };
 
 cudaError_t index_rows(const IndexRows& task, cudaStream_t stream);

@@ -5,6 +5,7 @@
 
 #include <math_constants.h>
 
+#include "../device/dependent.cuh"
 #include "../device/warp.cuh"
 #include "groups.cuh"
 #include "scores.cuh"
@@ -116,6 +117,7 @@ __global__ void __launch_bounds__(kThreads, V <= 8 ? 4 : 2) route_forward_kernel
             task.weights[token * choice.top_k + lane] = weight;
         }
     }
+    let_later_start();
 #pragma unroll
     for (int i = 0; i < V; ++i) shared_sums[warp][first + i] = sums[i];
     __syncthreads();
@@ -132,6 +134,7 @@ __global__ void __launch_bounds__(kLanes * kReduceRows) route_reduce_kernel(cons
     const int expert = blockIdx.x * kLanes + column;
     int32_t count = 0;
     float sum = 0.0f;
+    wait_for_earlier();
     if (expert < num_experts) {
 #pragma unroll 4
         for (int block = row; block < task.num_blocks; block += kReduceRows) {
@@ -241,8 +244,7 @@ cudaError_t route_forward(const RouteForward& task, cudaStream_t stream) {
     const cudaError_t status = cudaGetLastError();
     if (status != cudaSuccess) return status;
     const int blocks = (num_experts + kLanes - 1) / kLanes;
-    route_reduce_kernel<<<blocks, kLanes * kReduceRows, 0, stream>>>(task);
-    return cudaGetLastError();
+    return launch_dependent(route_reduce_kernel, blocks, kLanes * kReduceRows, 0, stream, task);
 }
 
 cudaError_t route_backward(const RouteBackward& task, cudaStream_t stream) {
