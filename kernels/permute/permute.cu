@@ -62,17 +62,18 @@ __global__ void __launch_bounds__(kSumThreads) gather_sum_kernel(const GatherSum
     for (int index = threadIdx.x; index < task.row_vectors; index += kSumThreads) {
         float sum[kCount] = {};
         for (int start = 0; start < top_k; start += Batch) {
+            int place[Batch];
+#pragma unroll
+            for (int i = 0; i < Batch; ++i) place[i] = start + i < top_k ? __ldg(places + start + i) : -1;
             uint4 raw[Batch];
             float weight[Batch];
 #pragma unroll
             for (int i = 0; i < Batch; ++i) {
-                const int k = start + i;
-                const int place = k < top_k ? __ldg(places + k) : -1;
                 raw[i] = make_uint4(0, 0, 0, 0);
                 weight[i] = 0.0f;
-                if (place < 0) continue;
-                raw[i] = load_once(task.rows + static_cast<int64_t>(place) * task.row_vectors + index);
-                weight[i] = weights == nullptr ? 1.0f : __ldg(weights + k);
+                if (place[i] < 0) continue;
+                raw[i] = load_once(task.rows + static_cast<int64_t>(place[i]) * task.row_vectors + index);
+                weight[i] = weights == nullptr ? 1.0f : __ldg(weights + start + i);
             }
 #pragma unroll
             for (int i = 0; i < Batch; ++i) {

@@ -29,16 +29,24 @@ __device__ __forceinline__ uint32_t pack_four(float a, float b, float c, float d
 
 __device__ __forceinline__ float scale_of(float amax) { return fmaxf(amax, kLeastAmax) / kLargest; }
 
+// Bit i: row + i is padding. All loads are under way together.
+__device__ __forceinline__ unsigned padding_of(const SwigluFp8& task, int64_t row) {
+    unsigned padding = 0;
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) padding |= static_cast<unsigned>(task.live.padding(row + i)) << i;
+    return padding;
+}
+
 // Rows [row, row + kBatch): all loads first, so that they are under way together. Padding rows are zero and not read.
 __device__ __forceinline__ void load_values(
-    const SwigluFp8& task, int64_t row, int column_vector, float (&value)[kBatch][kPart]) {
+    const SwigluFp8& task, int64_t row, unsigned padding, int column_vector, float (&value)[kBatch][kPart]) {
     uint4 gate_raw[kBatch], up_raw[kBatch];
     float weight[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
         gate_raw[i] = up_raw[i] = make_uint4(0, 0, 0, 0);
         weight[i] = 0.0f;
-        if (task.live.padding(row + i)) continue;
+        if ((padding >> i) & 1u) continue;
         gate_raw[i] = load_once(task.gate + (row + i) * task.gate_stride + column_vector);
         up_raw[i] = load_once(task.up + (row + i) * task.up_stride + column_vector);
         weight[i] = task.weights == nullptr ? 1.0f : __ldg(task.weights + row + i);
@@ -62,11 +70,12 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_fp8_kernel(const SwigluFp8
     const int across = threadIdx.x % kTeams, down = threadIdx.x / kTeams;
     const int64_t row = first_row + down * kPart;
     const int column = static_cast<int>(blockIdx.x) * kTile + across * kPart;
+    const unsigned padding = padding_of(task, row);
     float value[kPart][kPart];
 #pragma unroll
     for (int start = 0; start < kPart; start += kBatch) {
         float batch[kBatch][kPart];
-        load_values(task, row + start, column / kPart, batch);
+        load_values(task, row + start, padding >> start, column / kPart, batch);
 #pragma unroll
         for (int i = 0; i < kBatch; ++i) {
 #pragma unroll
