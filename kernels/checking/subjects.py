@@ -278,7 +278,7 @@ def _swiglu_subjects(shape: MoeShape, device: torch.device) -> Iterator[Subject]
         kernel="swiglu_fp8",
         what="swiglu fp8",
         shape=f"{shape.model}, {in_use} rows with padding",
-        num_bytes=fp8_contract.moved_bytes(in_use, width),
+        num_bytes=fp8_contract.moved_bytes(rows, in_use - rows, width),
         make=lambda: (joint(padded), gates(padded)),
         run=lambda x, weights: swiglu_fp8(*_halves(x), weights, tiled),
         baselines={

@@ -43,10 +43,11 @@ def check_swiglu_fp8(gate_PF: Tensor, up_PF: Tensor, weights_P: Tensor | None, r
         raise KernelInputError(f"{OPERATION}: groups are multiples of {rowmap.tile} rows, expected of {BLOCK}")
 
 
-def moved_bytes(num_rows: int, width: int) -> int:
-    """Bytes that must move: gate and up in bfloat16 in, e4m3 twice out, with their scales.
+def moved_bytes(num_rows: int, num_padding: int, width: int) -> int:
+    """Bytes that must move: gate and up in bfloat16 in; e4m3 twice out, with scales, padding (not read) included.
 
-    >>> moved_bytes(128, 128)
-    99328
+    >>> moved_bytes(128, 0, 128), moved_bytes(64, 64, 128)
+    (99328, 66560)
     """
-    return 6 * num_rows * width + 2 * 4 * num_rows * width // BLOCK
+    written = num_rows + num_padding
+    return 4 * num_rows * width + 2 * written * width + 2 * 4 * written * width // BLOCK
