@@ -65,6 +65,7 @@ COMMANDS: dict[str, CommandEntry] = {
     "tokenize": CommandEntry(
         module="meshwright.commands.tokenize", summary="Turn text files into the token file of a run."
     ),
+    "kernels": CommandEntry(module="meshwright.commands.kernels", summary="List or build the custom CUDA kernels."),
     "models": CommandEntry(module="meshwright.commands.models", summary="List the model presets."),
     "clusters": CommandEntry(module="meshwright.commands.clusters", summary="List the cluster presets."),
 }

@@ -31,12 +31,13 @@ def test_the_contracts_hold(repository: Path) -> None:
         ("costmodel/breach.py", "import torch"),
         ("hardware_profiles/breach.py", "import meshwright.commands"),
         ("executor/breach.py", "import meshwright.planner.search"),
+        ("kernels/breach.py", "import meshwright.executor"),
         ("src/meshwright/breach.py", "x = 1"),
     ],
-    ids=["upwards", "torch", "data to face", "executor searches", "module outside every layer"],
+    ids=["upwards", "torch", "data to face", "executor searches", "kernels upwards", "module outside every layer"],
 )
 def test_the_contracts_notice_a_breach(repository: Path, tmp_path: Path, module: str, breach: str) -> None:
-    for folder in ("src", "costmodel", "executor", "hardware_profiles", "planner"):
+    for folder in ("src", "costmodel", "executor", "hardware_profiles", "kernels", "planner"):
         shutil.copytree(repository / folder, tmp_path / folder, symlinks=True)
     shutil.copy(repository / "pyproject.toml", tmp_path)
     (tmp_path / module).write_text(breach + "\n", encoding="utf-8")

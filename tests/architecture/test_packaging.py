@@ -15,7 +15,7 @@ import pytest
 import meshwright
 
 PLANNING_LAYERS = ("costmodel", "hardware_profiles", "planner")
-LAYERS = (*PLANNING_LAYERS, "executor")
+LAYERS = (*PLANNING_LAYERS, "kernels", "executor")
 HEAVY = ("highspy", "matplotlib", "networkx", "numpy", "pulp", "rich", "torch", "yaml")
 
 
@@ -45,7 +45,7 @@ def test_every_root_folder_of_code_is_linked(repository: Path) -> None:
     assert links == folders
 
 
-@pytest.mark.parametrize("name", [*LAYERS, "kernels"])
+@pytest.mark.parametrize("name", LAYERS)
 def test_bare_names_are_not_ours(repository: Path, name: str) -> None:
     code = f"import importlib.util; print(importlib.util.find_spec({name!r}))"
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(repository / "src")}
@@ -60,7 +60,9 @@ def test_planning_layers_do_not_load_torch(repository: Path, module: str) -> Non
     assert not _modules_after(repository, f"import {module}") & {"torch", "triton"}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models", "--help"], ["profile", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["models", "--help"], ["profile", "--help"], ["kernels", "--help"]]
+)
 def test_help_loads_nothing_heavy(repository: Path, arguments: list[str]) -> None:
     modules = _modules_after(repository, f"from meshwright.cli import main; assert main({arguments!r}) == 0")
     assert not modules & set(HEAVY)

@@ -1,0 +1,109 @@
+"""Where built libraries lie, and which of them fits the present sources.
+
+A build is a folder `$XDG_CACHE_HOME/meshwright/kernels/<sources>-cuda<version>` with the library and what is known of
+it. $MESHWRIGHT_KERNELS_LIBRARY names a library instead, built elsewhere, with its record beside it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.value import Value
+from meshwright.kernels.build.ptxas import KernelReport
+from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, sources_digest
+
+LIBRARY_NAME: Final = "libmeshwright_kernels.so"
+RECORD_SUFFIX: Final = ".json"
+LIBRARY_VARIABLE: Final = "MESHWRIGHT_KERNELS_LIBRARY"
+
+
+class BuildRecord(Value, frozen=True, kw_only=True):
+    """What a library was built from and with. `sources`: fingerprint of sources and flags."""
+
+    schema_version: int
+    sources: str
+    cuda: str
+    torch: str
+    kernels: tuple[KernelReport, ...]
+
+
+class BuiltLibrary(Value, frozen=True, kw_only=True):
+    """A library that fits the present sources."""
+
+    path: str
+    record: BuildRecord
+
+
+def cache_folder() -> Path:
+    """Where this user's builds lie."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "meshwright" / "kernels"
+
+
+def record_path(library: Path) -> Path:
+    """The record beside a library."""
+    return library.with_suffix(RECORD_SUFFIX)
+
+
+def built_library() -> BuiltLibrary | None:
+    """The library of the present sources, whatever compiler it was built with; None where there is none.
+
+    Raises:
+        InputError: $MESHWRIGHT_KERNELS_LIBRARY names one that is missing or of other sources.
+    """
+    named = os.environ.get(LIBRARY_VARIABLE)
+    if named:
+        return _named_library(Path(named))
+    for folder in sorted(cache_folder().glob(f"{sources_digest()}-cuda*"), reverse=True):
+        library = folder / LIBRARY_NAME
+        if library.is_file():
+            return BuiltLibrary(path=str(library), record=read_record(library))
+    return None
+
+
+def _named_library(library: Path) -> BuiltLibrary:
+    if not library.is_file():
+        raise InputError(f"${LIBRARY_VARIABLE}", "", f"{library} is not there, expected a built library")
+    record = read_record(library)
+    if record.sources != sources_digest():
+        raise InputError(
+            f"${LIBRARY_VARIABLE}",
+            "",
+            f"{library} was built from other sources ({record.sources}), expected {sources_digest()}: build it again",
+        )
+    return BuiltLibrary(path=str(library), record=record)
+
+
+def read_record(library: Path) -> BuildRecord:
+    """The record of a library.
+
+    Raises:
+        InputError: It is missing or not one.
+    """
+    path = record_path(library)
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=BuildRecord)
+    except (OSError, msgspec.MsgspecError) as problem:
+        raise InputError(str(path), "", f"expected the record of a built library: {problem}") from problem
+    if record.schema_version != BUILD_SCHEMA_VERSION:
+        expected = f"{record.schema_version}, expected {BUILD_SCHEMA_VERSION}"
+        raise InputError(str(path), "schema_version", expected)
+    return record
+
+
+@contextmanager
+def build_lock(name: str) -> Iterator[None]:
+    """Held while a build is made, so that two processes do not make the same one side by side."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.lock").open("w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,1 @@
+"""What tests and benchmarks of all kernels share: the error measure, the cases, the shapes, the clock."""

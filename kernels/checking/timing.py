@@ -1,0 +1,99 @@
+"""The one way of timing: runs in a CUDA graph over rotating inputs that together exceed the cache, between CUDA events.
+
+A graph leaves out the host's time and takes nothing that waits for the device. Its runs are repeated to some
+milliseconds; the median over several such spans is the time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import torch
+
+from meshwright.costmodel.value import Value
+
+Work = Callable[[], object]
+
+SPAN_S: Final = 4e-3
+SPANS: Final = 11
+MOST_RUNS: Final = 2000
+CACHES: Final = 4
+MOST_SETS: Final = 256
+LEAST_SETS: Final = 2
+
+
+class Spread(Value, frozen=True, kw_only=True):
+    """Seconds of one run: median, 10th and 90th percentile of spans. `captured`: in a CUDA graph, so without waits."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    captured: bool
+
+
+def num_sets(set_bytes: int, cache_bytes: int) -> int:
+    """Sets of inputs whose sizes add up to several times the cache.
+
+    >>> num_sets(2**20, 50 * 2**20), num_sets(2**30, 50 * 2**20), num_sets(0, 50 * 2**20)
+    (200, 2, 256)
+    """
+    wanted = math.ceil(CACHES * cache_bytes / max(set_bytes, 1))
+    return max(LEAST_SETS, min(MOST_SETS, wanted))
+
+
+def cache_bytes(device: torch.device) -> int:
+    """The size of the device's second-level cache."""
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
+def time_works(works: Sequence[Work], *, capture: bool = True) -> Spread:
+    """Time of one run; `works` do the same on different inputs. What waits for the device can't be captured."""
+    for work in works[:LEAST_SETS]:  # loads and compiles
+        work()
+    torch.cuda.synchronize()
+    run_round = _recorded(works) if capture else partial(_run_all, works)
+    run_round()
+    round_s = _span_s(run_round, 1)
+    rounds = max(1, min(math.ceil(SPAN_S / round_s), MOST_RUNS // len(works)))
+    _span_s(run_round, rounds)
+    runs = rounds * len(works)
+    spans = sorted(_span_s(run_round, rounds) / runs for _ in range(SPANS))
+    last = SPANS - 1
+    return Spread(
+        median_s=spans[last // 2], low_s=spans[round(0.1 * last)], high_s=spans[round(0.9 * last)], captured=capture
+    )
+
+
+def _run_all(works: Sequence[Work]) -> None:
+    """A round over all inputs. Outputs live side by side, so that each run writes memory of its own."""
+    kept = [work() for work in works]
+    del kept
+
+
+def _recorded(works: Sequence[Work]) -> Work:
+    """A round as a graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        _run_all(works)
+    return graph.replay
+
+
+def _span_s(run_round: Work, rounds: int) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(rounds):
+        run_round()
+    end.record()
+    end.synchronize()
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds / 1e3
+
+
+def copy_bytes_per_s(device: torch.device, num_bytes: int = 2**29) -> float:
+    """The ceiling: bytes read and written a second by a copy on the device."""
+    sources = [torch.empty(num_bytes // 2, dtype=torch.bfloat16, device=device).normal_() for _ in range(LEAST_SETS)]
+    return 2 * num_bytes / time_works([partial(torch.clone, source) for source in sources]).median_s

@@ -1,0 +1,1 @@
+"""Permute and unpermute: rows from tokens to experts and back, through the maps of `index`."""

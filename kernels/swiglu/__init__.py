@@ -1,0 +1,1 @@
+"""SwiGLU of expert rows, times their gate weights."""

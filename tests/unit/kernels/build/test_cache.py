@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from meshwright.costmodel.errors import InputError
+from meshwright.kernels.build.cache import LIBRARY_VARIABLE, BuildRecord, built_library, cache_folder, record_path
+from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, sources_digest
+
+
+def _write(library: Path, sources: str, schema_version: int = BUILD_SCHEMA_VERSION) -> Path:
+    record = BuildRecord(schema_version=schema_version, sources=sources, cuda="13.0.88", torch="2.11.0", kernels=())
+    library.parent.mkdir(parents=True, exist_ok=True)
+    library.write_bytes(b"")
+    record_path(library).write_bytes(msgspec.json.encode(record))
+    return library
+
+
+def test_nothing_is_built_in_an_empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert built_library() is None
+
+
+def test_a_build_of_these_sources_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _write(cache_folder() / "0123456789abcdef-cuda13.0.88" / "libmeshwright_kernels.so", "0123456789abcdef")
+    assert built_library() is None
+    library = _write(cache_folder() / f"{sources_digest()}-cuda13.0.88" / "libmeshwright_kernels.so", sources_digest())
+    found = built_library()
+    assert found is not None
+    assert found.path == str(library)
+
+
+@pytest.mark.parametrize(
+    ("sources", "schema_version", "problem"),
+    [("0123456789abcdef", BUILD_SCHEMA_VERSION, "built from other sources"), ("", 99, "99, expected 1")],
+)
+def test_a_named_library_must_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: str, schema_version: int, problem: str
+) -> None:
+    library = _write(tmp_path / "lib.so", sources, schema_version)
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
+    with pytest.raises(InputError, match=problem):
+        built_library()
+
+
+def test_a_named_library_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "lib.so"))
+    with pytest.raises(InputError, match="is not there"):
+        built_library()
