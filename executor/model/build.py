@@ -1,0 +1,132 @@
+"""The model of one rank: its stages, and the buffers that hold their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.simulate.schedules import placement
+from meshwright.costmodel.stage_cost import end_strategy
+from meshwright.costmodel.strategy import ZeroStage
+from meshwright.executor.layer.bindings.embedding import TABLE
+from meshwright.executor.layer.groups import ALONE, Communicator
+from meshwright.executor.layer.parameters import Parameters, ParameterSpec
+from meshwright.executor.model.describe import ModelDescriber, PlannedPart
+from meshwright.executor.model.initial import initial_part
+from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.model.part import Part
+from meshwright.executor.model.stage import Routed, Stage
+from meshwright.executor.ranks.communicators import Communicators
+from meshwright.executor.state.flat import FlatKind, FlatParameters, OwnedParameter
+
+UNTRAINED = "router.correction"
+"""The bias that balances experts gets no gradient."""
+
+
+class RankModel:
+    """What one rank holds: a stage for each of its chunks, and the buffers of their parameters."""
+
+    def __init__(
+        self,
+        configuration: TrainingConfiguration,
+        communicators: Communicators,
+        numerics: Numerics,
+        *,
+        seed: int,
+        routed: Routed,
+    ) -> None:
+        self.configuration = configuration
+        self.communicators = communicators
+        self.numerics = numerics
+        self._seed = seed
+        describer = ModelDescriber(configuration, communicators, numerics)
+        planned = {stage: describer.stage(stage) for stage in self.virtual_stages}
+        self.constants: dict[str, Tensor] = {}
+        self.flats = self._make_flats(part for parts in planned.values() for part in parts)
+        for flat in self.flats:
+            flat.fill(self._initial)
+        last = len(configuration.stages) - 1
+        self.stages = tuple(
+            Stage(
+                [Part(part.description, self._parameters(part)) for part in parts],
+                is_first=stage == 0,
+                is_last=stage == last,
+                token_weight=1.0 / configuration.workload.tokens,
+                routed=routed,
+            )
+            for stage, parts in planned.items()
+        )
+
+    @property
+    def virtual_stages(self) -> tuple[int, ...]:
+        """The virtual stage of each chunk of this rank's device."""
+        return self._placement[self.communicators.place.stage]
+
+    @property
+    def _placement(self) -> tuple[tuple[int, ...], ...]:
+        pipeline = self.configuration.pipeline
+        return placement(pipeline.schedule, self.configuration.mesh.pp, pipeline.virtual_stages)
+
+    @property
+    def end_devices(self) -> tuple[int, ...]:
+        """The devices of the first and of the last virtual stage, which may be one."""
+        last = len(self.configuration.stages) - 1
+        devices = {stage: device for device, stages in enumerate(self._placement) for stage in stages}
+        return tuple(sorted({devices[0], devices[last]}))
+
+    @property
+    def sequence(self) -> Communicator:
+        """The ranks that the sequence is cut over in the model's two ends."""
+        return self.communicators.layer(end_strategy(self.configuration.mesh)).sequence
+
+    def _make_flats(self, parts: Iterable[PlannedPart]) -> tuple[FlatParameters, ...]:
+        kinds: dict[FlatKind, dict[str, OwnedParameter]] = {}
+        for part in parts:
+            for name, spec in part.parameters.items():
+                if spec.name == UNTRAINED:
+                    like = torch.empty((), dtype=self.numerics.dtype, device=self.numerics.device)
+                    self.constants[name] = like.new_full(spec.shape, spec.fill or 0.0)
+                    continue
+                owned = OwnedParameter(name=name, spec=spec, groups=part.groups)
+                kinds.setdefault(self._kind(name, spec, part), {})[name] = owned
+        return tuple(self._make_flat(kind, tuple(owned.values())) for kind, owned in kinds.items())
+
+    def _kind(self, name: str, spec: ParameterSpec, part: PlannedPart) -> FlatKind:
+        return FlatKind(
+            split=spec.ranks(part.groups).size,
+            decays=spec.fill is None,
+            tied=name == TABLE and self.configuration.model.tied_embeddings and len(self.end_devices) > 1,
+        )
+
+    def _make_flat(self, kind: FlatKind, owned: tuple[OwnedParameter, ...]) -> FlatParameters:
+        communicators = self.communicators
+        ends = communicators.of(communicators.place.across_stages(self.end_devices)) if kind.tied else ALONE
+        return FlatParameters(
+            kind,
+            owned,
+            copies=communicators.copies(kind.split),
+            ends=ends,
+            shards=self.configuration.sharding.zero is not ZeroStage.NONE,
+            dtype=self.numerics.dtype,
+            device=self.numerics.device,
+        )
+
+    def _initial(self, owned: OwnedParameter, like: Tensor) -> Tensor:
+        num_layers = self.configuration.model.num_layers
+        return initial_part(
+            owned.spec, owned.name, owned.groups, num_layers=num_layers, seed=self._seed, like=like
+        )
+
+    def _parameters(self, part: PlannedPart) -> Parameters:
+        weights, accumulators = {}, {}
+        for name, spec in part.parameters.items():
+            if name in self.constants:
+                weights[spec.name] = self.constants[name]
+                continue
+            flat = next(flat for flat in self.flats if name in flat.weight_of)
+            weights[spec.name] = flat.weight_of[name]
+            accumulators[spec.name] = flat.accumulator_of[name]
+        return Parameters(weights, accumulators)
