@@ -26,6 +26,19 @@ UNTRAINED = "router.correction"
 """The bias that balances experts gets no gradient."""
 
 
+def stage_placement(configuration: TrainingConfiguration) -> tuple[tuple[int, ...], ...]:
+    """The virtual stages of each device's chunks."""
+    pipeline = configuration.pipeline
+    return placement(pipeline.schedule, configuration.mesh.pp, pipeline.virtual_stages)
+
+
+def end_devices(configuration: TrainingConfiguration) -> tuple[int, ...]:
+    """The devices of the first and of the last virtual stage, which may be one."""
+    ends = (0, len(configuration.stages) - 1)
+    placed = enumerate(stage_placement(configuration))
+    return tuple(device for device, stages in placed if any(end in stages for end in ends))
+
+
 class RankModel:
     """What one rank holds: a stage for each of its chunks, and the buffers of their parameters."""
 
@@ -63,19 +76,7 @@ class RankModel:
     @property
     def virtual_stages(self) -> tuple[int, ...]:
         """The virtual stage of each chunk of this rank's device."""
-        return self._placement[self.communicators.place.stage]
-
-    @property
-    def _placement(self) -> tuple[tuple[int, ...], ...]:
-        pipeline = self.configuration.pipeline
-        return placement(pipeline.schedule, self.configuration.mesh.pp, pipeline.virtual_stages)
-
-    @property
-    def end_devices(self) -> tuple[int, ...]:
-        """The devices of the first and of the last virtual stage, which may be one."""
-        last = len(self.configuration.stages) - 1
-        devices = {stage: device for device, stages in enumerate(self._placement) for stage in stages}
-        return tuple(sorted({devices[0], devices[last]}))
+        return stage_placement(self.configuration)[self.communicators.place.stage]
 
     @property
     def sequence(self) -> Communicator:
@@ -98,17 +99,16 @@ class RankModel:
         return FlatKind(
             split=spec.ranks(part.groups).size,
             decays=spec.fill is None,
-            tied=name == TABLE and self.configuration.model.tied_embeddings and len(self.end_devices) > 1,
+            tied=name == TABLE and self.configuration.model.tied_embeddings and len(end_devices(self.configuration)) > 1,
         )
 
     def _make_flat(self, kind: FlatKind, owned: tuple[OwnedParameter, ...]) -> FlatParameters:
         communicators = self.communicators
-        ends = communicators.of(communicators.place.across_stages(self.end_devices)) if kind.tied else ALONE
         return FlatParameters(
             kind,
             owned,
             copies=communicators.copies(kind.split),
-            ends=ends,
+            ends=communicators.ends if kind.tied else ALONE,
             shards=self.configuration.sharding.zero is not ZeroStage.NONE,
             dtype=self.numerics.dtype,
             device=self.numerics.device,

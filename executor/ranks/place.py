@@ -54,6 +54,20 @@ class Place(Value, frozen=True, kw_only=True):
         first = self.in_stage - position * stride
         return tuple(self.of_stage(first + index * stride) for index in range(size))
 
+    def all_lines(self, size: int, stride: int) -> tuple[tuple[int, ...], ...]:
+        """What `line` is for any rank of any stage, each once.
+
+        >>> Place(mesh=Mesh(pp=2, dp=2, tp=2), rank=0).all_lines(2, 2)
+        ((0, 2), (1, 3), (4, 6), (5, 7))
+        """
+        ranks = range(self.mesh.num_gpus)
+        return tuple(dict.fromkeys(Place(mesh=self.mesh, rank=rank).line(size, stride) for rank in ranks))
+
+    def all_across(self, stages: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """What `across_stages` is for any rank, each once."""
+        ranks = range(self.mesh.num_gpus)
+        return tuple(dict.fromkeys(Place(mesh=self.mesh, rank=rank).across_stages(stages) for rank in ranks))
+
     def copies(self, split: int) -> tuple[int, ...]:
         """The ranks that hold the same parameters, where `split` neighbours share one copy."""
         return self.line(self.mesh.stage_gpus // split, split)

@@ -13,7 +13,7 @@ from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.simulate import build_schedule
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.executor.layer.collectives import all_reduce
-from meshwright.executor.model.build import RankModel
+from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
@@ -71,7 +71,9 @@ class Trainer:
         self.choices = choices
         self._tokens = tokens
         strategies = (end_strategy(configuration.mesh), *dict.fromkeys(s for stage in configuration.stages for s in stage))
-        self.communicators = Communicators(Place(mesh=configuration.mesh, rank=rank), strategies)
+        self.communicators = Communicators(
+            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
+        )
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
             configuration, self.communicators, choices.numerics, seed=choices.seed, routed=self._load.count
@@ -131,7 +133,8 @@ class Trainer:
     def _totals(self, loss: torch.Tensor | None, gradients: list[torch.Tensor]) -> tuple[float, float, float]:
         """Mean loss and squared norm of the gradients over all ranks, and the greatest expert load; reads the device."""
         place, world = self.communicators.place, self.communicators.world
-        square_sum = own_square_sum(self.model.flats, gradients, counts_tied=place.stage == self.model.end_devices[0])
+        at_begin = place.stage == end_devices(self.configuration)[0]
+        square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
         copies_of_tokens = self.configuration.mesh.tp
         share = 1.0 / (self.configuration.workload.tokens * copies_of_tokens)
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share

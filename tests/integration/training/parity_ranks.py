@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ NUM_STEPS = 6
 RATE = LearningRate(peak=1e-2, num_steps=NUM_STEPS, warm_up_steps=2)
 OPTIMIZER = AdamWSettings(max_norm=1.0)
 CPU = torch.device("cpu")
+TIMEOUT = timedelta(seconds=60)
 
 
 def main() -> None:
@@ -48,10 +50,11 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str) -> None:
     """Train every plan on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=num_ranks)
+    dist.init_process_group("gloo", rank=rank, world_size=num_ranks, timeout=TIMEOUT)
     found = {}
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration = configuration_of(read_plan(path))
+        if rank == 0: sys.stderr.write(path.name + "\n")
         results, initial, final = train(configuration, rank)
         if rank == 0:
             found[path.name.removesuffix(".plan.json")] = errors(configuration, results, initial, final)
