@@ -99,7 +99,9 @@ class RankModel:
         return FlatKind(
             split=spec.ranks(part.groups).size,
             decays=spec.fill is None,
-            tied=name == TABLE and self.configuration.model.tied_embeddings and len(end_devices(self.configuration)) > 1,
+            tied=name == TABLE
+            and self.configuration.model.tied_embeddings
+            and len(end_devices(self.configuration)) > 1,
         )
 
     def _make_flat(self, kind: FlatKind, owned: tuple[OwnedParameter, ...]) -> FlatParameters:
@@ -116,9 +118,7 @@ class RankModel:
 
     def _initial(self, owned: OwnedParameter, like: Tensor) -> Tensor:
         num_layers = self.configuration.model.num_layers
-        return initial_part(
-            owned.spec, owned.name, owned.groups, num_layers=num_layers, seed=self._seed, like=like
-        )
+        return initial_part(owned.spec, owned.name, owned.groups, num_layers=num_layers, seed=self._seed, like=like)
 
     def _parameters(self, part: PlannedPart) -> Parameters:
         weights, accumulators = {}, {}

@@ -37,4 +37,3 @@ def initial_part(
 def _draw(shape: tuple[int, ...], name: str, deviation: float, seed: int, like: Tensor) -> Tensor:
     generator = torch.Generator(like.device).manual_seed(seed_of(seed, name))
     return like.new_empty(shape).normal_(std=deviation, generator=generator)
-

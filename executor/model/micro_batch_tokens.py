@@ -19,9 +19,7 @@ class MicroBatchTokens:
 
 def own_tokens(tokens_BS: Tensor, sequence: Communicator) -> MicroBatchTokens:
     """This rank's part of the tokens of a micro-batch, (B, S + 1), of which the last is only predicted."""
-    return MicroBatchTokens(
-        inputs_T=_part(tokens_BS[:, :-1], sequence), labels_T=_part(tokens_BS[:, 1:], sequence)
-    )
+    return MicroBatchTokens(inputs_T=_part(tokens_BS[:, :-1], sequence), labels_T=_part(tokens_BS[:, 1:], sequence))
 
 
 def _part(tokens_BS: Tensor, sequence: Communicator) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,6 +17,6 @@ class Numerics:
     dtype: torch.dtype
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     fuse: bool = False
-    routing: RoutingChoice = RoutingChoice()
+    routing: RoutingChoice = field(default_factory=RoutingChoice)
     norm_epsilon: float = 1e-6
     rope_theta: float = 10_000.0

@@ -12,6 +12,8 @@ from torch import Tensor
 from meshwright.costmodel.model import ModelSpec
 from meshwright.executor.layer.reference import ReferenceLayer
 
+EPSILON = 1e-6
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceModel:
@@ -27,11 +29,15 @@ class ReferenceModel:
         hidden = F.embedding(inputs.flatten(), self.weights["embedding"]).to(self.wide)
         for index in range(self.model.num_layers):
             hidden = self._layer(index, tokens_BS.shape[0])(hidden)
-        bias = self.weights.get("final_norm.bias")
-        width, weight = hidden.shape[-1:], self.weights["final_norm"]
-        norm = F.rms_norm(hidden, width, weight, 1e-6) if bias is None else F.layer_norm(hidden, width, weight, bias, 1e-6)
+        norm = self._final_norm(hidden)
         head = self.weights["embedding" if self.model.tied_embeddings else "head"]
         return F.cross_entropy(F.linear(norm, head, self.weights.get("head.bias")), labels.flatten())
+
+    def _final_norm(self, hidden_TH: Tensor) -> Tensor:
+        weight, bias = self.weights["final_norm"], self.weights.get("final_norm.bias")
+        if bias is not None:
+            return F.layer_norm(hidden_TH, weight.shape, weight, bias, EPSILON)
+        return F.rms_norm(hidden_TH, weight.shape, weight, EPSILON)
 
     def _layer(self, index: int, micro_batch: int) -> ReferenceLayer:
         prefix = f"layers.{index}."
@@ -41,5 +47,6 @@ class ReferenceModel:
                 name.removeprefix(prefix): weight for name, weight in self.weights.items() if name.startswith(prefix)
             },
             micro_batch=micro_batch,
+            norm_epsilon=EPSILON,
             wide=self.wide,
         )

@@ -7,7 +7,7 @@ ranks, so far apart".
 
 from __future__ import annotations
 
-from meshwright.costmodel.strategy import AxisOrder, Mesh
+from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -55,7 +55,7 @@ class TrainingChoices:
 
     numerics: Numerics
     learning_rate: LearningRate
-    optimizer: AdamWSettings = AdamWSettings()
+    optimizer: AdamWSettings = field(default_factory=AdamWSettings)
     seed: int = 0
     skip_not_finite: bool = False
 
@@ -70,7 +70,10 @@ class Trainer:
         self.configuration = configuration
         self.choices = choices
         self._tokens = tokens
-        strategies = (end_strategy(configuration.mesh), *dict.fromkeys(s for stage in configuration.stages for s in stage))
+        strategies = (
+            end_strategy(configuration.mesh),
+            *dict.fromkeys(s for stage in configuration.stages for s in stage),
+        )
         self.communicators = Communicators(
             Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
         )
@@ -114,9 +117,7 @@ class Trainer:
                 f"step {number}: loss {loss_value}, gradient norm {norm}: not finite; weights are those before the step"
                 " (--skip-not-finite leaves out such steps)"
             )
-        return StepResult(
-            loss=loss_value, gradient_norm=norm, learning_rate=rate, expert_load=load, skipped=not finite
-        )
+        return StepResult(loss=loss_value, gradient_norm=norm, learning_rate=rate, expert_load=load, skipped=not finite)
 
     def _wire(self, sums: torch.dtype) -> torch.dtype:
         """The format in which gradients travel: 16 bits where the plan says so and weights have no more."""
@@ -131,7 +132,7 @@ class Trainer:
         return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.sequence)
 
     def _totals(self, loss: torch.Tensor | None, gradients: list[torch.Tensor]) -> tuple[float, float, float]:
-        """Mean loss and squared norm of the gradients over all ranks, and the greatest expert load; reads the device."""
+        """Mean loss, squared norm of the gradients and greatest expert load over all ranks: waits for the device."""
         place, world = self.communicators.place, self.communicators.world
         at_begin = place.stage == end_devices(self.configuration)[0]
         square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
@@ -144,4 +145,3 @@ class Trainer:
             dist.all_reduce(load, op=dist.ReduceOp.MAX)
         loss_value, total, greatest = torch.cat((sums, load.view(1))).tolist()
         return loss_value, total, greatest
-

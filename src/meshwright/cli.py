@@ -61,6 +61,7 @@ COMMANDS: dict[str, CommandEntry] = {
         module="meshwright.commands.validate", summary="Compare predictions with published training runs."
     ),
     "profile": CommandEntry(module="meshwright.commands.profile", summary="Measure this machine's GPUs and links."),
+    "run": CommandEntry(module="meshwright.commands.run", summary="Train the planned model the planned way."),
     "models": CommandEntry(module="meshwright.commands.models", summary="List the model presets."),
     "clusters": CommandEntry(module="meshwright.commands.clusters", summary="List the cluster presets."),
 }

@@ -2,11 +2,13 @@
 
     python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS
 
-Prints, as JSON, the greatest relative errors of each plan: of losses, gradient norms and all parameters in the end.
+Prints, as JSON, for each plan the greatest relative errors of losses and gradient norms, those of all parameters in the
+end, and a digest of these.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -54,10 +56,14 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str) -> None:
     found = {}
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration = configuration_of(read_plan(path))
-        if rank == 0: sys.stderr.write(path.name + "\n")
+        if rank == 0:
+            sys.stderr.write(path.name + "\n")
         results, initial, final = train(configuration, rank)
         if rank == 0:
-            found[path.name.removesuffix(".plan.json")] = errors(configuration, results, initial, final)
+            found[path.name.removesuffix(".plan.json")] = {
+                "errors": errors(configuration, results, initial, final),
+                "digest": digest(final),
+            }
         dist.barrier()
     if rank == 0:
         json.dump(found, sys.stdout)
@@ -75,6 +81,14 @@ def train(
     initial = everywhere(whole_masters(trainer.model))
     results = [trainer.step(step) for step in range(NUM_STEPS)]
     return results, initial, everywhere(whole_masters(trainer.model))
+
+
+def digest(parameters: dict[str, Tensor]) -> str:
+    """Equal to the last bit."""
+    found = hashlib.sha256()
+    for name in sorted(parameters):
+        found.update(parameters[name].numpy().tobytes())
+    return found.hexdigest()
 
 
 def tokens_of(configuration: TrainingConfiguration) -> SyntheticTokens:

@@ -1,0 +1,107 @@
+"""What planned training computes on several processes is what autograd computes on one, whatever the plan."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meshwright.planner.plan import Plan
+from meshwright.planner.serialise import write_plan
+
+SCRIPT = Path(__file__).with_name("parity_ranks.py")
+TOLERANCE = 1e-10
+SECONDS = 300
+
+ONE = {
+    "dense": "mbs=2",
+    "moe": "mbs=2",
+    "latent": "mbs=4",
+    "moe: recompute": "mbs=2,recompute=full",
+    "three layers": "mbs=1",
+}
+TWO = {
+    "dense: dp": "dp=2,mbs=2",
+    "dense: dp, zero 0": "dp=2,mbs=2,zero=0",
+    "dense: tp": "tp=2,mbs=2",
+    "dense: sp": "sp=2,mbs=2",
+    "dense: 1f1b": "pp=2,mbs=1,schedule=1f1b",
+    "three layers: 1f1b": "pp=2,mbs=1,schedule=1f1b",
+    "dense: gpipe": "pp=2,mbs=2,schedule=gpipe",
+    "dense: interleaved": "pp=2,vp=2,mbs=1,schedule=interleaved",
+    "dense: zb-h1": "pp=2,mbs=1,schedule=zb-h1",
+    "dense: zb-v": "pp=2,mbs=1,schedule=zb-v",
+    "dense: dualpipe-v": "pp=2,mbs=1,schedule=dualpipe-v",
+    "moe: dp": "dp=2,mbs=2,ep=1",
+    "moe: ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
+    "moe: ep, allgather": "dp=2,ep=2,mbs=2,dispatch=allgather",
+    "moe: tp": "tp=2,ep=1,mbs=2",
+    "moe: tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall",
+    "moe: sp, ep": "sp=2,ep=2,mbs=2,dispatch=allgather",
+    "moe: zb-v": "pp=2,mbs=1,schedule=zb-v",
+    "moe: ep, once more": "dp=2,ep=2,mbs=2,dispatch=alltoall",
+    "moe: ep, sar": "dp=2,ep=2,mbs=2,dispatch=alltoall,recompute=sar",
+    "moe: ep, full recomputation": "dp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
+    "latent: tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall",
+    "latent: sp, ep": "sp=2,ep=2,mbs=2,dispatch=allgather",
+    "latent: interleaved": "pp=2,vp=2,mbs=1,schedule=interleaved",
+}
+FOUR = {
+    "moe: folded, ep over sp and dp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
+    "moe: folded, allgather": "sp=2,dp=2,ep=4,mbs=2,dispatch=allgather",
+    "moe: ep, edp": "dp=4,ep=2,mbs=1,dispatch=alltoall",
+    "moe: ep, edp, zero 0": "dp=4,ep=2,mbs=1,dispatch=alltoall,zero=0",
+    "moe: tp, edp": "tp=2,dp=2,ep=2,mbs=2,dispatch=alltoall",
+    "moe: tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
+    "moe: tp and sp": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
+    "moe: 1f1b, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "moe: dualpipe-v, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=dualpipe-v,dispatch=alltoall",
+    "moe: zb-v, sp": "pp=2,sp=2,ep=2,mbs=1,schedule=zb-v,dispatch=allgather",
+    "dense: four stages": "pp=4,mbs=1,schedule=1f1b",
+    "dense: tied ends, dp": "pp=2,dp=2,mbs=1,schedule=1f1b",
+    "latent: tp, dp": "tp=2,dp=2,ep=2,mbs=2,dispatch=allgather",
+}
+EIGHT = {
+    "moe: everything": "pp=2,dp=2,sp=2,ep=4,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "moe: tp, dp, pp": "pp=2,dp=2,tp=2,ep=2,mbs=1,schedule=interleaved,vp=2,dispatch=allgather",
+}
+CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
+ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"), ("moe", "moe: recompute"))
+"""Plans whose weights are the same to the last bit."""
+
+
+@pytest.mark.parametrize("num_ranks", CASES)
+def test_planned_training_agrees_with_one_process(
+    num_ranks: int,
+    make_plan: Callable[[str, int, str], Plan],
+    tmp_path: Path,
+    process_environment: dict[str, str],
+) -> None:
+    plans = tmp_path / "plans"
+    plans.mkdir()
+    for case, fixes in CASES[num_ranks].items():
+        write_plan(make_plan(case.partition(":")[0], num_ranks, fixes), plans / f"{case}.plan.json")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(plans), str(num_ranks)],
+        env=process_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout)
+    assert found.keys() == CASES[num_ranks].keys()
+    wrong = [
+        f"{case}: {name} {error:.1e}"
+        for case, result in found.items()
+        for name, error in result["errors"].items()
+        if not error <= TOLERANCE
+    ]
+    assert wrong == []
+    for group in ALIKE:
+        assert len({found[case]["digest"] for case in group if case in found}) <= 1, group
