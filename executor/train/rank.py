@@ -11,9 +11,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.errors import InputError, MeshwrightError
+from meshwright.costmodel.units import format_bytes
 from meshwright.executor.layer.context import AttentionKernel, RoutingChoice
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.ranks.place import Place
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
 from meshwright.executor.train.record import (
@@ -37,6 +39,10 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 Told = Callable[[StepRecord], None]
 
 
+class RankMemoryError(MeshwrightError):
+    """One rank has run out of memory: it says so itself, the others know nothing of it."""
+
+
 def run_rank(request: RunRequest, plan: Plan, told: Told) -> RunRecord | None:
     """Train on this rank. Rank 0 tells of every step, writes the records and returns the summary."""
     rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
@@ -46,9 +52,21 @@ def run_rank(request: RunRequest, plan: Plan, told: Told) -> RunRecord | None:
     try:
         _check_same_device(device, num_ranks)
         return _train(request, plan, rank, device, told)
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(plan, rank, device) from error
     finally:
         if num_ranks > 1:
             dist.destroy_process_group()
+
+
+def _out_of_memory(plan: Plan, rank: int, device: torch.device) -> RankMemoryError:
+    stage = Place(mesh=plan.mesh, rank=rank).stage
+    predicted = format_bytes(plan.prediction.peak_memory_bytes[stage])
+    return RankMemoryError(
+        f"run: rank {rank} (pipeline stage {stage}) is out of memory at {format_bytes(peak_memory_bytes(device))} of"
+        f" tensors, predicted were {predicted}; plan again with --fix mbs={max(1, plan.pipeline.micro_batch_size // 2)}"
+        " or --fix recompute=full"
+    )
 
 
 def _open_device(choice: DeviceChoice) -> torch.device:

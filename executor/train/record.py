@@ -92,7 +92,10 @@ class StepLog:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / STEPS_FILE
-        self._file: BinaryIO = self.path.open("wb")
+        try:
+            self._file: BinaryIO = self.path.open("wb")
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def __enter__(self) -> StepLog:
         return self
@@ -104,8 +107,14 @@ class StepLog:
 
     def add(self, record: StepRecord) -> None:
         """Write a line, at once."""
-        self._file.write(msgspec.json.encode(record) + b"\n")
-        self._file.flush()
+        try:
+            self._file.write(msgspec.json.encode(record) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> InputError:
+        return InputError(str(self.path), "", f"cannot be written: {error.strerror}")
 
 
 def make_folder(folder: Path) -> None:

@@ -93,16 +93,17 @@ def _choice(kind: type[Choice], option: str, text: str) -> Choice:
 
 
 def _run(request: RunRequest) -> None:
-    """Run; where torchrun started this process, only rank 0 speaks."""
+    """Run; of the ranks that torchrun started only the first speaks, unless another alone knows what went wrong."""
     from meshwright.costmodel.errors import MeshwrightError
     from meshwright.executor.train.entry import is_started_rank, run
+    from meshwright.executor.train.rank import RankMemoryError
 
     silent = is_started_rank() and os.environ["RANK"] != "0"
     try:
         with _step_bar(request.num_steps, shown=not silent) as told:
             summary = run(request, arguments_of(request), told)
     except MeshwrightError as error:
-        if silent:
+        if silent and not isinstance(error, RankMemoryError):
             raise typer.Exit(error.exit_status) from error
         raise
     if summary is not None:

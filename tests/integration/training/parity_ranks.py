@@ -1,6 +1,6 @@
-"""Run as a script: trains every plan of a folder on so many processes over gloo and on one by autograd, in float64.
+"""Run as a script: trains every plan of a folder on so many processes, and on one by autograd in float64.
 
-    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS
+    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE
 
 Prints, as JSON, for each plan the greatest relative errors of losses and gradient norms, those of all parameters in the
 end, and a digest of these.
@@ -35,30 +35,31 @@ from meshwright.planner.serialise import read_plan
 NUM_STEPS = 6
 RATE = LearningRate(peak=1e-2, num_steps=NUM_STEPS, warm_up_steps=2)
 OPTIMIZER = AdamWSettings(max_norm=1.0)
-CPU = torch.device("cpu")
 TIMEOUT = timedelta(seconds=60)
 
 
 def main() -> None:
     """Start the ranks."""
-    folder, num_ranks = sys.argv[1], int(sys.argv[2])
+    folder, num_ranks, device, dtype = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(run_rank, args=(num_ranks, port, folder), nprocs=num_ranks)
+    spawn(run_rank, args=(num_ranks, port, folder, device, dtype), nprocs=num_ranks)
 
 
-def run_rank(rank: int, num_ranks: int, port: int, folder: str) -> None:
+def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str, dtype: str) -> None:
     """Train every plan on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=num_ranks, timeout=TIMEOUT)
+    numerics = Numerics(device=open_device(device_type, rank), dtype=getattr(torch, dtype))
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=TIMEOUT)
     found = {}
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration = configuration_of(read_plan(path))
         if rank == 0:
             sys.stderr.write(path.name + "\n")
-        results, initial, final = train(configuration, rank)
+        results, initial, final = train(configuration, rank, numerics)
         if rank == 0:
             found[path.name.removesuffix(".plan.json")] = {
                 "errors": errors(configuration, results, initial, final),
@@ -70,13 +71,19 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def open_device(device_type: str, rank: int) -> torch.device:
+    """The device of a rank."""
+    if device_type == "cpu":
+        return torch.device("cpu")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
+
+
 def train(
-    configuration: TrainingConfiguration, rank: int
+    configuration: TrainingConfiguration, rank: int, numerics: Numerics
 ) -> tuple[list[StepResult], dict[str, Tensor], dict[str, Tensor]]:
     """Six steps; what they showed, and all parameters before and after."""
-    choices = TrainingChoices(
-        numerics=Numerics(device=CPU, dtype=torch.float64), learning_rate=RATE, optimizer=OPTIMIZER
-    )
+    choices = TrainingChoices(numerics=numerics, learning_rate=RATE, optimizer=OPTIMIZER)
     trainer = Trainer(configuration, rank, choices, tokens_of(configuration))
     initial = everywhere(whole_masters(trainer.model))
     results = [trainer.step(step) for step in range(NUM_STEPS)]
@@ -97,7 +104,8 @@ def tokens_of(configuration: TrainingConfiguration) -> SyntheticTokens:
 
 
 def everywhere(parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The parameters of all stages."""
+    """The parameters of all stages, in float64 on the CPU."""
+    parts = {name: tensor.to("cpu", torch.float64) for name, tensor in parts.items()}
     gathered: list[dict[str, Tensor] | None] = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, parts)
     return {name: tensor for one in gathered if one is not None for name, tensor in one.items()}

@@ -7,14 +7,24 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from msgspec.structs import replace
 
+from meshwright.costmodel.strategy import AxisOrder
 from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import write_plan
 
+Results = dict[str, dict[str, Any]]
+
 SCRIPT = Path(__file__).with_name("parity_ranks.py")
 TOLERANCE = 1e-10
+BFLOAT16_BUDGET = {"loss": 1e-2, "gradient norm": 1e-1}
+OTHER_BUDGET = 0.5
+"""Of parameters: in six steps AdamW moves small weights by more than their size, and rounding changes whither."""
+
 SECONDS = 300
 
 ONE = {
@@ -29,6 +39,7 @@ TWO = {
     "dense: dp, zero 0": "dp=2,mbs=2,zero=0",
     "dense: tp": "tp=2,mbs=2",
     "dense: sp": "sp=2,mbs=2",
+    "dense: sp, ffn tp": "sp=2,ffn=tp,mbs=2",
     "dense: 1f1b": "pp=2,mbs=1,schedule=1f1b",
     "three layers: 1f1b": "pp=2,mbs=1,schedule=1f1b",
     "dense: gpipe": "pp=2,mbs=2,schedule=gpipe",
@@ -59,6 +70,8 @@ FOUR = {
     "moe: tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
     "moe: tp and sp": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
     "moe: 1f1b, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "moe: 1f1b, ep, dp outermost": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "dense: more sp ranks than key heads": "sp=4,mbs=2",
     "moe: dualpipe-v, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=dualpipe-v,dispatch=alltoall",
     "moe: zb-v, sp": "pp=2,sp=2,ep=2,mbs=1,schedule=zb-v,dispatch=allgather",
     "dense: four stages": "pp=4,mbs=1,schedule=1f1b",
@@ -70,38 +83,75 @@ EIGHT = {
     "moe: tp, dp, pp": "pp=2,dp=2,tp=2,ep=2,mbs=1,schedule=interleaved,vp=2,dispatch=allgather",
 }
 CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
+DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
+"""Cases whose ranks are numbered so; the planner does that only where nodes are several."""
+
 ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"), ("moe", "moe: recompute"))
 """Plans whose weights are the same to the last bit."""
 
 
-@pytest.mark.parametrize("num_ranks", CASES)
-def test_planned_training_agrees_with_one_process(
-    num_ranks: int,
-    make_plan: Callable[[str, int, str], Plan],
-    tmp_path: Path,
-    process_environment: dict[str, str],
-) -> None:
-    plans = tmp_path / "plans"
-    plans.mkdir()
-    for case, fixes in CASES[num_ranks].items():
-        write_plan(make_plan(case.partition(":")[0], num_ranks, fixes), plans / f"{case}.plan.json")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(plans), str(num_ranks)],
-        env=process_environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout)
-    assert found.keys() == CASES[num_ranks].keys()
-    wrong = [
+@pytest.fixture
+def train_all(
+    make_plan: Callable[[str, int, str], Plan], tmp_path: Path, process_environment: dict[str, str]
+) -> Callable[[int, str, str], Results]:
+    """Plans and trains all cases of so many ranks on a kind of device in a format."""
+
+    def train(num_ranks: int, device: str, dtype: str) -> Results:
+        plans = tmp_path / "plans"
+        plans.mkdir()
+        for case, fixes in CASES[num_ranks].items():
+            plan = make_plan(case.partition(":")[0], num_ranks, fixes)
+            if case in DP_OUTERMOST:
+                plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
+            write_plan(plan, plans / f"{case}.plan.json")
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), str(plans), str(num_ranks), device, dtype],
+            env=process_environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        found: Results = json.loads(done.stdout)
+        assert found.keys() == CASES[num_ranks].keys()
+        return found
+
+    return train
+
+
+def wrong(found: Results, tolerances: dict[str, float], otherwise: float) -> list[str]:
+    """The errors above their tolerances, a line each."""
+    return [
         f"{case}: {name} {error:.1e}"
         for case, result in found.items()
         for name, error in result["errors"].items()
-        if not error <= TOLERANCE
+        if not error <= tolerances.get(name, otherwise)
     ]
-    assert wrong == []
+
+
+@pytest.mark.parametrize("num_ranks", CASES)
+def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Callable[..., Results]) -> None:
+    found = train_all(num_ranks, "cpu", "float64")
+    assert wrong(found, {}, TOLERANCE) == []
     for group in ALIKE:
         assert len({found[case]["digest"] for case in group if case in found}) <= 1, group
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_the_same_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> None:
+    _need_gpus(num_ranks)
+    assert wrong(train_all(num_ranks, "cuda", "float64"), {}, TOLERANCE) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_sixteen_bits_stay_within_their_budget(num_ranks: int, train_all: Callable[..., Results]) -> None:
+    _need_gpus(num_ranks)
+    assert wrong(train_all(num_ranks, "cuda", "bfloat16"), BFLOAT16_BUDGET, OTHER_BUDGET) == []
+
+
+def _need_gpus(num_ranks: int) -> None:
+    if torch.cuda.device_count() < num_ranks:
+        pytest.skip(f"needs {num_ranks} CUDA devices")
