@@ -89,6 +89,23 @@ MODELS: dict[str, dict[str, object]] = {
         "tie_word_embeddings": False,
     },
 }
+MODELS["empty experts"] = {**MODELS["moe"], "num_experts": 32}
+MODELS["groups of experts"] = {
+    **MODELS["latent"],
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "n_group": 4,
+    "topk_group": 2,
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+    "num_nextn_predict_layers": 0,
+}
+MODELS["gated shared experts"] = {
+    **MODELS["moe"],
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "model_type": "qwen2_moe",
+    "shared_expert_intermediate_size": 40,
+}
 
 
 MakePlan = Callable[[str, int, str], Plan]

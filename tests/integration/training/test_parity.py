@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ Results = dict[str, dict[str, Any]]
 
 SCRIPT = Path(__file__).with_name("parity_ranks.py")
 TOLERANCE = 1e-10
-BFLOAT16_BUDGET = {"loss": 1e-2, "gradient norm": 1e-1}
+BFLOAT16_BUDGET = {"loss": 5e-3, "gradient norm": 1e-1}
 OTHER_BUDGET = 0.5
 """Of parameters: in six steps AdamW moves small weights by more than their size, and rounding changes whither."""
 
@@ -71,6 +71,9 @@ FOUR = {
     "moe: tp and sp": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
     "moe: 1f1b, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "moe: 1f1b, ep, dp outermost": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "empty experts: ep, edp": "dp=4,ep=2,mbs=1,dispatch=alltoall",
+    "groups of experts: tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=allgather",
+    "gated shared experts: tp, edp": "tp=2,dp=2,ep=2,mbs=2,dispatch=alltoall",
     "dense: more sp ranks than key heads": "sp=4,mbs=2",
     "moe: dualpipe-v, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=dualpipe-v,dispatch=alltoall",
     "moe: zb-v, sp": "pp=2,sp=2,ep=2,mbs=1,schedule=zb-v,dispatch=allgather",
@@ -93,13 +96,14 @@ ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomp
 @pytest.fixture
 def train_all(
     make_plan: Callable[[str, int, str], Plan], tmp_path: Path, process_environment: dict[str, str]
-) -> Callable[[int, str, str], Results]:
-    """Plans and trains all cases of so many ranks on a kind of device in a format."""
+) -> Callable[..., Results]:
+    """Plans and trains cases of so many ranks, all unless some are named, on a kind of device in a format."""
 
-    def train(num_ranks: int, device: str, dtype: str) -> Results:
+    def train(num_ranks: int, device: str, dtype: str, cases: Iterable[str] = ()) -> Results:
         plans = tmp_path / "plans"
         plans.mkdir()
-        for case, fixes in CASES[num_ranks].items():
+        chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
+        for case, fixes in chosen.items():
             plan = make_plan(case.partition(":")[0], num_ranks, fixes)
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
@@ -114,7 +118,7 @@ def train_all(
         )
         assert done.returncode == 0, done.stderr[-4000:]
         found: Results = json.loads(done.stdout)
-        assert found.keys() == CASES[num_ranks].keys()
+        assert found.keys() == chosen.keys()
         return found
 
     return train
@@ -138,6 +142,11 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
         assert len({found[case]["digest"] for case in group if case in found}) <= 1, group
 
 
+def test_sixteen_bits_stay_within_their_budget(train_all: Callable[..., Results]) -> None:
+    found = train_all(2, "cpu", "bfloat16", ("dense: dp", "dense: tp", "moe: ep", "moe: zb-v"))
+    assert wrong(found, BFLOAT16_BUDGET, OTHER_BUDGET) == []
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_the_same_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> None:
@@ -147,7 +156,7 @@ def test_the_same_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_ranks", [1, 2])
-def test_sixteen_bits_stay_within_their_budget(num_ranks: int, train_all: Callable[..., Results]) -> None:
+def test_sixteen_bits_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> None:
     _need_gpus(num_ranks)
     assert wrong(train_all(num_ranks, "cuda", "bfloat16"), BFLOAT16_BUDGET, OTHER_BUDGET) == []
 
