@@ -111,6 +111,7 @@ class RankModel:
             owned,
             copies=communicators.copies(kind.split),
             ends=communicators.ends if kind.tied else ALONE,
+            sums_wide=self.configuration.runtime.fp32_gradients,
             shards=self.configuration.sharding.zero is not ZeroStage.NONE,
             dtype=self.numerics.dtype,
             device=self.numerics.device,

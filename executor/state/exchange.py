@@ -16,6 +16,7 @@ from meshwright.executor.layer.collectives import (
     all_to_all_parts,
     reduce_scatter_rows,
 )
+from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.state.flat import FlatParameters
 
@@ -26,17 +27,18 @@ def reduce_gradients(flat: FlatParameters, wire: torch.dtype) -> Tensor:
         accumulator.finish()
     if flat.ends.size > 1:
         flat.gradients.copy_(all_reduce(flat.gradients, flat.ends))
-    own = _reduce_scatter(flat.gradients, flat.copies, wire)
+    own = _reduce_scatter(flat.gradients, flat.copies, wire).to(flat.master.dtype)
     return own if flat.shards else all_gather_rows(own, flat.copies)
 
 
 def _reduce_scatter(gradients: Tensor, copies: Communicator, wire: torch.dtype) -> Tensor:
     if copies.size == 1:
         return gradients
-    if wire is gradients.dtype:
-        return reduce_scatter_rows(gradients, copies)
+    wide = statistics_type(gradients.dtype)
+    if wire is wide:
+        return reduce_scatter_rows(gradients.to(wide), copies)
     parts = all_to_all_parts(gradients.to(wire).unflatten(0, (copies.size, -1)), copies)
-    return parts.sum(0, dtype=gradients.dtype)
+    return parts.sum(0, dtype=wide)
 
 
 def publish_weights(flat: FlatParameters) -> None:

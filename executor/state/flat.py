@@ -55,7 +55,10 @@ class FlatKind:
 
 
 class FlatParameters:
-    """One buffer. `copies`: the ranks that hold the same; `ends`: those of first and last stage, for tied weights."""
+    """One buffer. `copies`: the ranks that hold the same; `ends`: those of first and last stage, for tied weights.
+
+    `sums_wide`: gradients of micro-batches are summed in FP32 (or wider), otherwise in the format of the weights.
+    """
 
     def __init__(
         self,
@@ -65,19 +68,22 @@ class FlatParameters:
         copies: Communicator,
         ends: Communicator = ALONE,
         shards: bool,
+        sums_wide: bool = True,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.kind = kind
         self.owned = tuple(owned)
+        self._owned = {one.name: one for one in owned}
         self.copies = copies
         self.ends = ends
         self.shards = shards and copies.size > 1
         step = copies.size * ALIGNMENT
         self.size = -(-sum(one.room for one in owned) // step) * step
         self.weights = torch.zeros(self.size, dtype=dtype, device=device)
-        self.gradients = torch.zeros(self.size, dtype=statistics_type(dtype), device=device)
-        self.master = torch.zeros(self.shard_size, dtype=self.gradients.dtype, device=device)
+        wide = statistics_type(dtype)
+        self.gradients = torch.zeros(self.size, dtype=wide if sums_wide else dtype, device=device)
+        self.master = torch.zeros(self.shard_size, dtype=wide, device=device)
         self.weight_of = self._views(self.weights)
         self.accumulator_of = {name: Accumulator(view) for name, view in self._views(self.gradients).items()}
 
@@ -101,11 +107,11 @@ class FlatParameters:
 
     def fill(self, draw: Callable[[OwnedParameter, Tensor], Tensor]) -> None:
         """Set weights and master weights; `draw` gives this rank's part of a parameter in the format of a tensor."""
-        for one in self.owned:
-            total = self.accumulator_of[one.name].total
-            total.copy_(draw(one, total))
-        self.master.copy_(self.gradients[self.shard])
-        self.weights.copy_(self.gradients)
+        exact = self.gradients.to(self.master.dtype)
+        for name, view in self._views(exact).items():
+            view.copy_(draw(self._owned[name], view))
+        self.master.copy_(exact[self.shard])
+        self.weights.copy_(exact)
         self.gradients.zero_()
 
     def master_parts(self) -> dict[str, Tensor]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.costmodel.errors import PlanError, StrategyError
+from meshwright.costmodel.errors import InputError, PlanError
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.stage_cost import cost_context
-from meshwright.costmodel.strategy import LayerStrategy, ZeroStage
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
+
+INSTEAD = {"dispatch": "dispatch=alltoall", "cp": "cp=1", "etp": "etp=1"}
+"""What to pin against refusals of single layers."""
 
 RUN_ZERO = (ZeroStage.NONE, ZeroStage.OPTIMIZER)
 
@@ -26,8 +29,7 @@ class Refusal(Value, frozen=True, kw_only=True):
     instead: str = ""
 
     def __str__(self) -> str:
-        hint = f"; plan again with --fix {self.instead}" if self.instead else ""
-        return f"the executor does not run {self.what} yet{hint}"
+        return f"the executor does not run {self.what} yet{_hint(self.instead)}"
 
 
 def check_runs(configuration: TrainingConfiguration, where: str = "plan") -> None:
@@ -37,12 +39,17 @@ def check_runs(configuration: TrainingConfiguration, where: str = "plan") -> Non
     context = cost_context(configuration)
     strategies = (strategy for stage in configuration.stages for strategy in stage)
     for index, (layer, strategy) in enumerate(zip(configuration.model.layers, strategies, strict=True)):
-        for refusal in _of_layer(layer, strategy):
+        for refusal in _of_layer(layer, strategy, configuration.mesh):
             raise PlanError(where, f"layer {index}: {refusal.field}", str(refusal))
         try:
             check_supported(layer, context.setting(layer, strategy))
-        except StrategyError as error:
-            raise PlanError(where, f"layer {index}: {error.field}", error.problem) from error
+        except InputError as error:
+            hint = _hint(INSTEAD.get(error.field, ""))
+            raise PlanError(where, f"layer {index}: {error.field}", f"{error.problem}{hint}") from error
+
+
+def _hint(instead: str) -> str:
+    return f"; plan again with --fix {instead}" if instead else ""
 
 
 def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
@@ -70,8 +77,11 @@ def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:
         yield Refusal(field="sharding.offload_optimizer", what="an optimizer in host memory")
 
 
-def _of_layer(layer: LayerSpec, strategy: LayerStrategy) -> Iterator[Refusal]:
+def _of_layer(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> Iterator[Refusal]:
     attention = layer.attention
+    if (strategy.tp, strategy.sp) != (mesh.tp, mesh.sp):
+        what = f"layers of tp {strategy.tp} x sp {strategy.sp} in a mesh of tp {mesh.tp} x sp {mesh.sp}"
+        yield Refusal(field="tp", what=what)
     if strategy.offload:
         yield Refusal(field="offload", what="offload of activations")
     if strategy.tp > 1 and not strategy.sequence_parallel:

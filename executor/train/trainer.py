@@ -106,7 +106,7 @@ class Trainer:
                 accumulator.restart()
         self._load.restart()
         loss = self._device.run(lambda micro_batch: self._micro_batch(number, micro_batch))
-        gradients = [reduce_gradients(flat, self._wire(flat.gradients.dtype)) for flat in self.model.flats]
+        gradients = [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
         loss_value, square_sum, load = self._totals(loss, gradients)
         norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
         finite = math.isfinite(loss_value) and math.isfinite(norm)

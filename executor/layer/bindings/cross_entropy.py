@@ -20,8 +20,7 @@ from meshwright.executor.layer.lifetime import INPUT
 from meshwright.executor.layer.scope import Scope
 
 TARGETS = "targets"
-GREATEST, EXPONENTIALS, LABEL = range(3)
-TOKENS_AT_ONCE = 2048
+TOKENS_AT_ONCE = 1024
 """Tokens whose logits stand in FP32 at one time."""
 
 
@@ -55,10 +54,10 @@ def join_statistics(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """The numbers over all ranks' columns. Sums of exponentials must be put on one scale first, hence the gather."""
     ranks = scope.layer.groups.tensor
     parts = all_gather_rows(scope.values[operator.reads[0]], ranks).unflatten(0, (ranks.size, -1))
-    greatest = parts[..., GREATEST].amax(0)
-    exponentials = (parts[..., EXPONENTIALS] * (parts[..., GREATEST] - greatest).exp()).sum(0)
-    joined = torch.stack((greatest, exponentials, parts[..., LABEL].sum(0)), 1)
-    return {operator.writes[0]: joined}
+    greatest, exponentials, label = parts.unbind(-1)
+    joined = greatest.amax(0)
+    summed = (exponentials * (greatest - joined).exp()).sum(0)
+    return {operator.writes[0]: torch.stack((joined, summed, label.sum(0)), 1)}
 
 
 def summed_loss(statistics_T3: Tensor) -> Tensor:
@@ -76,8 +75,9 @@ def statistics_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor
     parts = (tensor.split(TOKENS_AT_ONCE) for tensor in (grad, logits, joined, columns, elsewhere))
     for target, own, numbers, column, is_elsewhere in zip(*parts, strict=True):
         wide = own.to(numbers.dtype)
-        softmax = (wide - numbers[:, GREATEST, None]).exp_().div_(numbers[:, EXPONENTIALS, None])
-        at_label = (~is_elsewhere).to(softmax.dtype).unsqueeze(1)
+        greatest, exponentials, _ = numbers.split(1, 1)
+        softmax = (wide - greatest).exp_().div_(exponentials)
+        at_label = is_elsewhere.logical_not().to(softmax.dtype).unsqueeze(1)
         target.copy_(softmax.scatter_add_(1, column.unsqueeze(1), -at_label).mul_(scale))
     return {operator.writes[0]: grad}
 

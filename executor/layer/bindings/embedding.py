@@ -34,7 +34,7 @@ def look_up_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     table = torch.ops.aten.embedding_dense_backward(
         grad.contiguous(), rows.masked_fill(elsewhere, num_rows), num_rows + 1, num_rows, False
     )
-    scope.parameters.add_gradient(TABLE, table[:num_rows])
+    scope.parameters.add_gradient(TABLE, table.narrow(0, 0, num_rows))
     return {}
 
 

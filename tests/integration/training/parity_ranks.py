@@ -57,8 +57,6 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     found = {}
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration = configuration_of(read_plan(path))
-        if rank == 0:
-            sys.stderr.write(path.name + "\n")
         results, initial, final = train(configuration, rank, numerics)
         if rank == 0:
             found[path.name.removesuffix(".plan.json")] = {

@@ -19,13 +19,13 @@ CPU = torch.device("cpu")
 SHAPES = {"a": (3, 5), "b": (7,)}
 
 
-def make_flat(dtype: torch.dtype = torch.bfloat16, *, decays: bool = True) -> FlatParameters:
+def make_flat(dtype: torch.dtype = torch.bfloat16, *, decays: bool = True, sums_wide: bool = True) -> FlatParameters:
     owned = [
         OwnedParameter(name=name, spec=ParameterSpec(name=name, shape=shape), groups=LayerGroups())
         for name, shape in SHAPES.items()
     ]
     kind = FlatKind(split=1, decays=decays)
-    flat = FlatParameters(kind, owned, copies=ALONE, shards=True, dtype=dtype, device=CPU)
+    flat = FlatParameters(kind, owned, copies=ALONE, shards=True, sums_wide=sums_wide, dtype=dtype, device=CPU)
     flat.fill(draw)
     return flat
 
@@ -52,14 +52,15 @@ def test_masters_keep_what_weights_round() -> None:
     assert not torch.equal(flat.weight_of["a"].float(), exact)
 
 
-def test_gradients_of_micro_batches_add_up_in_float32() -> None:
-    flat = make_flat()
+@pytest.mark.parametrize(("sums_wide", "expected"), [(True, 258.0), (False, 256.0)])
+def test_gradients_of_micro_batches_add_up_in_float32_where_the_plan_says_so(sums_wide: bool, expected: float) -> None:
+    flat = make_flat(sums_wide=sums_wide)
     total = flat.accumulator_of["a"]
     for value in (256.0, 1.0, 1.0):
         total.add(torch.full((3, 5), value, dtype=torch.bfloat16))
     reduced = reduce_gradients(flat, torch.float32)
     assert reduced.dtype is torch.float32
-    assert float(reduced[0]) == 258.0  # in bfloat16, 256 + 1 is 256
+    assert float(reduced[0]) == expected  # in bfloat16, 256 + 1 is 256
 
 
 def test_a_new_step_forgets_the_last_and_what_gets_no_gradient_is_zero() -> None:

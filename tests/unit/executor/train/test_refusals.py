@@ -31,6 +31,13 @@ def layers(**changes: object) -> Change:
     )
 
 
+def _with_attention(configuration: TrainingConfiguration, **changes: object) -> TrainingConfiguration:
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, **changes)) for layer in configuration.model.layers
+    )
+    return replace(configuration, model=replace(configuration.model, layers=layers))
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
     "ZeRO-3": (sharding(zero=ZeroStage.PARAMETERS), "sharding.zero: .*ZeRO-3.*--fix zero=1"),
     "ZeRO-2": (sharding(zero=ZeroStage.GRADIENTS), "sharding.zero: .*ZeRO-2"),
@@ -39,7 +46,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "prediction modules": (model(mtp_depth=1), "model.mtp_depth: "),
     "learned positions": (model(learned_positions=64), "model.learned_positions: "),
     "offload": (layers(offload=True), "layer 0: offload: "),
-    "one copy a rank": (layers(dispatch=Dispatch.ALL_TO_ALL_DEDUP), "layer 0: dispatch: "),
+    "one copy a rank": (layers(dispatch=Dispatch.ALL_TO_ALL_DEDUP), "layer 0: dispatch: .*--fix dispatch=alltoall"),
+    "a window": (
+        lambda configuration: _with_attention(configuration, window=4),
+        "layer 0: window: .*sliding windows",
+    ),
+    "other axes than the mesh": (layers(tp=2, sp=1, ffn_tp=2), "layer 0: tp: .*tp 2 x sp 1 in a mesh of tp 1 x sp 2"),
     "a bounded capacity": (
         lambda configuration: replace(configuration, workload=replace(configuration.workload, capacity_factor=1.5)),
         "workload.capacity_factor: ",
