@@ -89,6 +89,12 @@ class MicroBatch:
         """The layer's output, (T, H)."""
         return self.scope.values[self._output]
 
+    def take_output(self) -> Tensor:
+        """The layer's output, which the micro-batch forgets: the next layer keeps it, if anybody does."""
+        output = self.output
+        self.scope.values.drop((self._output,))
+        return output
+
     @property
     def input_gradient(self) -> Tensor:
         """The gradient of the layer's input, (T, H)."""

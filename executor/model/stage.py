@@ -51,7 +51,8 @@ class Stage:
             if part.routes:
                 experts = batch.scope.values.rider(ROUTING, EXPERTS, Tensor)
                 self._routed(part.title, part.runner.layer.moe.num_experts, experts)
-            hidden_TH = batch.output
+            is_head = self.is_last and part is self.parts[-1]
+            hidden_TH = batch.output if is_head else batch.take_output()
             running.append(batch)
         self._running[number] = running
         assert hidden_TH is not None  # a stage has parts

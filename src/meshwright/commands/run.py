@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -59,9 +60,7 @@ def command(
     Starts a process a rank on this host; under torchrun, is one of them. Tokens are synthetic. Writes a line a step to
     RUN_DIR/steps.jsonl, and RUN_DIR/run.json with the measured step beside the predicted one.
     """
-    from meshwright.executor.measure_hardware.preflight import check_torch
-
-    check_torch()
+    _check_torch()
     from meshwright.executor.state.learning_rate import Decay
     from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 
@@ -81,6 +80,13 @@ def command(
         skip_not_finite=skip_not_finite,
     )
     _run(request)
+
+
+def _check_torch() -> None:
+    from meshwright.costmodel.errors import InputError
+
+    if find_spec("torch") is None:
+        raise InputError("run", "", "needs PyTorch: pip install 'meshwright[train]'")
 
 
 def _choice(kind: type[Choice], option: str, text: str) -> Choice:

@@ -71,5 +71,13 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
     assert seen == [asked]
 
 
+def test_pytorch_is_asked_for_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("meshwright.commands.run.find_spec", lambda _: None)
+    assert main(["run", "plan.json"]) == 2
+    assert capsys.readouterr().err == "meshwright: error: run: needs PyTorch: pip install 'meshwright[train]'\n"
+
+
 def test_a_step_on_one_line() -> None:
     assert step_text(RECORD) == "loss 2.5000  norm 0.125  12,345 tokens/s  1.0 GiB"
