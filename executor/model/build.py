@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from meshwright.executor.model.stage import Routed, Stage
 from meshwright.executor.ranks.communicators import Communicators
 from meshwright.executor.state.flat import FlatKind, FlatParameters, OwnedParameter
 
+BUCKET_ELEMENTS = 2**28
+"""Parameters of one buffer, unless one alone has more: what is copied for a collective is never much more than this."""
+
 UNTRAINED = "router.correction"
 """The bias that balances experts gets no gradient."""
 
@@ -37,6 +40,17 @@ def end_devices(configuration: TrainingConfiguration) -> tuple[int, ...]:
     ends = (0, len(configuration.stages) - 1)
     placed = enumerate(stage_placement(configuration))
     return tuple(device for device, stages in placed if any(end in stages for end in ends))
+
+
+def _buckets(owned: Iterable[OwnedParameter]) -> Iterator[tuple[OwnedParameter, ...]]:
+    """Parameters in order, as many together as a buffer takes."""
+    bucket: list[OwnedParameter] = []
+    for one in owned:
+        if bucket and sum(other.room for other in bucket) + one.room > BUCKET_ELEMENTS:
+            yield tuple(bucket)
+            bucket = []
+        bucket.append(one)
+    yield tuple(bucket)
 
 
 class RankModel:
@@ -93,7 +107,9 @@ class RankModel:
                     continue
                 owned = OwnedParameter(name=name, spec=spec, groups=part.groups)
                 kinds.setdefault(self._kind(name, spec, part), {})[name] = owned
-        return tuple(self._make_flat(kind, tuple(owned.values())) for kind, owned in kinds.items())
+        return tuple(
+            self._make_flat(kind, bucket) for kind, owned in kinds.items() for bucket in _buckets(owned.values())
+        )
 
     def _kind(self, name: str, spec: ParameterSpec, part: PlannedPart) -> FlatKind:
         return FlatKind(

@@ -52,7 +52,3 @@ class Optimizer:
         self._adamw.zero_grad()
         for flat in self.flats:
             publish_weights(flat)
-
-    def state_dict(self) -> dict[str, object]:
-        """Moments and step counts."""
-        return self._adamw.state_dict()

@@ -23,13 +23,13 @@ from meshwright.executor.train.record import (
     StepLog,
     StepRecord,
     make_folder,
-    mfu_of,
     settled_step_time_s,
     write_run,
 )
 from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 from meshwright.executor.train.tokens import SyntheticTokens
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
+from meshwright.executor.train.utilization import is_planned_gpu, known_gpu, mfu_of
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
 
@@ -166,7 +166,7 @@ def _record(number: int, result: StepResult, plan: Plan, step_time_s: float, dev
         learning_rate=result.learning_rate,
         step_time_s=step_time_s,
         tokens_per_s=tokens_per_s,
-        mfu=mfu_of(plan, tokens_per_s, on_planned_gpu=device.type == "cuda"),
+        mfu=mfu_of(plan, tokens_per_s, known_gpu(device_name(device))),
         expert_load=result.expert_load,
         peak_memory_bytes=peak_memory_bytes(device),
         skipped=result.skipped,
@@ -198,7 +198,7 @@ def _summary(
 ) -> RunRecord:
     step_time_s = settled_step_time_s([record.step_time_s for record in records])
     tokens_per_s, device = plan.workload.tokens / step_time_s, choices.numerics.device
-    prediction, on_cuda = plan.prediction, device.type == "cuda"
+    prediction, gpu = plan.prediction, known_gpu(device_name(device))
     return RunRecord(
         plan=str(request.plan),
         model=plan.model.name,
@@ -215,10 +215,10 @@ def _summary(
         step_time_s=step_time_s,
         predicted_step_time_s=prediction.step_time_s,
         predicted_step_time_interval_s=prediction.step_time_interval_s,
-        comparable=on_cuda,
+        comparable=is_planned_gpu(plan, gpu),
         tokens_per_s=tokens_per_s,
         predicted_tokens_per_s=prediction.tokens_per_s,
-        mfu=mfu_of(plan, tokens_per_s, on_planned_gpu=on_cuda),
+        mfu=mfu_of(plan, tokens_per_s, gpu),
         predicted_mfu=prediction.mfu,
         peak_memory_bytes=peaks,
         predicted_peak_memory_bytes=prediction.peak_memory_bytes,

@@ -12,7 +12,6 @@ import msgspec
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
-from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import write_whole
 
 STEPS_FILE, RUN_FILE = "steps.jsonl", "run.json"
@@ -37,7 +36,7 @@ class StepRecord(Value, frozen=True, kw_only=True):
 
 
 class RunRecord(Value, frozen=True, kw_only=True):
-    """A run. `comparable`: measured and predicted are of the same kind of device.
+    """A run. `comparable`: measured and predicted are of the same type of GPU.
 
     `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage.
     """
@@ -78,13 +77,6 @@ def settled_step_time_s(times_s: list[float]) -> float:
     (2.0, 3.0)
     """
     return median(times_s[SETTLING_STEPS:] or times_s)
-
-
-def mfu_of(plan: Plan, tokens_per_s: float, *, on_planned_gpu: bool) -> float | None:
-    """Model FLOPs over the peak of all GPUs, None on another device than planned for."""
-    if not on_planned_gpu:
-        return None
-    return plan.prediction.mfu * tokens_per_s / plan.prediction.tokens_per_s
 
 
 class StepLog:

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from meshwright.costmodel.errors import InputError
-from meshwright.executor.train.record import StepLog, StepRecord, make_folder, mfu_of
-from meshwright.planner.plan import Plan
+from meshwright.executor.train.record import StepLog, StepRecord, make_folder
 
 RECORD = StepRecord(
     step=0,
@@ -39,9 +38,3 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file: cannot be made: File exists"):
         make_folder(tmp_path / "file")
-
-
-def test_utilization_is_known_on_the_planned_gpu_only(tiny_plan: Plan) -> None:
-    prediction = tiny_plan.prediction
-    assert mfu_of(tiny_plan, 2 * prediction.tokens_per_s, on_planned_gpu=True) == pytest.approx(2 * prediction.mfu)
-    assert mfu_of(tiny_plan, prediction.tokens_per_s, on_planned_gpu=False) is None
