@@ -23,8 +23,7 @@ from meshwright.executor.state.flat import FlatParameters
 
 def reduce_gradients(flat: FlatParameters, wire: torch.dtype) -> Tensor:
     """The gradient of this rank's shard, summed over micro-batches, copies and, where tied, both ends."""
-    for accumulator in flat.accumulator_of.values():
-        accumulator.finish()
+    flat.finish_gradients()
     if flat.ends.size > 1:
         flat.gradients.copy_(all_reduce(flat.gradients, flat.ends))
     own = _reduce_scatter(flat.gradients, flat.copies, wire).to(flat.master.dtype)

@@ -114,6 +114,16 @@ class FlatParameters:
         self.weights.copy_(exact)
         self.gradients.zero_()
 
+    def restart_gradients(self) -> None:
+        """Forget the sums of the step before."""
+        for accumulator in self.accumulator_of.values():
+            accumulator.restart()
+
+    def finish_gradients(self) -> None:
+        """What got no gradient has one of zero."""
+        for accumulator in self.accumulator_of.values():
+            accumulator.finish()
+
     def master_parts(self) -> dict[str, Tensor]:
         """This rank's parts of the master weights, by name; a collective of the copies."""
         return self._views(all_gather_rows(self.master, self.copies) if self.shards else self.master)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
@@ -101,12 +102,7 @@ class Trainer:
 
     def step(self, number: int) -> StepResult:
         """Step `number`, from 0. Raises `LossError` on all ranks where the loss is not finite, unless asked to skip."""
-        for flat in self.model.flats:
-            for accumulator in flat.accumulator_of.values():
-                accumulator.restart()
-        self._load.restart()
-        loss = self._device.run(lambda micro_batch: self._micro_batch(number, micro_batch))
-        gradients = [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
+        loss, gradients = self._loss_and_gradients(number)
         loss_value, square_sum, load = self._totals(loss, gradients)
         norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
         finite = math.isfinite(loss_value) and math.isfinite(norm)
@@ -118,6 +114,14 @@ class Trainer:
                 " (--skip-not-finite leaves out such steps)"
             )
         return StepResult(loss=loss_value, gradient_norm=norm, learning_rate=rate, expert_load=load, skipped=not finite)
+
+    def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
+        """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
+        self._load.restart()
+        for flat in self.model.flats:
+            flat.restart_gradients()
+        loss = self._device.run(lambda micro_batch: self._micro_batch(step, micro_batch))
+        return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
 
     def _wire(self, sums: torch.dtype) -> torch.dtype:
         """The format in which gradients travel: 16 bits where the plan says so and weights have no more."""
@@ -131,7 +135,7 @@ class Trainer:
         tokens = self._tokens.batch(step, range(first, first + size))
         return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.sequence)
 
-    def _totals(self, loss: torch.Tensor | None, gradients: list[torch.Tensor]) -> tuple[float, float, float]:
+    def _totals(self, loss: Tensor | None, gradients: list[Tensor]) -> tuple[float, float, float]:
         """Mean loss, squared norm of the gradients and greatest expert load over all ranks: waits for the device."""
         place, world = self.communicators.place, self.communicators.world
         at_begin = place.stage == end_devices(self.configuration)[0]

@@ -67,7 +67,7 @@ def test_a_new_step_forgets_the_last_and_what_gets_no_gradient_is_zero() -> None
     flat = make_flat()
     for accumulator in flat.accumulator_of.values():
         accumulator.add(torch.ones_like(accumulator.total))
-        accumulator.restart()
+    flat.restart_gradients()
     flat.accumulator_of["a"].add(torch.full((3, 5), 2.0))
     reduced = reduce_gradients(flat, torch.float32)
     assert float(reduced.sum()) == 2.0 * 15
