@@ -22,6 +22,14 @@ def all_gather_rows(x: Tensor, ranks: Communicator) -> Tensor:
     return out
 
 
+def all_gather_into(out: Tensor, x: Tensor, ranks: Communicator) -> None:
+    """The rows of all ranks, in their order, written to `out`."""
+    if ranks.size == 1:
+        out.copy_(x)
+    else:
+        _all_gather(out, x.contiguous(), group=ranks.group)
+
+
 def reduce_scatter_rows(x: Tensor, ranks: Communicator) -> Tensor:
     """This rank's part of the rows, summed over ranks: (T / size, ...)."""
     if ranks.size == 1:

@@ -7,6 +7,7 @@ in), those of experts (experts, width out, width in).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from meshwright.costmodel.errors import StrategyError
+from meshwright.executor.layer.accumulator import Accumulator
 from meshwright.executor.layer.groups import Communicator, LayerGroups
 
 
@@ -101,11 +103,15 @@ def _communicator(cut: Cut, groups: LayerGroups) -> Communicator:
 
 
 class Parameters:
-    """Weights of a rank and the gradients that its wgrad operators have added up."""
+    """Weights of a rank and the gradients that its wgrad operators have added up.
 
-    def __init__(self, weights: dict[str, Tensor]) -> None:
+    A gradient that has an accumulator goes there, any other is kept in the format in which it was computed.
+    """
+
+    def __init__(self, weights: dict[str, Tensor], accumulators: Mapping[str, Accumulator] | None = None) -> None:
         self.weights = weights
         self.gradients: dict[str, Tensor] = {}
+        self._accumulators = accumulators or {}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.weights[name]
@@ -117,7 +123,9 @@ class Parameters:
     def add_gradient(self, name: str, gradient: Tensor) -> None:
         """Add to the gradient of a weight."""
         gradient = gradient.view(self.weights[name].shape)
-        if name in self.gradients:
+        if name in self._accumulators:
+            self._accumulators[name].add(gradient)
+        elif name in self.gradients:
             self.gradients[name] += gradient
         else:
             self.gradients[name] = gradient

@@ -49,10 +49,11 @@ class LayerRunner:
         self._rotary = make_rotary_tables(layer)
         self._bindings = {op.name: binding_of(op, layer) for op in (*program.forward, *program.backward)}
 
-    def start(self, hidden_TH: Tensor) -> MicroBatch:
-        """A new micro-batch with its input."""
+    def start(self, hidden_TH: Tensor | None = None) -> MicroBatch:
+        """A new micro-batch with its input, which the embedding has none of."""
         values = Values()
-        values.put(INPUT, hidden_TH)
+        if hidden_TH is not None:
+            values.put(INPUT, hidden_TH)
         scope = Scope(layer=self.layer, values=values, parameters=self.parameters, rotary=self._rotary, host=self.host)
         return MicroBatch(self._bindings, Lifetimes(self.program, self.recompute), scope, self.program.output)
 
@@ -88,10 +89,22 @@ class MicroBatch:
         """The layer's output, (T, H)."""
         return self.scope.values[self._output]
 
+    def take_output(self) -> Tensor:
+        """The layer's output, which the micro-batch forgets: the next layer keeps it, if anybody does."""
+        output = self.output
+        self.scope.values.drop((self._output,))
+        return output
+
     @property
     def input_gradient(self) -> Tensor:
         """The gradient of the layer's input, (T, H)."""
         return self.scope.values[GRADIENT + INPUT]
+
+    def take_input_gradient(self) -> Tensor:
+        """The gradient of the layer's input, which the micro-batch forgets."""
+        gradient = self.input_gradient
+        self.scope.values.drop((GRADIENT + INPUT,))
+        return gradient
 
     def put_output_gradient(self, grad_TH: Tensor) -> None:
         """What the backward starts from."""

@@ -66,6 +66,7 @@ COMMANDS: dict[str, CommandEntry] = {
         module="meshwright.commands.tokenize", summary="Turn text files into the token file of a run."
     ),
     "kernels": CommandEntry(module="meshwright.commands.kernels", summary="List or build the custom CUDA kernels."),
+    "run": CommandEntry(module="meshwright.commands.run", summary="Train the planned model the planned way."),
     "models": CommandEntry(module="meshwright.commands.models", summary="List the model presets."),
     "clusters": CommandEntry(module="meshwright.commands.clusters", summary="List the cluster presets."),
 }

@@ -16,6 +16,8 @@ from meshwright.costmodel.program.operators import (
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.bindings import (
     activation,
+    cross_entropy,
+    embedding,
     gather_exchange,
     local_exchange,
     norms,
@@ -60,20 +62,27 @@ MEMORY_BOUND: dict[MemoryKernel, tuple[Binding, Binding]] = {
     MemoryKernel.ROPE: (rope.rope, rope.rope_backward),
     MemoryKernel.RESIDUAL: (residual.add_all, residual.add_all),
     MemoryKernel.ROUTER: (router.top_k, router.top_k_backward),
+    MemoryKernel.CROSS_ENTROPY: (cross_entropy.statistics, cross_entropy.statistics_backward),
 }
 NAMED: dict[str, Binding] = {
     "qk_norm": norms.head_norms,
     "qk_norm.backward": norms.head_norms_backward,
     "shared_gate.scale": activation.scale_shared,
     "shared_gate.scale.backward": activation.scale_shared_backward,
+    "embedding": embedding.look_up,
+    "embedding.wgrad": embedding.look_up_wgrad,
+    "cast.logits": cross_entropy.cast_logits,
+    "all_reduce.loss_statistics": cross_entropy.join_statistics,
 }
-"""Operators whose kernel has another binding under most other names."""
+"""Operators whose kernel or collective has another binding under most other names."""
 
 BACKWARD = ".backward"
 
 
 def binding_of(operator: Operator, layer: LayerContext) -> Binding:
     """What runs an operator of a layer; raises `StrategyError` for one that nothing runs yet."""
+    if operator.name in NAMED:
+        return NAMED[operator.name]
     match operator.work:
         case GemmWork():
             return dense_binding(operator)
@@ -114,8 +123,6 @@ def _exchange(operator: Operator, layer: LayerContext) -> Binding:
 
 def _memory_bound(operator: Operator, kernel: MemoryKernel, layer: LayerContext) -> Binding:
     backward = operator.name.endswith(BACKWARD)
-    if operator.name in NAMED:
-        return NAMED[operator.name]
     if kernel is MemoryKernel.NORM:
         return norms.norm_backward if backward else norms.norm
     if kernel is MemoryKernel.ACTIVATION:

@@ -44,8 +44,8 @@ def grouped_wgrad(grad_RO: Tensor, rows_RI: Tensor, offsets_E: Tensor) -> Tensor
 
 
 def has_kernel(x: Tensor) -> bool:
-    """Whether torch's grouped product runs as one kernel on the tensor's device."""
-    return x.is_cuda
+    """Whether torch's grouped product runs as one kernel on the tensor's device, in its format."""
+    return x.is_cuda and x.dtype is torch.bfloat16
 
 
 def _groups(offsets_E: Tensor) -> Iterator[tuple[int, slice]]:

@@ -1,0 +1,34 @@
+"""Sums of a parameter's gradients over micro-batches, in a format of their own."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class Accumulator:
+    """A gradient that grows where it lies: usually a view of a larger FP32 buffer (`main_grad`).
+
+    The first gradient after `restart` overwrites what was there, which saves setting it to zero.
+    """
+
+    def __init__(self, total: Tensor) -> None:
+        self.total = total
+        self._started = False
+
+    def add(self, gradient: Tensor) -> None:
+        """Add a gradient of any floating format."""
+        if self._started:
+            self.total.add_(gradient)
+        else:
+            self.total.copy_(gradient)
+            self._started = True
+
+    def restart(self) -> None:
+        """Forget the sum."""
+        self._started = False
+
+    def finish(self) -> None:
+        """A sum of nothing is zero."""
+        if not self._started:
+            self.total.zero_()
+            self._started = True

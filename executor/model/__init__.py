@@ -1,0 +1,1 @@
+"""A model on one rank: its parts (embedding, layers, head) as the plan has them, and the stages that run them."""

@@ -1,0 +1,93 @@
+"""From a plan's configuration to what each virtual stage runs: programs, orders and contexts of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.order.order_book import ModelEnd
+from meshwright.costmodel.stage_cost import CostContext, cost_context, end_strategy, recompute_of
+from meshwright.costmodel.strategy import LayerStrategy
+from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.groups import LayerGroups
+from meshwright.executor.layer.parameter_list import layer_parameters
+from meshwright.executor.layer.parameters import ParameterSpec
+from meshwright.executor.model.end_parameters import embedding_parameters, end_name, head_parameters, layer_name
+from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.model.part import PartDescription
+from meshwright.executor.ranks.communicators import Communicators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPart:
+    """A part of a stage with its parameters: their specs by the model's names for them."""
+
+    description: PartDescription
+    parameters: dict[str, ParameterSpec]
+
+    @property
+    def groups(self) -> LayerGroups:
+        """The ranks that its operators and parameters are spread over."""
+        return self.description.context.groups
+
+
+class ModelDescriber:
+    """Describes the parts of a configuration's model on one rank."""
+
+    def __init__(self, configuration: TrainingConfiguration, communicators: Communicators, numerics: Numerics) -> None:
+        self.configuration = configuration
+        self.communicators = communicators
+        self.numerics = numerics
+        self._context = cost_context(configuration)
+
+    def stage(self, virtual_stage: int) -> tuple[PlannedPart, ...]:
+        """The parts of a virtual stage."""
+        stages = self.configuration.stages
+        first = sum(map(len, stages[:virtual_stage]))
+        parts = [self._layer(first + index, strategy) for index, strategy in enumerate(stages[virtual_stage])]
+        if virtual_stage == 0:
+            parts.insert(0, self._end(ModelEnd.EMBEDDING, embedding_parameters(self.configuration.model)))
+        if virtual_stage == len(stages) - 1:
+            parts.append(self._end(ModelEnd.HEAD, head_parameters(self.configuration.model)))
+        return tuple(parts)
+
+    def _layer(self, index: int, strategy: LayerStrategy) -> PlannedPart:
+        model = self.configuration.model
+        layer = model.layers[index]
+        specs = layer_parameters(layer, model.hidden)
+        return PlannedPart(
+            description=self._describe(f"layer {index}", layer, layer, strategy),
+            parameters={layer_name(index, spec.name): spec for spec in specs},
+        )
+
+    def _end(self, end: ModelEnd, specs: tuple[ParameterSpec, ...]) -> PlannedPart:
+        model, strategy = self.configuration.model, end_strategy(self.configuration.mesh)
+        return PlannedPart(
+            description=self._describe(end.value, end, model.layers[-1], strategy),
+            parameters={end_name(spec.name, model): spec for spec in specs},
+        )
+
+    def _describe(
+        self, title: str, part: LayerSpec | ModelEnd, layer: LayerSpec, strategy: LayerStrategy
+    ) -> PartDescription:
+        context: CostContext = self._context
+        numerics = self.numerics
+        return PartDescription(
+            title=title,
+            program=context.program(part, strategy),
+            context=LayerContext(
+                layer=layer,
+                setting=context.setting(layer, strategy),
+                device=numerics.device,
+                dtype=numerics.dtype,
+                groups=self.communicators.layer(strategy),
+                attention_kernel=numerics.attention_kernel,
+                routing=numerics.routing,
+                fuse=numerics.fuse,
+                norm_epsilon=numerics.norm_epsilon,
+                rope_theta=numerics.rope_theta,
+            ),
+            recompute=recompute_of(part, strategy),
+            order=context.orders.find(part, strategy),
+        )

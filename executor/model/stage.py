@@ -1,0 +1,90 @@
+"""A virtual stage: runs its parts forward and backward, dgrad and wgrad together or apart, without autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from meshwright.costmodel.order.launch_order import PassKind
+from meshwright.executor.layer.bindings.cross_entropy import TARGETS, Targets, summed_loss
+from meshwright.executor.layer.bindings.embedding import TOKENS
+from meshwright.executor.layer.bindings.router import ROUTING
+from meshwright.executor.layer.lifetime import INPUT
+from meshwright.executor.layer.routing import EXPERTS
+from meshwright.executor.layer.run import MicroBatch
+from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
+from meshwright.executor.model.part import Part
+
+Routed = Callable[[str, int, Tensor], None]
+"""Told of the choice of experts of a micro-batch, (T, K): the layer's title, its number of experts, the choice."""
+
+
+class Stage:
+    """The parts of one virtual stage in model order.
+
+    `token_weight` is the share of one token in the step's loss, and so the gradient of its loss: gradients of all ranks
+    and micro-batches then simply add up.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], *, is_first: bool, is_last: bool, token_weight: float, routed: Routed
+    ) -> None:
+        self.parts = tuple(parts)
+        self.is_first = is_first
+        self.is_last = is_last
+        self._token_weight = token_weight
+        self._routed = routed
+        self._running: dict[int, list[MicroBatch]] = {}
+
+    def forward(self, number: int, hidden_TH: Tensor | None, tokens: MicroBatchTokens | None) -> Tensor:
+        """Run micro-batch `number`; returns the hidden state, the last stage the loss summed over its tokens.
+
+        The first stage takes no hidden state; the stages at the ends take the tokens.
+        """
+        running = []
+        for part in self.parts:
+            batch = part.runner.start(hidden_TH)
+            if tokens is not None:
+                self._ride(batch, tokens)
+            batch.run(part.passes[PassKind.FORWARD])
+            if part.routes:
+                experts = batch.scope.values.rider(ROUTING, EXPERTS, Tensor)
+                self._routed(part.title, part.runner.layer.moe.num_experts, experts)
+            is_head = self.is_last and part is self.parts[-1]
+            hidden_TH = batch.output if is_head else batch.take_output()
+            running.append(batch)
+        self._running[number] = running
+        assert hidden_TH is not None  # a stage has parts
+        return summed_loss(hidden_TH) if self.is_last else hidden_TH
+
+    def _ride(self, batch: MicroBatch, tokens: MicroBatchTokens) -> None:
+        batch.scope.values.ride(INPUT, TOKENS, tokens.inputs_T)
+        batch.scope.values.ride(INPUT, TARGETS, Targets(labels_T=tokens.labels_T, scale=self._token_weight))
+
+    def backward(self, number: int, grad_TH: Tensor | None) -> Tensor | None:
+        """Gradients of the input and of all weights; the last stage starts from its loss, the first returns none."""
+        grad_TH = self._backward(number, grad_TH, PassKind.BACKWARD)
+        del self._running[number]
+        return grad_TH
+
+    def backward_input(self, number: int, grad_TH: Tensor | None) -> Tensor | None:
+        """The gradient of the input alone."""
+        return self._backward(number, grad_TH, PassKind.DGRAD)
+
+    def backward_weight(self, number: int) -> None:
+        """The gradients of the weights, after `backward_input`."""
+        for part, batch in self._reversed(number):
+            batch.run(part.passes[PassKind.WGRAD])
+        del self._running[number]
+
+    def _backward(self, number: int, grad_TH: Tensor | None, kind: PassKind) -> Tensor | None:
+        for part, batch in self._reversed(number):
+            if grad_TH is not None:
+                batch.put_output_gradient(grad_TH)
+            batch.run(part.passes[kind])
+            grad_TH = None if self.is_first and part is self.parts[0] else batch.take_input_gradient()
+        return grad_TH
+
+    def _reversed(self, number: int) -> list[tuple[Part, MicroBatch]]:
+        return list(zip(reversed(self.parts), reversed(self._running[number]), strict=True))

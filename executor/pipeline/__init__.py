@@ -1,0 +1,1 @@
+"""Runs micro-batches through the stages in the order of the schedule that the simulator simulates."""

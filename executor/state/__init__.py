@@ -1,0 +1,1 @@
+"""Weights, gradients and optimizer state of a rank, shared with the ranks that hold the same parameters (ZeRO)."""

@@ -1,0 +1,54 @@
+"""AdamW on the shards of the master weights, with clipping by the norm of all gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from meshwright.costmodel.value import Value
+from meshwright.executor.state.exchange import publish_weights
+from meshwright.executor.state.flat import FlatParameters
+
+NORM_FLOOR = 1e-6
+"""Added to the norm before dividing, as torch.nn.utils.clip_grad_norm_ does."""
+
+
+class AdamWSettings(Value, frozen=True, kw_only=True):
+    """AdamW (arXiv 1711.05101). `max_norm`: gradients are scaled down to this norm; weight decay spares norms and
+    biases.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    max_norm: float = 1.0
+
+
+class Optimizer:
+    """The optimizer of a rank's buffers."""
+
+    def __init__(self, flats: Sequence[FlatParameters], settings: AdamWSettings) -> None:
+        self.flats = tuple(flats)
+        self.settings = settings
+        self._adamw = torch.optim.AdamW(
+            [
+                {"params": [flat.master], "weight_decay": settings.weight_decay if flat.kind.decays else 0.0}
+                for flat in self.flats
+            ],
+            betas=settings.betas,
+            eps=settings.epsilon,
+            fused=all(flat.master.is_cuda for flat in self.flats),
+        )
+
+    def step(self, gradients: Sequence[Tensor], norm: float, learning_rate: float) -> None:
+        """Update masters and weights from the shards' gradients, whose norm over all ranks is `norm`."""
+        scale = min(1.0, self.settings.max_norm / (norm + NORM_FLOOR))
+        for group, flat, gradient in zip(self._adamw.param_groups, self.flats, gradients, strict=True):
+            group["lr"] = learning_rate
+            flat.master.grad = gradient.mul_(scale)
+        self._adamw.step()
+        self._adamw.zero_grad()
+        for flat in self.flats:
+            publish_weights(flat)

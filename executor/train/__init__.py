@@ -1,0 +1,1 @@
+"""Trains a planned model: steps, records, progress, and how the ranks are started."""

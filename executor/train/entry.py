@@ -1,0 +1,61 @@
+"""`meshwright run`: checks what can be checked before anything starts, then starts the ranks or is one of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+from msgspec.structs import replace
+
+from meshwright.costmodel.errors import InputError
+from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
+from meshwright.executor.train.launch import launch_ranks
+from meshwright.executor.train.rank import run_rank
+from meshwright.executor.train.record import RunRecord, StepRecord, make_folder
+from meshwright.executor.train.refusals import check_runs
+from meshwright.executor.train.request import DeviceChoice, RunRequest
+from meshwright.planner.plan import Plan
+from meshwright.planner.plan_conversion import configuration_of
+from meshwright.planner.serialise import read_plan
+
+
+def is_started_rank() -> bool:
+    """Whether torchrun has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecord], None]) -> RunRecord | None:
+    """Run a plan. `arguments` start this same command again, once for each rank of this host.
+
+    Returns the summary on the rank that has it: none where other processes have trained.
+    """
+    where = str(request.plan)
+    plan = read_plan(request.plan)
+    request = replace(request, device=_device(request.device))
+    if is_started_rank():
+        check_world(plan, where, int(os.environ["WORLD_SIZE"]), "started by torchrun")
+    else:
+        _check_host(request, plan, where)
+    check_runs(configuration_of(plan), where)
+    make_folder(request.output)
+    if is_started_rank() or plan.mesh.num_gpus == 1:
+        return run_rank(request, plan, told)
+    launch_ranks(plan.mesh.num_gpus, arguments, on_cpu=request.device is DeviceChoice.CPU)
+    return None
+
+
+def _device(choice: DeviceChoice) -> DeviceChoice:
+    available = torch.cuda.is_available()
+    if choice is DeviceChoice.CUDA and not available:
+        raise InputError("--device", "cuda", "PyTorch sees no CUDA GPU here; expected cpu or auto")
+    if choice is DeviceChoice.AUTO:
+        return DeviceChoice.CUDA if available else DeviceChoice.CPU
+    return choice
+
+
+def _check_host(request: RunRequest, plan: Plan, where: str) -> None:
+    if request.device is DeviceChoice.CUDA:
+        check_gpus(plan, where, torch.cuda.device_count())
+    else:
+        check_cpu_ranks(plan, where)

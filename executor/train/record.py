@@ -1,0 +1,124 @@
+"""What a run leaves behind: a line for every step, and a summary that sets measured beside predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import BinaryIO
+
+import msgspec
+
+from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.strategy import Mesh
+from meshwright.costmodel.value import Value
+from meshwright.planner.serialise import write_whole
+
+STEPS_FILE, RUN_FILE = "steps.jsonl", "run.json"
+SETTLING_STEPS = 3
+"""Steps at the begin that are left out of the measured step time where there are enough: memory is allocated, kernels
+are loaded and chosen."""
+
+
+class StepRecord(Value, frozen=True, kw_only=True):
+    """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    step_time_s: float
+    tokens_per_s: float
+    mfu: float | None
+    expert_load: float
+    peak_memory_bytes: int
+    skipped: bool
+
+
+class RunRecord(Value, frozen=True, kw_only=True):
+    """A run. `comparable`: measured and predicted are of the same type of GPU.
+
+    `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage.
+    """
+
+    plan: str
+    model: str
+    model_hash: str
+    mesh: Mesh
+    device: str
+    torch: str
+    format: str
+    seed: int
+    num_steps: int
+    skipped_steps: int
+    first_loss: float
+    last_loss: float
+    step_time_s: float
+    predicted_step_time_s: float
+    predicted_step_time_interval_s: tuple[float, float]
+    comparable: bool
+    tokens_per_s: float
+    predicted_tokens_per_s: float
+    mfu: float | None
+    predicted_mfu: float
+    peak_memory_bytes: tuple[int, ...]
+    predicted_peak_memory_bytes: tuple[float, ...]
+
+    @property
+    def step_time_error(self) -> float:
+        """Predicted over measured, less 1."""
+        return self.predicted_step_time_s / self.step_time_s - 1.0
+
+
+def settled_step_time_s(times_s: list[float]) -> float:
+    """The median of the steps behind the first few.
+
+    >>> settled_step_time_s([9.0, 9.0, 9.0, 1.0, 2.0, 3.0]), settled_step_time_s([4.0, 2.0])
+    (2.0, 3.0)
+    """
+    return median(times_s[SETTLING_STEPS:] or times_s)
+
+
+class StepLog:
+    """Appends steps to `steps.jsonl` of a folder as they end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / STEPS_FILE
+        try:
+            self._file: BinaryIO = self.path.open("wb")
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def __enter__(self) -> StepLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, record: StepRecord) -> None:
+        """Write a line, at once."""
+        try:
+            self._file.write(msgspec.json.encode(record) + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> InputError:
+        return InputError(str(self.path), "", f"cannot be written: {error.strerror}")
+
+
+def make_folder(folder: Path) -> None:
+    """The run's folder, made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(str(folder), "", f"cannot be made: {error.strerror}") from error
+
+
+def write_run(record: RunRecord, folder: Path) -> Path:
+    """Write `run.json` whole."""
+    path = folder / RUN_FILE
+    write_whole(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", path)
+    return path

@@ -1,0 +1,94 @@
+"""What the executor does not run yet: each refusal names the field of the plan that asks for it.
+
+A strategy whose equality with one process is not tested is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.errors import InputError, PlanError
+from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.stage_cost import cost_context
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
+from meshwright.costmodel.value import Value
+from meshwright.executor.layer.context import check_supported
+
+INSTEAD = {"dispatch": "dispatch=alltoall", "cp": "cp=1", "etp": "etp=1"}
+"""What to pin against refusals of single layers."""
+
+RUN_ZERO = (ZeroStage.NONE, ZeroStage.OPTIMIZER)
+
+
+class Refusal(Value, frozen=True, kw_only=True):
+    """A field of the plan, what it asks for, and the choice to pin instead; empty if none helps."""
+
+    field: str
+    what: str
+    instead: str = ""
+
+    def __str__(self) -> str:
+        return f"the executor does not run {self.what} yet{_hint(self.instead)}"
+
+
+def check_runs(configuration: TrainingConfiguration, where: str = "plan") -> None:
+    """Raise `PlanError` for the first thing that the executor does not run."""
+    for refusal in (*_of_model(configuration), *_of_state(configuration)):
+        raise PlanError(where, refusal.field, str(refusal))
+    context = cost_context(configuration)
+    strategies = (strategy for stage in configuration.stages for strategy in stage)
+    for index, (layer, strategy) in enumerate(zip(configuration.model.layers, strategies, strict=True)):
+        for refusal in _of_layer(layer, strategy, configuration.mesh):
+            raise PlanError(where, f"layer {index}: {refusal.field}", str(refusal))
+        try:
+            check_supported(layer, context.setting(layer, strategy))
+        except InputError as error:
+            hint = _hint(INSTEAD.get(error.field, ""))
+            raise PlanError(where, f"layer {index}: {error.field}", f"{error.problem}{hint}") from error
+
+
+def _hint(instead: str) -> str:
+    return f"; plan again with --fix {instead}" if instead else ""
+
+
+def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
+    model, mesh = configuration.model, configuration.mesh
+    if model.mtp_depth:
+        yield Refusal(field="model.mtp_depth", what="multi-token prediction")
+    if model.learned_positions:
+        yield Refusal(field="model.learned_positions", what="learned positions")
+    if model.vocab % mesh.tp:
+        yield Refusal(field="mesh.tp", what=f"a vocabulary of {model.vocab} over {mesh.tp} ranks", instead="tp=1")
+    if configuration.workload.seq_len % mesh.replica_gpus:
+        what = f"sequences of {configuration.workload.seq_len} tokens over {mesh.replica_gpus} ranks"
+        yield Refusal(field="workload.seq_len", what=what)
+    if configuration.workload.capacity != float("inf"):
+        yield Refusal(field="workload.capacity_factor", what="a bounded capacity of experts")
+
+
+def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:
+    sharding = configuration.sharding
+    if sharding.zero not in RUN_ZERO:
+        yield Refusal(field="sharding.zero", what=f"ZeRO-{sharding.zero.value}", instead="zero=1")
+    if sharding.shard_degree:
+        yield Refusal(field="sharding.shard_degree", what="sharding over a part of the replicas", instead="zero=1")
+    if sharding.offload_optimizer:
+        yield Refusal(field="sharding.offload_optimizer", what="an optimizer in host memory")
+
+
+def _of_layer(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> Iterator[Refusal]:
+    attention = layer.attention
+    if (strategy.tp, strategy.sp) != (mesh.tp, mesh.sp):
+        what = f"layers of tp {strategy.tp} x sp {strategy.sp} in a mesh of tp {mesh.tp} x sp {mesh.sp}"
+        yield Refusal(field="tp", what=what)
+    if strategy.offload:
+        yield Refusal(field="offload", what="offload of activations")
+    if strategy.tp > 1 and not strategy.sequence_parallel:
+        yield Refusal(field="sequence_parallel", what="tensor parallelism without sequence parallelism")
+    if strategy.tp > attention.num_kv_heads:
+        what = f"{attention.num_kv_heads} key heads over tp {strategy.tp}"
+        yield Refusal(field="tp", what=what, instead=f"tp={attention.num_kv_heads}")
+    if attention.num_heads % (strategy.tp * strategy.sp):
+        what = f"{attention.num_heads} heads over tp {strategy.tp} x sp {strategy.sp}"
+        yield Refusal(field="sp" if strategy.sp > 1 else "tp", what=what)

@@ -1,0 +1,60 @@
+"""What a run is asked for beside its plan."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.value import Value
+from meshwright.executor.state.learning_rate import Decay
+
+
+class DeviceChoice(StrEnum):
+    """Where ranks compute. AUTO: on GPUs where there are any."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Format(StrEnum):
+    """The format of weights and activations. AUTO: bfloat16 on GPUs, float32 on the CPU."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+class RunRequest(Value, frozen=True, kw_only=True):
+    """A plan and how long, where and how fast to train it.
+
+    `balanced`: tokens go to experts in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is
+    not finite are left out instead of ending the run.
+    """
+
+    plan: Path
+    output: Path
+    num_steps: int
+    device: DeviceChoice = DeviceChoice.AUTO
+    format: Format = Format.AUTO
+    seed: int = 0
+    learning_rate: float = 3e-4
+    warm_up_steps: int = 0
+    decay: Decay = Decay.COSINE
+    weight_decay: float = 0.1
+    max_norm: float = 1.0
+    balanced: bool = False
+    skip_not_finite: bool = False
+
+    def __post_init__(self) -> None:
+        self._check("--steps", self.num_steps >= 1, self.num_steps, "at least 1")
+        self._check("--learning-rate", self.learning_rate > 0, self.learning_rate, "a positive number")
+        self._check("--warm-up-steps", self.warm_up_steps >= 0, self.warm_up_steps, "a number >= 0")
+        self._check("--weight-decay", self.weight_decay >= 0, self.weight_decay, "a number >= 0")
+        self._check("--clip", self.max_norm > 0, self.max_norm, "a positive number")
+
+    def _check(self, option: str, holds: bool, value: float, expected: str) -> None:
+        if not holds:
+            raise InputError(option, "", f"{value} is not {expected}")

@@ -1,0 +1,176 @@
+"""`meshwright run`: trains the planned model the planned way."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from meshwright.executor.train.record import RunRecord, StepRecord
+    from meshwright.executor.train.request import RunRequest
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+EXAMPLES = """\b
+Examples:
+  meshwright plan docs/tiny_moe.json --cluster h100 --gpus 4 --global-batch 16 --seq-len 64 --fix zero=1 -o plan.json
+  meshwright run plan.json --steps 20 --device cpu
+  torchrun --nnodes 2 --nproc-per-node 8 ... -m meshwright run plan.json --steps 1000
+"""
+
+
+def command(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that `meshwright plan -o` wrote.")],
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimizer steps.")] = 20,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="RUN_DIR", help="Folder of steps.jsonl and run.json.")
+    ] = Path("run"),
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda", help="Where to train; auto: on GPUs where there are any.")
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|bfloat16|float32|float64", help="Weights; auto: bfloat16 on GPUs, float32 on the CPU."
+        ),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="Draws weights and synthetic tokens.")] = 0,
+    learning_rate: Annotated[float, typer.Option(metavar="X", help="The greatest learning rate.")] = 3e-4,
+    warm_up_steps: Annotated[int, typer.Option(metavar="N", help="Steps of linear warm-up.")] = 0,
+    decay: Annotated[str, typer.Option(metavar="cosine|linear|constant", help="Decay to a tenth.")] = "cosine",
+    weight_decay: Annotated[float, typer.Option(metavar="X", help="AdamW's; spares norms and biases.")] = 0.1,
+    clip: Annotated[float, typer.Option(metavar="X", help="Gradients are scaled down to this norm.")] = 1.0,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="Send tokens to experts in turn, for timing: routing is not learned.")
+    ] = False,
+    skip_not_finite: Annotated[
+        bool, typer.Option("--skip-not-finite", help="Leave out steps whose loss is not a number instead of ending.")
+    ] = False,
+) -> None:
+    """Train the planned model the planned way.
+
+    Starts a process a rank on this host; under torchrun, is one of them. Tokens are synthetic. Writes a line a step to
+    RUN_DIR/steps.jsonl, and RUN_DIR/run.json with the measured step beside the predicted one.
+    """
+    _check_torch()
+    from meshwright.executor.state.learning_rate import Decay
+    from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
+
+    request = RunRequest(
+        plan=plan,
+        output=output,
+        num_steps=steps,
+        device=_choice(DeviceChoice, "--device", device),
+        format=_choice(Format, "--dtype", dtype),
+        seed=seed,
+        learning_rate=learning_rate,
+        warm_up_steps=warm_up_steps,
+        decay=_choice(Decay, "--decay", decay),
+        weight_decay=weight_decay,
+        max_norm=clip,
+        balanced=balanced,
+        skip_not_finite=skip_not_finite,
+    )
+    _run(request)
+
+
+def _check_torch() -> None:
+    from meshwright.costmodel.errors import InputError
+
+    if find_spec("torch") is None:
+        raise InputError("run", "", "needs PyTorch: pip install 'meshwright[train]'")
+
+
+def _choice(kind: type[Choice], option: str, text: str) -> Choice:
+    from meshwright.costmodel.errors import InputError
+
+    known = [member.value for member in kind]
+    if text not in known:
+        raise InputError(option, text, f"is unknown; expected one of {', '.join(known)}")
+    return kind(text)
+
+
+def _run(request: RunRequest) -> None:
+    """Run; of the ranks that torchrun started only the first speaks, unless another alone knows what went wrong."""
+    from meshwright.costmodel.errors import MeshwrightError
+    from meshwright.executor.train.entry import is_started_rank, run
+    from meshwright.executor.train.rank import RankMemoryError
+
+    silent = is_started_rank() and os.environ["RANK"] != "0"
+    try:
+        with _step_bar(request.num_steps, shown=not silent) as told:
+            summary = run(request, arguments_of(request), told)
+    except MeshwrightError as error:
+        if silent and not isinstance(error, RankMemoryError):
+            raise typer.Exit(error.exit_status) from error
+        raise
+    if summary is not None:
+        _print_summary(summary, request.output)
+
+
+def arguments_of(request: RunRequest) -> list[str]:
+    """The arguments of `meshwright` that ask for the same run."""
+    arguments = ["run", str(request.plan), "--output", str(request.output), "--steps", str(request.num_steps)]
+    arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay]
+    numbers = {
+        "--seed": request.seed,
+        "--learning-rate": request.learning_rate,
+        "--warm-up-steps": request.warm_up_steps,
+        "--weight-decay": request.weight_decay,
+        "--clip": request.max_norm,
+    }
+    arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
+    flags = {"--balanced": request.balanced, "--skip-not-finite": request.skip_not_finite}
+    return arguments + [option for option, is_set in flags.items() if is_set]
+
+
+@contextmanager
+def _step_bar(num_steps: int, *, shown: bool) -> Iterator[Callable[[StepRecord], None]]:
+    """A bar on stderr, where that is a terminal, with the latest figures; it appears with the first step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=Console(stderr=True), disable=not (shown and sys.stderr.isatty()))
+    task = bar.add_task("", total=num_steps)
+
+    def told(record: StepRecord) -> None:
+        bar.start()
+        bar.update(task, completed=record.step + 1, description=step_text(record))
+
+    try:
+        yield told
+    finally:
+        bar.stop()
+
+
+def step_text(record: StepRecord) -> str:
+    """The figures of a step that are worth watching, on one line."""
+    parts = [f"loss {record.loss:.4f}", f"norm {record.gradient_norm:.3g}", f"{record.tokens_per_s:,.0f} tokens/s"]
+    if record.mfu is not None:
+        parts.append(f"MFU {record.mfu:.1%}")
+    if record.expert_load:
+        parts.append(f"busiest expert {record.expert_load:.2f} x mean")
+    return "  ".join([*parts, f"{record.peak_memory_bytes / 2**30:.1f} GiB"])
+
+
+def _print_summary(summary: RunRecord, folder: Path) -> None:
+    skipped = f", {summary.skipped_steps} skipped" if summary.skipped_steps else ""
+    typer.echo(
+        f"{summary.model}: {summary.num_steps} steps{skipped}, loss {summary.first_loss:.4f} to {summary.last_loss:.4f}"
+    )
+    measured = f"step {summary.step_time_s:.4g} s, {summary.tokens_per_s:,.0f} tokens/s on {summary.device}"
+    predicted = f"predicted {summary.predicted_step_time_s:.4g} s"
+    if summary.comparable:
+        typer.echo(f"{measured}; {predicted}, {summary.step_time_error:+.1%}")
+    else:
+        typer.echo(f"{measured}; {predicted} on the plan's GPUs")
+    typer.echo(f"written to {folder}: steps.jsonl, run.json")

@@ -1,0 +1,83 @@
+"""`meshwright run` from the plan to its records, on processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meshwright.planner.plan import Plan
+from meshwright.planner.serialise import write_plan
+
+LONGEST_S = 60
+FOLDED = "sp=2,dp=2,ep=4,dispatch=alltoall"
+
+
+@pytest.fixture
+def run(process_environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command in an empty folder."""
+
+    def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "meshwright", "run", *arguments],
+            env={**process_environment, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=3 * LONGEST_S,
+        )
+
+    return start
+
+
+def test_a_tiny_mixture_of_experts_trains_on_four_processes(
+    make_plan: Callable[[str, int, str], Plan],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    plan = make_plan("moe", 4, FOLDED)
+    write_plan(plan, tmp_path / "plan.json")
+    start_s = time.monotonic()
+    done = run("plan.json", "--steps", "20", "--device", "cpu", "--learning-rate", "1e-2", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start_s < LONGEST_S
+    assert "moe: 20 steps, loss 4.1" in done.stdout
+    steps = [json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == list(range(20))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.2
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["predicted_step_time_s"] == plan.prediction.step_time_s
+    assert record["model_hash"] == plan.model.hash
+    assert (record["num_steps"], record["comparable"], record["device"]) == (20, False, "cpu")
+    assert record["tokens_per_s"] == pytest.approx(8 * 16 / record["step_time_s"])
+
+
+def test_a_failed_rank_ends_the_run_with_one_reason(
+    make_plan: Callable[[str, int, str], Plan],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    write_plan(make_plan("dense", 2, "dp=2"), tmp_path / "plan.json")
+    done = run("plan.json", "--steps", "9", "--device", "cpu", "--learning-rate", "1e30")
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert "not finite" in first
+    assert second.startswith("meshwright: run: rank ")
+
+
+def test_another_number_of_ranks_is_refused_before_anything_starts(
+    make_plan: Callable[[str, int, str], Plan],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    write_plan(make_plan("moe", 4, FOLDED), tmp_path / "plan.json")
+    done = run("plan.json", "--device", "cpu", RANK="0", WORLD_SIZE="8")
+    assert done.returncode == 2
+    assert "the plan is for 4 ranks, here are 8 started by torchrun" in done.stderr
+    assert "--gpus 8" in done.stderr

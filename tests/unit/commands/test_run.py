@@ -1,0 +1,83 @@
+"""`meshwright run` as far as nothing is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meshwright.cli import main
+from meshwright.commands.run import arguments_of, step_text
+from meshwright.executor.state.learning_rate import Decay
+from meshwright.executor.train.record import StepRecord
+from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
+
+RECORD = StepRecord(
+    step=3,
+    loss=2.5,
+    gradient_norm=0.125,
+    learning_rate=1e-3,
+    step_time_s=0.5,
+    tokens_per_s=12_345.0,
+    mfu=None,
+    expert_load=0.0,
+    peak_memory_bytes=2**30,
+    skipped=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps: 0 is not at least 1"),
+        (["--device", "tpu"], "--device: tpu: is unknown; expected one of auto, cpu, cuda"),
+        (["--dtype", "fp8"], "--dtype: fp8: is unknown"),
+        (["--decay", "never"], "--decay: never: is unknown"),
+        (["--learning-rate", "-1"], "--learning-rate: -1.0 is not a positive number"),
+        (["--clip", "0"], "--clip: 0.0 is not a positive number"),
+        ([], "missing.json: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = main(["run", str(tmp_path / "missing.json"), "-o", str(tmp_path / "run"), *arguments])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = RunRequest(
+        plan=Path("a plan.json"),
+        output=Path("out"),
+        num_steps=7,
+        device=DeviceChoice.CPU,
+        format=Format.FLOAT64,
+        seed=5,
+        learning_rate=1.25e-4,
+        warm_up_steps=2,
+        decay=Decay.LINEAR,
+        weight_decay=0.05,
+        max_norm=0.5,
+        balanced=True,
+        skip_not_finite=True,
+    )
+    seen: list[RunRequest] = []
+    monkeypatch.setattr("meshwright.commands.run._run", seen.append)
+    main(arguments_of(asked))
+    assert seen == [asked]
+
+
+def test_pytorch_is_asked_for_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("meshwright.commands.run.find_spec", lambda _: None)
+    assert main(["run", "plan.json"]) == 2
+    assert capsys.readouterr().err == "meshwright: error: run: needs PyTorch: pip install 'meshwright[train]'\n"
+
+
+def test_a_step_on_one_line() -> None:
+    assert step_text(RECORD) == "loss 2.5000  norm 0.125  12,345 tokens/s  1.0 GiB"
