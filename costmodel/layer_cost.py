@@ -186,18 +186,28 @@ def _ordered(
     order: PassOrder | None,
 ) -> OrderedPass:
     operators = pass_operators(program, recompute, kind)
-    share = _share_of(order, operators, cluster) if order is not None else None
+    share = _share_of(order, operators, cluster, runtime) if order is not None else None
     problem = problem_of(operators, cluster, runtime, share)
     return ordered_pass(problem, order, order_memory(program, recompute, kind).fits)
 
 
-def _share_of(order: PassOrder, operators: tuple[Operator, ...], cluster: ClusterSpec) -> SmShare | None:
-    """The measured share of the SMs that an order's collectives inside a node take; None: what the library takes."""
-    shares = cluster.profile.interference.shares
+def sm_shares(cluster: ClusterSpec, runtime: RuntimeSpec) -> tuple[SmShare, ...]:
+    """Shares of the SMs that collectives inside a node may take: those measured, none where copy engines move them."""
+    return () if runtime.copy_engine_overlap else cluster.profile.interference.shares
+
+
+def _share_of(
+    order: PassOrder, operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: RuntimeSpec
+) -> SmShare | None:
+    """The measured share of the SMs that an order's collectives inside a node take; None: what the library takes.
+
+    Those that block say nothing (`Launch.num_sms` is 0 there): they run on the communicator of the others.
+    """
+    shares = sm_shares(cluster, runtime)
     if not shares:
         return None
     inside = {op.name for op in operators if op.resource is Resource.NVLINK}
-    taken = {launch.num_sms for launch in order.launches if not inside.isdisjoint(launch.operators)}
+    taken = {one.num_sms for one in order.launches if one.num_sms and not inside.isdisjoint(one.operators)}
     return next((share for share in shares if {share.num_sms} == taken), None)
 
 
