@@ -217,15 +217,15 @@ def problem_of(
 ) -> PassProblem:
     """The ordering problem of a pass: its operators with their times.
 
-    `share`: the SMs that its collectives inside a node take, one figure as communicators have it; None: what the
-    library takes.
+    `share`: the SMs that its collectives inside a node take, one figure as communicators have it, and what those
+    between nodes bring inside; None: what the library takes.
     """
     time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
     if share is not None:
         _slow_down(operators, time_s, share)
     _share_pcie(operators, time_s, cluster)
     forwarding_s = _forward_chunks(operators, time_s)
-    inside_share = _inside_share(operators, time_s, forwarding_s, cluster, runtime)
+    inside_share = _inside_share(operators, time_s, forwarding_s, cluster, runtime, share)
     return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime, share), inside_share)
 
 
@@ -252,18 +252,21 @@ def _inside_share(
     forwarding_s: float,
     cluster: ClusterSpec,
     runtime: RuntimeSpec,
+    share: SmShare | None,
 ) -> float:
     """Seconds of NVLink traffic that a pass's communication between nodes brings with it, over its own.
 
-    Collectives bring what they would take inside a node, deduplicated exchanges the `forwarding_s` seconds of chunks
-    that are forwarded while others arrive. One figure for all of a pass: which of its communication runs beside which
-    computation is not known yet.
+    Collectives bring what they would take inside a node, on the `share` of the SMs whose slowdowns they are given;
+    deduplicated exchanges the `forwarding_s` seconds of chunks that are forwarded while others arrive, which are
+    those on the share already. One figure for all of a pass: which of its communication runs beside which computation
+    is not known yet.
     """
     between = [op for op in operators if op.resource is Resource.NETWORK and isinstance(op.work, CollectiveWork)]
     network_s = sum(time_s[op.name] for op in between)
     if not network_s:
         return 0.0
-    return (forwarding_s + sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between)) / network_s
+    inside_s = sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between)
+    return (forwarding_s + (share.time_factor if share is not None else 1.0) * inside_s) / network_s
 
 
 def _inside_node(work: Work) -> Work:
