@@ -187,6 +187,11 @@ class Interference(Value, frozen=True, kw_only=True):
         if 1.0 / slowest + 1.0 / self.network_compute_slowdown <= 1.0:
             problem = f"{self.network_compute_slowdown} beside compute_slowdown {slowest} stops compute"
             raise ProfileError("profile", "interference.network_compute_slowdown", problem)
+        taken = [self.collective_sms, *(share.num_sms for share in self.shares)]
+        twice = sorted({num_sms for num_sms in taken if taken.count(num_sms) > 1})
+        if twice:
+            problem = f"{twice[0]} SMs stand twice, `collective_sms` included; orders tell shares by their SMs"
+            raise ProfileError("profile", "interference.shares.num_sms", problem)
 
     def slowdowns(self, *, nvlink: bool) -> tuple[float, float]:
         """Factors on compute and on communication beside each other, inside a node or between nodes."""
@@ -195,12 +200,13 @@ class Interference(Value, frozen=True, kw_only=True):
         return self.network_compute_slowdown, self.network_communication_slowdown
 
     def on(self, share: SmShare) -> Interference:
-        """With that share taken inside a node."""
+        """With that share taken inside a node, and no other to choose."""
         return msgspec.structs.replace(
             self,
             collective_sms=share.num_sms,
             compute_slowdown=share.compute_slowdown,
             communication_slowdown=share.communication_slowdown,
+            shares=(),
         )
 
     @property

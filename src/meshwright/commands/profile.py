@@ -109,7 +109,7 @@ def _measurements_of_partial(source: Path, target: Path) -> Measurements:
     check_writable(target)
     partial = load_partial(source)
     write_json(partial.measurements, target)
-    typer.echo(f"{partial.num_results} samples written to {target}")
+    typer.echo(f"{partial.num_results} results written to {target}")
     whole = f" of {partial.num_samples}" if partial.num_samples else ""
     typer.echo(
         f"warning: incomplete: {source} has {partial.num_results}{whole} results; what is missing is as in the base"
