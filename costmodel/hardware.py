@@ -73,6 +73,10 @@ class GpuSpec(Value, frozen=True, kw_only=True):
             value = getattr(self, field)
             if not (math.isfinite(value) and (value > 0.0 or (field == "fp8_flops_per_s" and value == 0.0))):
                 raise ProfileError(self.name, f"gpu.{field}", f"{value} is not a positive finite number")
+            if field.endswith("_per_s") and 0.0 < value < LEAST_RATE_PER_S:
+                raise ProfileError(
+                    self.name, f"gpu.{field}", f"{value:g} a second is too little; bytes and FLOPs count"
+                )
         if self.usable_memory_bytes > self.memory_bytes:
             raise ProfileError(self.name, "gpu.usable_memory_bytes", "is more than gpu.memory_bytes")
         if self.copy_bytes_per_s > self.memory_bytes_per_s:
@@ -87,6 +91,9 @@ class GpuSpec(Value, frozen=True, kw_only=True):
         return self.fp8_flops_per_s
 
 
+LEAST_RATE_PER_S = 1e7
+"""Less than any GPU or link moves or computes: a figure in GB or TFLOP."""
+
 GPU_FIGURES = tuple(field for field in GpuSpec.__struct_fields__ if field != "name")
 
 
@@ -97,6 +104,17 @@ class LaunchCost(Value, frozen=True, kw_only=True):
     collective_eager_s: float
     cuda_graph_s: float
     kernel_floor_s: float
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if not 0.0 <= value < MOST_LAUNCH_S:
+                raise ProfileError(
+                    "profile", f"launch.{field}", f"{value:g} s is no launch; expected 0 to {MOST_LAUNCH_S}"
+                )
+
+
+MOST_LAUNCH_S = 0.1
 
 
 class Protocol(Value, frozen=True, kw_only=True):

@@ -52,8 +52,8 @@ def forwarded_s(between_s: float, inside_s: float) -> tuple[float, float]:
 
     B: the hop between nodes as an all-to-all of NCCL, 0.75 of the link; RDMA of large pieces to the GPU of the same
     rail reaches 0.87. I: the hop inside; a node forwards what it has while more arrives, in about eight chunks, at the
-    pace of the slower hop; the last chunk is forwarded when nothing arrives any more. Forwarding under the network counts
-    as the network's time, so that a faster network lengthens nothing.
+    pace of the slower hop; the last chunk is forwarded when nothing arrives any more. Forwarding under the network
+    counts as the network's time, so that a faster network lengthens nothing.
 
     Source: DeepEP, README (58 GB/s at 32 ranks of 50 GB/s adapters, the own node's quarter counted) and
     csrc/kernels/internode.cu (receivers forward over NVLink chunk by chunk).
