@@ -99,7 +99,7 @@ def _span_s(run_round: Work, rounds: int) -> float:
 def copy_bytes_per_s(device: torch.device, sizes_bytes: Sequence[int] = COPIED_BYTES) -> float:
     """The ceiling: bytes read and written a second by the best of several copies on the device.
 
-    One way alone sets the ceiling too low: a contiguous copy becomes a memcpy node of the graph, which reaches 2.42 TB/s
+    One way alone sets the ceiling too low: a contiguous copy becomes a memcpy node of the graph, which reaches 2.4 TB/s
     on an H100 where an elementwise kernel, which reads and writes as much, reaches 3.0. So both are tried, and a copy
     between strided rows (a kernel as well), at sizes that exceed the cache many times; outputs are allocated before.
     """
