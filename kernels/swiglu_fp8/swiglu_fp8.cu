@@ -65,12 +65,12 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_fp8_kernel(const SwigluFp8
     __shared__ __align__(16) uint2 turned[kTile][kTeams];  // [column][8 rows], places permuted against bank conflicts
     __shared__ float warp_amax[kWarps][kTile];
     const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTile;
-    if (task.live.beyond(first_row)) return;
     const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
     const int across = threadIdx.x % kTeams, down = threadIdx.x / kTeams;
     const int64_t row = first_row + down * kPart;
     const int column = static_cast<int>(blockIdx.x) * kTile + across * kPart;
-    const unsigned padding = padding_of(task, row);
+    const unsigned padding = padding_of(task, row);  // under way together with the next
+    if (task.live.beyond(first_row)) return;
     float value[kPart][kPart];
 #pragma unroll
     for (int start = 0; start < kPart; start += kBatch) {
