@@ -30,6 +30,7 @@ from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 from meshwright.executor.train.tokens import SyntheticTokens
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
 from meshwright.executor.train.utilization import is_planned_gpu, known_gpu, mfu_of
+from meshwright.kernels.dispatch import dispatcher
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
 
@@ -222,4 +223,5 @@ def _summary(
         predicted_mfu=prediction.mfu,
         peak_memory_bytes=peaks,
         predicted_peak_memory_bytes=prediction.peak_memory_bytes,
+        kernels=dispatcher().record(),
     )

@@ -12,6 +12,7 @@ import msgspec
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
+from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
 STEPS_FILE, RUN_FILE = "steps.jsonl", "run.json"
@@ -38,7 +39,8 @@ class StepRecord(Value, frozen=True, kw_only=True):
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU.
 
-    `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage.
+    `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage;
+    `kernels` is what ran each custom operation on rank 0, CUDA kernel or reference, how often, and why.
     """
 
     plan: str
@@ -63,6 +65,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     predicted_mfu: float
     peak_memory_bytes: tuple[int, ...]
     predicted_peak_memory_bytes: tuple[float, ...]
+    kernels: tuple[Choice, ...]
 
     @property
     def step_time_error(self) -> float:
