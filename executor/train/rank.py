@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import time
@@ -30,6 +31,7 @@ from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 from meshwright.executor.train.tokens import SyntheticTokens
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
 from meshwright.executor.train.utilization import is_planned_gpu, known_gpu, mfu_of
+from meshwright.kernels.dispatch import LOGGER as KERNELS_LOGGER
 from meshwright.kernels.dispatch import dispatcher
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
@@ -48,6 +50,8 @@ def run_rank(request: RunRequest, plan: Plan, told: Told) -> RunRecord | None:
     """Train on this rank. Rank 0 tells of every step, writes the records and returns the summary."""
     rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
     device = _open_device(request.device)
+    if rank:
+        KERNELS_LOGGER.setLevel(logging.ERROR)  # rank 0 says for all which kernels do not run, and why
     if num_ranks > 1:
         _join(device)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -30,12 +31,15 @@ CUDA = torch.device("cuda", 0)
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
-def _calls() -> dict[tuple[str, Implementation], int]:
-    return {(choice.operation, choice.implementation): choice.calls for choice in dispatcher().record()}
+def _calls() -> Counter[tuple[str, Implementation]]:
+    calls: Counter[tuple[str, Implementation]] = Counter()
+    for choice in dispatcher().record():
+        calls[(choice.operation, choice.implementation)] += choice.calls
+    return calls
 
 
-def _ran_since(before: dict[tuple[str, Implementation], int]) -> set[tuple[str, Implementation]]:
-    return {key for key, calls in _calls().items() if calls > before.get(key, 0)}
+def _ran_since(before: Counter[tuple[str, Implementation]]) -> set[tuple[str, Implementation]]:
+    return {key for key, calls in _calls().items() if calls > before[key]}
 
 
 def test_what_ran_is_recorded(tiny_layer: Make) -> None:
