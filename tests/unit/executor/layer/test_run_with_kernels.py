@@ -83,6 +83,7 @@ def test_cuda_kernels_run_a_layer(tiny_layer: Make, layer: str, gate_before_fc2:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 @needs_cuda
 def test_nothing_waits_between_router_and_combine(tiny_layer: Make) -> None:
     tiny = tiny_layer("moe, wide").on(CUDA, torch.bfloat16)
