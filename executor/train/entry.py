@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
 from meshwright.executor.train.launch import launch_ranks
-from meshwright.executor.train.rank import run_rank
+from meshwright.executor.train.rank import open_run_data, run_rank
 from meshwright.executor.train.record import RunRecord, StepRecord, make_folder
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.request import DeviceChoice, RunRequest
@@ -38,6 +38,7 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     else:
         _check_host(request, plan, where)
     check_runs(configuration_of(plan), where)
+    open_run_data(request, plan)
     make_folder(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
         return run_rank(request, plan, told)

@@ -14,6 +14,8 @@ import torch.distributed as dist
 
 from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.units import format_bytes
+from meshwright.executor.data.open_data import open_data
+from meshwright.executor.data.source import TokenSource
 from meshwright.executor.layer.context import AttentionKernel, RoutingChoice
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.ranks.place import Place
@@ -28,7 +30,6 @@ from meshwright.executor.train.record import (
     write_run,
 )
 from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
-from meshwright.executor.train.tokens import SyntheticTokens
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
 from meshwright.executor.train.utilization import is_planned_gpu, known_gpu, mfu_of
 from meshwright.kernels.dispatch import LOGGER as KERNELS_LOGGER
@@ -130,10 +131,20 @@ def _choices(request: RunRequest, device: torch.device) -> TrainingChoices:
     )
 
 
+def open_run_data(request: RunRequest, plan: Plan) -> TokenSource:
+    """The data that a run names, for the plan's vocabulary and sizes; raises `InputError`."""
+    return open_data(
+        request.data,
+        vocabulary=plan.model.vocab,
+        seq_len=plan.workload.seq_len,
+        global_batch=plan.workload.global_batch,
+        seed=request.seed,
+    )
+
+
 def _train(request: RunRequest, plan: Plan, rank: int, device: torch.device, told: Told) -> RunRecord | None:
     configuration = configuration_of(plan)
-    tokens = SyntheticTokens(vocab=plan.model.vocab, seq_len=plan.workload.seq_len, seed=request.seed)
-    trainer = Trainer(configuration, rank, _choices(request, device), tokens)
+    trainer = Trainer(configuration, rank, _choices(request, device), open_run_data(request, plan))
     records = []
     if rank == 0:
         make_folder(request.output)

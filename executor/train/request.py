@@ -28,8 +28,9 @@ class Format(StrEnum):
 
 
 class RunRequest(Value, frozen=True, kw_only=True):
-    """A plan and how long, where and how fast to train it.
+    """A plan and how long, where, on what and how fast to train it.
 
+    `data`: a synthetic stream (uniform, zipf, markov) or the path of a token file.
     `balanced`: tokens go to experts in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is
     not finite are left out instead of ending the run.
     """
@@ -39,6 +40,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     num_steps: int
     device: DeviceChoice = DeviceChoice.AUTO
     format: Format = Format.AUTO
+    data: str = "markov"
     seed: int = 0
     learning_rate: float = 3e-4
     warm_up_steps: int = 0

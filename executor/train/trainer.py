@@ -13,6 +13,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.simulate import build_schedule
 from meshwright.costmodel.stage_cost import end_strategy
+from meshwright.executor.data.source import TokenSource
 from meshwright.executor.layer.collectives import all_reduce
 from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
@@ -27,7 +28,7 @@ from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
 from meshwright.executor.train.expert_load import ExpertLoad
 from meshwright.executor.train.refusals import check_runs
-from meshwright.executor.train.tokens import TokenSource
+from meshwright.executor.train.step_tokens import StepTokens
 
 BF16_BYTES = 2
 
@@ -70,7 +71,6 @@ class Trainer:
         check_runs(configuration)
         self.configuration = configuration
         self.choices = choices
-        self._tokens = tokens
         strategies = (
             end_strategy(configuration.mesh),
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
@@ -78,12 +78,14 @@ class Trainer:
         self.communicators = Communicators(
             Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
         )
+        self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
             configuration, self.communicators, choices.numerics, seed=choices.seed, routed=self._load.count
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
+        self._reads_tokens = self.communicators.place.stage in end_devices(configuration)
 
     def _pipeline_device(self) -> PipelineDevice:
         configuration, numerics, place = self.configuration, self.choices.numerics, self.communicators.place
@@ -120,7 +122,8 @@ class Trainer:
         self._load.restart()
         for flat in self.model.flats:
             flat.restart_gradients()
-        loss = self._device.run(lambda micro_batch: self._micro_batch(step, micro_batch))
+        tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
+        loss = self._device.run(lambda micro_batch: self._micro_batch(tokens, micro_batch))
         return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
 
     def _wire(self, sums: torch.dtype) -> torch.dtype:
@@ -128,11 +131,15 @@ class Trainer:
         in_bf16 = self.configuration.runtime.gradient_reduce_bytes == BF16_BYTES
         return torch.bfloat16 if in_bf16 and self.choices.numerics.dtype is torch.bfloat16 else sums
 
-    def _micro_batch(self, step: int, micro_batch: int) -> MicroBatchTokens:
+    def _own_sequences(self) -> range:
+        """The places of this rank's sequences in the global batch, those of its first micro-batch first."""
         configuration, place = self.configuration, self.communicators.place
-        size = configuration.pipeline.micro_batch
-        first = (place.replica * configuration.num_micro_batches + micro_batch) * size
-        tokens = self._tokens.batch(step, range(first, first + size))
+        count = configuration.num_micro_batches * configuration.pipeline.micro_batch
+        return range(place.replica * count, (place.replica + 1) * count)
+
+    def _micro_batch(self, step_tokens: Tensor, micro_batch: int) -> MicroBatchTokens:
+        size = self.configuration.pipeline.micro_batch
+        tokens = step_tokens[micro_batch * size : (micro_batch + 1) * size]
         return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.sequence)
 
     def _totals(self, loss: Tensor | None, gradients: list[Tensor]) -> tuple[float, float, float]:

@@ -42,7 +42,11 @@ def command(
             metavar="auto|bfloat16|float32|float64", help="Weights; auto: bfloat16 on GPUs, float32 on the CPU."
         ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Draws weights and synthetic tokens.")] = 0,
+    data: Annotated[
+        str,
+        typer.Option(metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov (random)."),
+    ] = "markov",
+    seed: Annotated[int, typer.Option(help="Draws weights, synthetic tokens and the order of data.")] = 0,
     learning_rate: Annotated[float, typer.Option(metavar="X", help="The greatest learning rate.")] = 3e-4,
     warm_up_steps: Annotated[int, typer.Option(metavar="N", help="Steps of linear warm-up.")] = 0,
     decay: Annotated[str, typer.Option(metavar="cosine|linear|constant", help="Decay to a tenth.")] = "cosine",
@@ -57,7 +61,7 @@ def command(
 ) -> None:
     """Train the planned model the planned way.
 
-    Starts a process a rank on this host; under torchrun, is one of them. Tokens are synthetic. Writes a line a step to
+    Starts a process a rank on this host; under torchrun, is one of them. Writes a line a step to
     RUN_DIR/steps.jsonl, and RUN_DIR/run.json with the measured step beside the predicted one.
     """
     _check_torch()
@@ -70,6 +74,7 @@ def command(
         num_steps=steps,
         device=_choice(DeviceChoice, "--device", device),
         format=_choice(Format, "--dtype", dtype),
+        data=data,
         seed=seed,
         learning_rate=learning_rate,
         warm_up_steps=warm_up_steps,
@@ -119,7 +124,7 @@ def _run(request: RunRequest) -> None:
 def arguments_of(request: RunRequest) -> list[str]:
     """The arguments of `meshwright` that ask for the same run."""
     arguments = ["run", str(request.plan), "--output", str(request.output), "--steps", str(request.num_steps)]
-    arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay]
+    arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay, "--data", request.data]
     numbers = {
         "--seed": request.seed,
         "--learning-rate": request.learning_rate,

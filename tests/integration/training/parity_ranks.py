@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.executor.data.synthetic import MarkovTokens
 from meshwright.executor.model import build
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.reference import ReferenceModel
 from meshwright.executor.model.whole import whole_masters
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
-from meshwright.executor.train.tokens import SyntheticTokens
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
@@ -98,9 +98,12 @@ def digest(parameters: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def tokens_of(configuration: TrainingConfiguration) -> SyntheticTokens:
+def tokens_of(configuration: TrainingConfiguration) -> MarkovTokens:
     """The same tokens for both."""
-    return SyntheticTokens(vocab=configuration.model.vocab, seq_len=configuration.workload.seq_len, seed=1)
+    workload = configuration.workload
+    return MarkovTokens(
+        vocabulary=configuration.model.vocab, seq_len=workload.seq_len, global_batch=workload.global_batch, seed=1
+    )
 
 
 def everywhere(parts: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.workload import Workload
+from meshwright.executor.data.synthetic import MarkovTokens
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.state.learning_rate import Decay, LearningRate
-from meshwright.executor.train.tokens import SyntheticTokens
 from meshwright.executor.train.trainer import LossError, Trainer, TrainingChoices
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.fixes import parse_fixes
@@ -23,8 +23,10 @@ from meshwright.planner.space import Problem
 class SameBatch:
     """The same tokens in every step: to be learned by heart."""
 
+    identity = "one batch"
+
     def batch(self, step: int, sequences: range) -> Tensor:
-        return SyntheticTokens(vocab=256, seq_len=16, seed=0).batch(0 * step, sequences)
+        return MarkovTokens(vocabulary=256, seq_len=16, global_batch=8, seed=0).batch(0 * step, sequences)
 
 
 def make_trainer(repository: Path, dtype: torch.dtype, *, skip: bool = False) -> Trainer:
