@@ -57,7 +57,10 @@ def run_rank(request: RunRequest, plan: Plan, told: Told) -> RunRecord | None:
         _join(device)
     try:
         _check_same_device(device, num_ranks)
-        return _train(request, plan, rank, device, told)
+        summary = _train(request, plan, rank, device, told)
+        if num_ranks > 1:
+            dist.barrier()  # a rank that leaves while others still receive ends them by gloo's own exception
+        return summary
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(plan, rank, device) from error
     finally:

@@ -44,7 +44,7 @@ def command(
     ] = "auto",
     data: Annotated[
         str,
-        typer.Option(metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov (random)."),
+        typer.Option(metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov."),
     ] = "markov",
     seed: Annotated[int, typer.Option(help="Draws weights, synthetic tokens and the order of data.")] = 0,
     learning_rate: Annotated[float, typer.Option(metavar="X", help="The greatest learning rate.")] = 3e-4,
@@ -124,7 +124,8 @@ def _run(request: RunRequest) -> None:
 def arguments_of(request: RunRequest) -> list[str]:
     """The arguments of `meshwright` that ask for the same run."""
     arguments = ["run", str(request.plan), "--output", str(request.output), "--steps", str(request.num_steps)]
-    arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay, "--data", request.data]
+    arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay]
+    arguments += ["--data", request.data]
     numbers = {
         "--seed": request.seed,
         "--learning-rate": request.learning_rate,

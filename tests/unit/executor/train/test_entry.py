@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,11 +14,11 @@ from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import write_plan
 
 
-def refuse(plan: Plan, folder: Path, **request: Any) -> InputError:
+def refuse(plan: Plan, folder: Path, data: str) -> InputError:
     """What is said, with nothing started and nothing left behind."""
     write_plan(plan, folder / "plan.json")
     asked = RunRequest(
-        plan=folder / "plan.json", output=folder / "run", num_steps=1, device=DeviceChoice.CPU, **request
+        plan=folder / "plan.json", output=folder / "run", num_steps=1, device=DeviceChoice.CPU, data=data
     )
     with pytest.raises(InputError) as refused:
         run(asked, (), lambda _: None)
