@@ -21,11 +21,11 @@ import meshwright
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.hardware import ClusterSpec
-from meshwright.costmodel.layer_cost import problem_of
 from meshwright.costmodel.model import ModelSpec, MoeFfnSpec
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.order.order_book import OrderBook, OrderEntry
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
+from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.simulate import ScheduleKind

@@ -5,11 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 from meshwright.costmodel.hardware import ClusterSpec
-from meshwright.costmodel.layer_cost import LayerCost, Terms, host_terms_s, problem_of, reserved_bytes
+from meshwright.costmodel.layer_cost import LayerCost, Terms, host_terms_s, reserved_bytes
 from meshwright.costmodel.layer_passes import LayerPasses, pass_operators
 from meshwright.costmodel.order.bound import pass_bound_s
 from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.pass_problem import PassProblem
+from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.program.recompute import plan_backward
 from meshwright.costmodel.runtime import RuntimeSpec

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import PlanError, StrategyError
-from meshwright.costmodel.layer_cost import problem_of
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.order.launch_order import PassKind, PassOrder
 from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.order.ordered_pass import ordered_pass
+from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.stage_cost import CostContext, cost_context, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.planner.operator_order.layers import parts_of, stored

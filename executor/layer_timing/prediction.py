@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from meshwright.costmodel.alone import timing
 from meshwright.costmodel.hardware import ClusterSpec, Timing
-from meshwright.costmodel.layer_cost import Terms, layer_cost, timing
+from meshwright.costmodel.layer_cost import Terms, layer_cost
 from meshwright.costmodel.operator_time import host_time_s
 from meshwright.costmodel.program.operators import Operator
 from meshwright.costmodel.program.program import LayerProgram

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.alone import timing
 from meshwright.costmodel.collective_time import algorithm_times_s
 from meshwright.costmodel.formulas.attention import attention_bytes, attention_flops
 from meshwright.costmodel.formulas.collectives import wire_bytes
 from meshwright.costmodel.formulas.matmul import gemm_bytes, gemm_flops, grouped_gemm_bytes
 from meshwright.costmodel.hardware import Basis, ClusterSpec
-from meshwright.costmodel.layer_cost import timing
 from meshwright.costmodel.prepared import prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,

@@ -9,7 +9,6 @@ import msgspec
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.hardware import SmShare
-from meshwright.costmodel.layer_cost import problem_of, sm_shares
 from meshwright.costmodel.layer_passes import LayerPasses, pass_operators
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.order.bound import pass_bound_s
@@ -17,6 +16,7 @@ from meshwright.costmodel.order.launch_order import LayerOrder, PassKind, PassOr
 from meshwright.costmodel.order.order_book import ModelEnd, OrderBook, OrderEntry
 from meshwright.costmodel.order.pass_problem import NO_LINK, PassProblem
 from meshwright.costmodel.order_memory import order_memory
+from meshwright.costmodel.pass_times import problem_of, sm_shares
 from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.stage_cost import CostContext, cost_context, end_strategy, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy

@@ -14,7 +14,6 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from meshwright.costmodel.hardware import ClusterSpec, Interference
-from meshwright.costmodel.layer_cost import problem_of
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.bound import pass_bound_s
 from meshwright.costmodel.order.fusion import FusedPair
@@ -28,6 +27,7 @@ from meshwright.costmodel.order.run_order import Run, replay
 from meshwright.costmodel.order.stream_use import stream_use
 from meshwright.costmodel.order_memory import OrderMemory, order_memory
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
+from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.operators import (

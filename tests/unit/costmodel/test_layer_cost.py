@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from meshwright.costmodel.formulas.interference import between_nodes
+from meshwright.costmodel.alone import timing
 from meshwright.costmodel.formulas.stragglers import slowest_gpu_factor
-from meshwright.costmodel.hardware import Basis, ClusterSpec, SmShare
+from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.layer_cost import (
     LayerCost,
     Terms,
@@ -13,8 +13,6 @@ from meshwright.costmodel.layer_cost import (
     host_terms_s,
     layer_cost,
     pass_terms,
-    problem_of,
-    timing,
 )
 from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
@@ -22,12 +20,8 @@ from meshwright.costmodel.operator_time import host_time_s
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.operators import (
-    AttentionWork,
-    Axis,
-    Collective,
     CollectiveWork,
     GemmWork,
-    Group,
     GroupedGemmWork,
     Operator,
     Pass,
@@ -36,7 +30,7 @@ from meshwright.costmodel.program.operators import (
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import RuntimeSpec
-from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Recompute
+from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.hardware_profiles import load_cluster
 
 ATTENTION = AttentionSpec(num_heads=16, num_kv_heads=8, head_dim=128, value_head_dim=128)
@@ -166,13 +160,6 @@ def test_overlap_moves_time_from_exposed_to_hidden(cluster: ClusterSpec) -> None
     assert hidden.total_s < plain.total_s
 
 
-def test_a_frameworks_own_attention_takes_a_multiple(cluster: ClusterSpec) -> None:
-    slow = msgspec.structs.replace(RUNTIME, attention_time_factor=2.0)
-    work = next(op.work for op in _program(DENSE, LayerStrategy()).forward if isinstance(op.work, AttentionWork))
-    assert timing(work, cluster, slow).time_s == pytest.approx(2.0 * timing(work, cluster, RUNTIME).time_s)
-    assert timing(work, cluster, slow).basis is Basis.EXTRAPOLATED
-
-
 def test_the_basis_accounts_for_all_operators(cluster: ClusterSpec) -> None:
     program = _program(MOE, LayerStrategy(sp=8, ep=8))
     cost = layer_cost(program, Recompute.FULL, cluster, RUNTIME)
@@ -248,48 +235,3 @@ def test_copy_engines_slow_computation_less(cluster: ClusterSpec) -> None:
         layer_cost(program, Recompute.NONE, cluster, runtime).backward.total_s for runtime in (plain, engines)
     )
     assert engines_s < plain_s
-
-
-@pytest.mark.parametrize("time_factor", [1.0, 2.5])
-def test_traffic_between_nodes_is_on_the_share_of_the_sms_too(time_factor: float) -> None:
-    """Fewer SMs slow computation less, but for longer: the cost between nodes has both from one share."""
-    cluster = load_cluster("h100", num_gpus=16)
-    measured = cluster.profile.interference
-    share = SmShare(num_sms=8, time_factor=time_factor, compute_slowdown=1.2, communication_slowdown=4.0)
-    runtime = msgspec.structs.replace(RUNTIME, overlap=LayerOverlap(data=OverlapLevel.INTER_OPERATOR))
-    work = CollectiveWork(collective=Collective.ALL_GATHER, num_bytes=2.0**28, group=Group(size=16, ranks_per_node=8))
-    operator = Operator(
-        name="gather", module="m", phase=Pass.FORWARD, work=work, reads=("a",), writes=("b",), axis=Axis.DATA
-    )
-    inside = CollectiveWork(
-        collective=Collective.ALL_GATHER, num_bytes=2.0**28, group=Group(size=16, ranks_per_node=16)
-    )
-    alone_s, inside_s = (timing(one, cluster, runtime).time_s for one in (work, inside))
-    problem = problem_of((operator,), cluster, runtime, share)
-    compute, communication = between_nodes(
-        (1.2, 4.0),
-        (measured.network_compute_slowdown, measured.network_communication_slowdown),
-        time_factor * inside_s / alone_s,
-    )
-    assert problem.loss[2] == pytest.approx(1.0 - 1.0 / compute)
-    assert problem.stretch[2] == pytest.approx(communication)
-
-
-def test_forwarding_waits_for_the_last_chunk_only() -> None:
-    cluster = load_cluster("h100", num_gpus=16)
-    program = _program(MOE, LayerStrategy(ep=8, dispatch=Dispatch.ALL_TO_ALL_DEDUP), 4096)
-    many = build_layer(
-        msgspec.structs.replace(MOE, ffn=MoeFfnSpec(num_experts=16, top_k=4, intermediate=4096)),
-        ProgramSetting(
-            hidden=2048,
-            micro_batch=1,
-            seq_len=4096,
-            strategy=LayerStrategy(ep=16, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
-            gpus_per_node=8,
-        ),
-    )
-    inside = problem_of(program.forward, cluster, RUNTIME)
-    across = problem_of(many.forward, cluster, RUNTIME)
-    times = dict(zip((op.name for op in across.operators), across.time_s, strict=True))
-    assert times["dispatch.nvlink"] < times["dispatch.network"]
-    assert all(not op.name.endswith(".network") for op in inside.operators)

@@ -20,9 +20,9 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from meshwright.costmodel.layer_cost import problem_of
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind, PassOrder
+from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import load_runtime

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshwright.costmodel.layer_cost import problem_of
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import PassKind
+from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.program.operators import Operator
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.runtime import load_runtime
