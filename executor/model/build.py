@@ -12,6 +12,7 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.costmodel.strategy import ZeroStage
 from meshwright.executor.layer.bindings.embedding import TABLE
+from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, Communicator
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
 from meshwright.executor.model.describe import ModelDescriber, PlannedPart
@@ -26,7 +27,7 @@ BUCKET_ELEMENTS = 2**28
 """Parameters of one buffer, unless one alone has more: what is copied for a collective is never much more than this."""
 
 UNTRAINED = "router.correction"
-"""The bias that balances experts gets no gradient."""
+"""The bias that balances experts gets no gradient. It stays wide: it decides between scores that nearly agree."""
 
 
 def stage_placement(configuration: TrainingConfiguration) -> tuple[tuple[int, ...], ...]:
@@ -102,7 +103,7 @@ class RankModel:
         for part in parts:
             for name, spec in part.parameters.items():
                 if spec.name == UNTRAINED:
-                    like = torch.empty((), dtype=self.numerics.dtype, device=self.numerics.device)
+                    like = torch.empty((), dtype=statistics_type(self.numerics.dtype), device=self.numerics.device)
                     self.constants[name] = like.new_full(spec.shape, spec.fill or 0.0)
                     continue
                 owned = OwnedParameter(name=name, spec=spec, groups=part.groups)

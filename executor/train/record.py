@@ -35,6 +35,17 @@ class StepRecord(Value, frozen=True, kw_only=True):
     skipped: bool
 
 
+class NumericsRecord(Value, frozen=True, kw_only=True):
+    """What shapes do not say of a model, and where it comes from."""
+
+    source: str
+    norm_epsilon: float
+    rope_theta: float
+    rope_scaling: str
+    normalize_gates: bool
+    routed_scale: float
+
+
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU.
 
@@ -44,11 +55,14 @@ class RunRecord(Value, frozen=True, kw_only=True):
     plan: str
     model: str
     model_hash: str
+    numerics: NumericsRecord
+    data: str
     mesh: Mesh
     device: str
     torch: str
     format: str
     seed: int
+    first_step: int
     num_steps: int
     skipped_steps: int
     first_loss: float
@@ -80,12 +94,17 @@ def settled_step_time_s(times_s: list[float]) -> float:
 
 
 class StepLog:
-    """Appends steps to `steps.jsonl` of a folder as they end."""
+    """Appends steps to `steps.jsonl` of a folder as they end.
 
-    def __init__(self, folder: Path) -> None:
+    `first_step`: where the run goes on. Lines of earlier steps stay; those behind, and what is no whole line, go.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
         self.path = folder / STEPS_FILE
         try:
-            self._file: BinaryIO = self.path.open("wb")
+            kept = _lines_before(self.path, first_step)
+            write_whole(b"".join(kept), self.path)
+            self._file: BinaryIO = self.path.open("ab")
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -107,6 +126,22 @@ class StepLog:
 
     def _unwritten(self, error: OSError) -> InputError:
         return InputError(str(self.path), "", f"cannot be written: {error.strerror}")
+
+
+def _lines_before(path: Path, first_step: int) -> list[bytes]:
+    """The lines of the steps before one."""
+    if first_step == 0 or not path.is_file():
+        return []
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            record = msgspec.json.decode(line, type=StepRecord)
+        except msgspec.MsgspecError:
+            break
+        if record.step >= first_step or not line.endswith(b"\n"):
+            break
+        kept.append(line)
+    return kept
 
 
 def make_folder(folder: Path) -> None:

@@ -41,7 +41,8 @@ class LossError(MeshwrightError):
 class StepResult:
     """What a step has shown, the same on all ranks. `expert_load`: busiest expert over mean, 0 without experts.
 
-    `skipped`: the weights were left as they were, because loss or norm were not finite.
+    `skipped`: the weights were left as they were, because loss or norm were not finite. `stop_asked`: some rank was
+    asked to end the run.
     """
 
     loss: float
@@ -49,6 +50,7 @@ class StepResult:
     learning_rate: float
     expert_load: float
     skipped: bool = False
+    stop_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +104,13 @@ class Trainer:
         )
         return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox)
 
-    def step(self, number: int) -> StepResult:
-        """Step `number`, from 0. Raises `LossError` on all ranks where the loss is not finite, unless asked to skip."""
+    def step(self, number: int, *, stop: bool = False) -> StepResult:
+        """Step `number`, from 0; `stop` tells all ranks that this one is asked to end the run.
+
+        Raises `LossError` on all ranks where the loss is not finite, unless asked to skip.
+        """
         loss, gradients = self._loss_and_gradients(number)
-        loss_value, square_sum, load = self._totals(loss, gradients)
+        loss_value, square_sum, load, stop_asked = self._totals(loss, gradients, stop=stop)
         norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
         finite = math.isfinite(loss_value) and math.isfinite(norm)
         if finite:
@@ -115,7 +120,14 @@ class Trainer:
                 f"step {number}: loss {loss_value}, gradient norm {norm}: not finite; weights are those before the step"
                 " (--skip-not-finite leaves out such steps)"
             )
-        return StepResult(loss=loss_value, gradient_norm=norm, learning_rate=rate, expert_load=load, skipped=not finite)
+        return StepResult(
+            loss=loss_value,
+            gradient_norm=norm,
+            learning_rate=rate,
+            expert_load=load,
+            skipped=not finite,
+            stop_asked=stop_asked,
+        )
 
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
@@ -142,8 +154,11 @@ class Trainer:
         tokens = step_tokens[micro_batch * size : (micro_batch + 1) * size]
         return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.sequence)
 
-    def _totals(self, loss: Tensor | None, gradients: list[Tensor]) -> tuple[float, float, float]:
-        """Mean loss, squared norm of the gradients and greatest expert load over all ranks: waits for the device."""
+    def _totals(self, loss: Tensor | None, gradients: list[Tensor], *, stop: bool) -> tuple[float, float, float, bool]:
+        """Over all ranks: mean loss, squared norm of the gradients, greatest expert load, whether any is asked to stop.
+
+        Waits for the device.
+        """
         place, world = self.communicators.place, self.communicators.world
         at_begin = place.stage == end_devices(self.configuration)[0]
         square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
@@ -152,7 +167,8 @@ class Trainer:
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share
         sums = all_reduce(torch.stack((own_loss, square_sum)), world)
         load = self._load.greatest(self.communicators.stage)
+        greatest = torch.stack((load, torch.full_like(load, float(stop))))
         if world.size > 1:
-            dist.all_reduce(load, op=dist.ReduceOp.MAX)
-        loss_value, total, greatest = torch.cat((sums, load.view(1))).tolist()
-        return loss_value, total, greatest
+            dist.all_reduce(greatest, op=dist.ReduceOp.MAX)
+        loss_value, total, most_loaded, stop_asked = torch.cat((sums, greatest)).tolist()
+        return loss_value, total, most_loaded, bool(stop_asked)

@@ -29,7 +29,7 @@ Examples:
 
 def command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that `meshwright plan -o` wrote.")],
-    steps: Annotated[int, typer.Option(metavar="N", help="Optimizer steps.")] = 20,
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimizer steps, those before --resume included.")] = 20,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="RUN_DIR", help="Folder of steps.jsonl and run.json.")
     ] = Path("run"),
@@ -44,8 +44,25 @@ def command(
     ] = "auto",
     data: Annotated[
         str,
-        typer.Option(metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov (random)."),
+        typer.Option(
+            metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov (random)."
+        ),
     ] = "markov",
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG_OR_FOLDER", help="The model's config.json: epsilons, rotary base, gate weights."),
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Begin with the weights of a Hugging Face folder.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="In the end, write a Hugging Face folder (safetensors).")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Checkpoints, in the end and at SIGTERM; the newest three stay.")
+    ] = None,
+    save_every: Annotated[int, typer.Option(metavar="N", help="A checkpoint every N steps, too; 0: none.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     seed: Annotated[int, typer.Option(help="Draws weights, synthetic tokens and the order of data.")] = 0,
     learning_rate: Annotated[float, typer.Option(metavar="X", help="The greatest learning rate.")] = 3e-4,
     warm_up_steps: Annotated[int, typer.Option(metavar="N", help="Steps of linear warm-up.")] = 0,
@@ -75,6 +92,12 @@ def command(
         device=_choice(DeviceChoice, "--device", device),
         format=_choice(Format, "--dtype", dtype),
         data=data,
+        model=model,
+        load=load,
+        export=export,
+        checkpoint=checkpoint,
+        save_every=save_every,
+        resume=resume,
         seed=seed,
         learning_rate=learning_rate,
         warm_up_steps=warm_up_steps,
@@ -119,21 +142,32 @@ def _run(request: RunRequest) -> None:
         raise
     if summary is not None:
         _print_summary(summary, request.output)
+    elif not silent and request.export is not None:
+        typer.echo(f"weights written to {request.export}")
 
 
 def arguments_of(request: RunRequest) -> list[str]:
     """The arguments of `meshwright` that ask for the same run."""
     arguments = ["run", str(request.plan), "--output", str(request.output), "--steps", str(request.num_steps)]
-    arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay, "--data", request.data]
+    arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay]
+    paths = {
+        "--model": request.model,
+        "--load": request.load,
+        "--export": request.export,
+        "--checkpoint": request.checkpoint,
+    }
+    arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
+    arguments += ["--data", request.data]
     numbers = {
         "--seed": request.seed,
+        "--save-every": request.save_every,
         "--learning-rate": request.learning_rate,
         "--warm-up-steps": request.warm_up_steps,
         "--weight-decay": request.weight_decay,
         "--clip": request.max_norm,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
-    flags = {"--balanced": request.balanced, "--skip-not-finite": request.skip_not_finite}
+    flags = {"--balanced": request.balanced, "--skip-not-finite": request.skip_not_finite, "--resume": request.resume}
     return arguments + [option for option, is_set in flags.items() if is_set]
 
 

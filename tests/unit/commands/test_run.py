@@ -29,7 +29,9 @@ RECORD = StepRecord(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "--steps: 0 is not at least 1"),
+        (["--steps", "-1"], "--steps: -1 is not a number >= 0"),
+        (["--save-every", "2"], "--save-every: needs --checkpoint DIR"),
+        (["--resume"], "--resume: needs --checkpoint DIR"),
         (["--device", "tpu"], "--device: tpu: is unknown; expected one of auto, cpu, cuda"),
         (["--dtype", "fp8"], "--dtype: fp8: is unknown"),
         (["--decay", "never"], "--decay: never: is unknown"),
