@@ -61,6 +61,20 @@ def _open_device(choice: DeviceChoice) -> torch.device:
 
 
 def _join(device: torch.device) -> None:
+    try:
+        _init(device)
+    except dist.DistNetworkError as error:
+        where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+        raise InputError("run", "", f"ranks cannot meet at {where}: {_network_problem(str(error))}") from error
+
+
+def _network_problem(text: str) -> str:
+    if "EADDRINUSE" in text or "already in use" in text:
+        return "the port is in use; take another (torchrun --rdzv-endpoint HOST:PORT)"
+    return text.partition("\n")[0]
+
+
+def _init(device: torch.device) -> None:
     if device.type == "cuda":
         dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
     else:

@@ -23,7 +23,8 @@ EXAMPLES = """\b
 Examples:
   meshwright plan docs/tiny_moe.json --cluster h100 --gpus 4 --global-batch 16 --seq-len 64 --fix zero=1 -o plan.json
   meshwright run plan.json --steps 20 --device cpu
-  torchrun --nnodes 2 --nproc-per-node 8 ... -m meshwright run plan.json --steps 1000
+  meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
+  meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
 """
 
 
@@ -75,13 +76,17 @@ def command(
     skip_not_finite: Annotated[
         bool, typer.Option("--skip-not-finite", help="Leave out steps whose loss is not a number instead of ending.")
     ] = False,
+    print_launch: Annotated[
+        bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
+    ] = False,
 ) -> None:
     """Train the planned model the planned way.
 
     Starts a process a rank on this host; under torchrun, is one of them. Writes a line a step to
     RUN_DIR/steps.jsonl, and RUN_DIR/run.json with the measured step beside the predicted one.
     """
-    _check_torch()
+    if not print_launch:
+        _check_torch()
     from meshwright.executor.state.learning_rate import Decay
     from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 
@@ -107,7 +112,17 @@ def command(
         balanced=balanced,
         skip_not_finite=skip_not_finite,
     )
-    _run(request)
+    if print_launch:
+        _print_launch(request)
+    else:
+        _run(request)
+
+
+def _print_launch(request: RunRequest) -> None:
+    from meshwright.executor.train.cluster_launch import slurm_script
+    from meshwright.planner.serialise import read_plan
+
+    typer.echo(slurm_script(read_plan(request.plan), arguments_of(request), request.checkpoint), nl=False)
 
 
 def _check_torch() -> None:

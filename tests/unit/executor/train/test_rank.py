@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,3 +39,15 @@ def test_ranks_on_different_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(dist, "all_gather_object", gather)
     with pytest.raises(InputError, match=r"different devices \(NVIDIA A100-SXM4-80GB, NVIDIA H100 80GB HBM3\)"):
         rank._check_same_device(torch.device("cpu"), 2)
+
+
+def test_a_port_in_use_is_named(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        request = RunRequest(plan=tmp_path, output=tmp_path, num_steps=1, device=DeviceChoice.CPU)
+        with pytest.raises(InputError, match=rf"^run: ranks cannot meet at 127.0.0.1:{port}: the port is in use;"):
+            run_rank(request, tiny_plan, open_inputs(request, tiny_plan), lambda _: None)
