@@ -15,6 +15,7 @@ from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, Communicator
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
+from meshwright.executor.layer.run import Around
 from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
 from meshwright.executor.model.numerics import Numerics
@@ -65,6 +66,7 @@ class RankModel:
         *,
         seed: int,
         routed: Routed,
+        around: Around | None = None,
     ) -> None:
         self.configuration = configuration
         self.communicators = communicators
@@ -84,6 +86,7 @@ class RankModel:
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,
                 routed=routed,
+                around=around,
             )
             for stage, parts in planned.items()
         )

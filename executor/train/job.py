@@ -16,6 +16,7 @@ from meshwright.executor.train.loading import load_weights
 from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, write_run
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import RunCheckpoints
+from meshwright.executor.train.stage_times import gather_times, rank_times
 from meshwright.executor.train.stopping import StoppedError, StopSignal
 from meshwright.executor.train.summary import run_record, stage_peaks, step_record
 from meshwright.executor.train.trainer import Trainer
@@ -115,9 +116,12 @@ class Job:
     def _summary(self, records: list[StepRecord]) -> RunRecord | None:
         place, world = self._trainer.communicators.place, self._trainer.communicators.world
         peaks = stage_peaks(place.stage, place.mesh.pp, self._device, world)
-        if self._rank > 0 or not records:
+        if not records:
             return None
-        summary = run_record(self._request, self._plan, self._trainer, self._inputs.described, records, peaks)
+        times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.steps()), world)
+        if self._rank > 0:
+            return None
+        summary = run_record(self._request, self._plan, self._trainer, self._inputs.described, records, peaks, times)
         write_run(summary, self._request.output)
         return summary
 

@@ -12,6 +12,7 @@ import msgspec
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
+from meshwright.executor.stopwatch import StepPart
 from meshwright.planner.serialise import write_whole
 
 STEPS_FILE, RUN_FILE = "steps.jsonl", "run.json"
@@ -46,6 +47,28 @@ class NumericsRecord(Value, frozen=True, kw_only=True):
     routed_scale: float
 
 
+class StageTimes(Value, frozen=True, kw_only=True):
+    """Seconds a step of a device of the pipeline, by part: the mean of its ranks, and what was predicted.
+
+    Predicted parts are whole, also where they overlap, and waits the rest of the predicted step, if there is one;
+    collectives inside layers are not predicted apart.
+    """
+
+    stage: int
+    measured_s: dict[StepPart, float]
+    predicted_s: dict[StepPart, float]
+
+
+class SlowRank(Value, frozen=True, kw_only=True):
+    """A rank whose compute takes longer than that of its stage. The load of its experts may be the reason."""
+
+    rank: int
+    host: str
+    stage: int
+    compute_s: float
+    median_s: float
+
+
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU.
 
@@ -77,6 +100,8 @@ class RunRecord(Value, frozen=True, kw_only=True):
     predicted_mfu: float
     peak_memory_bytes: tuple[int, ...]
     predicted_peak_memory_bytes: tuple[float, ...]
+    stages: tuple[StageTimes, ...]
+    slow_ranks: tuple[SlowRank, ...]
 
     @property
     def step_time_error(self) -> float:

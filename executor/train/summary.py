@@ -12,6 +12,7 @@ from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.train.described import DescribedModel
 from meshwright.executor.train.record import NumericsRecord, RunRecord, StepRecord, settled_step_time_s
 from meshwright.executor.train.request import RunRequest
+from meshwright.executor.train.stage_times import RankTimes, slow_ranks, stage_times
 from meshwright.executor.train.trainer import StepResult, Trainer
 from meshwright.executor.train.utilization import is_planned_gpu, known_gpu, mfu_of
 from meshwright.planner.plan import Plan
@@ -65,6 +66,7 @@ def run_record(
     described: DescribedModel,
     records: Sequence[StepRecord],
     peaks: tuple[int, ...],
+    times: Sequence[RankTimes],
 ) -> RunRecord:
     """The summary of a run that took at least one step."""
     step_time_s = settled_step_time_s([record.step_time_s for record in records])
@@ -97,6 +99,8 @@ def run_record(
         predicted_mfu=prediction.mfu,
         peak_memory_bytes=peaks,
         predicted_peak_memory_bytes=prediction.peak_memory_bytes,
+        stages=stage_times(trainer.configuration, times, prediction.step_time_s),
+        slow_ranks=slow_ranks(times),
     )
 
 

@@ -26,6 +26,7 @@ from meshwright.executor.state.exchange import reduce_gradients
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
+from meshwright.executor.stopwatch import StepPart, Stopwatch
 from meshwright.executor.train.expert_load import ExpertLoad
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.step_tokens import StepTokens
@@ -81,9 +82,15 @@ class Trainer:
             Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
+        self.watch = Stopwatch(choices.numerics.device)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
-            configuration, self.communicators, choices.numerics, seed=choices.seed, routed=self._load.count
+            configuration,
+            self.communicators,
+            choices.numerics,
+            seed=choices.seed,
+            routed=self._load.count,
+            around=self.watch.around,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
@@ -102,7 +109,7 @@ class Trainer:
         schedule = build_schedule(
             pipeline.schedule, configuration.mesh.pp, configuration.num_micro_batches, pipeline.virtual_stages
         )
-        return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox)
+        return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox, self.watch)
 
     def step(self, number: int, *, stop: bool = False) -> StepResult:
         """Step `number`, from 0; `stop` tells all ranks that this one is asked to end the run.
@@ -114,12 +121,14 @@ class Trainer:
         norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
         finite = math.isfinite(loss_value) and math.isfinite(norm)
         if finite:
-            self.optimizer.step(gradients, norm, rate)
+            with self.watch.part(StepPart.OPTIMIZER):
+                self.optimizer.step(gradients, norm, rate)
         elif not self.choices.skip_not_finite:
             raise LossError(
                 f"step {number}: loss {loss_value}, gradient norm {norm}: not finite; weights are those before the step"
                 " (--skip-not-finite leaves out such steps)"
             )
+        self.watch.end_step()
         return StepResult(
             loss=loss_value,
             gradient_norm=norm,
@@ -136,7 +145,8 @@ class Trainer:
             flat.restart_gradients()
         tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
         loss = self._device.run(lambda micro_batch: self._micro_batch(tokens, micro_batch))
-        return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
+        with self.watch.part(StepPart.GRADIENTS):
+            return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
 
     def _wire(self, sums: torch.dtype) -> torch.dtype:
         """The format in which gradients travel: 16 bits where the plan says so and weights have no more."""

@@ -227,4 +227,9 @@ def _print_summary(summary: RunRecord, folder: Path) -> None:
         typer.echo(f"{measured}; {predicted}, {summary.step_time_error:+.1%}")
     else:
         typer.echo(f"{measured}; {predicted} on the plan's GPUs")
+    for slow in summary.slow_ranks:
+        typer.echo(
+            f"slow: rank {slow.rank} on {slow.host} computes {slow.compute_s:.4g} s a step,"
+            f" the median of stage {slow.stage} is {slow.median_s:.4g} s"
+        )
     typer.echo(f"written to {folder}: steps.jsonl, run.json")
