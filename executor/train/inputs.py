@@ -14,6 +14,7 @@ from meshwright.executor.checkpoint.folder import CheckpointFolder
 from meshwright.executor.data.open_data import open_data
 from meshwright.executor.data.source import TokenSource
 from meshwright.executor.train.described import DescribedModel, check_same_model, describe_model
+from meshwright.executor.train.event_log import check_tensorboard
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import check_start
 from meshwright.executor.weights.config import family_and_config
@@ -53,6 +54,8 @@ def open_inputs(request: RunRequest, plan: Plan) -> RunInputs:
         data=data,
         weights=None if request.load is None else _weights(request.load, model),
     )
+    if request.tensorboard:
+        check_tensorboard()
     if request.checkpoint is not None:
         check_start(request.checkpoint, model, resumes=request.resume)
     if request.export is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, closing, contextmanager
 
 import torch
 
 from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.train.choices import training_choices
+from meshwright.executor.train.event_log import EventLog
 from meshwright.executor.train.gathering import gather_whole, weight_pieces
 from meshwright.executor.train.inputs import RunInputs
 from meshwright.executor.train.loading import load_weights
@@ -81,20 +82,36 @@ class Job:
 
     def _train(self, first_step: int, stop: StopSignal | None) -> list[StepRecord]:
         records = []
-        if self._rank == 0:
-            make_folder(self._request.output)
         try:
-            with StepLog(self._request.output, first_step) if self._rank == 0 else nullcontext() as log:
+            with self._told_of(first_step) as tell:
                 for record in self._steps(first_step, stop):
                     records.append(record)
-                    if log is not None:
-                        log.add(record)
-                        self._told(record)
+                    tell(record)
             self._save(first_step + len(records))
         finally:
             if self._checkpoints is not None:
                 self._checkpoints.finish()
         return records
+
+    @contextmanager
+    def _told_of(self, first_step: int) -> Iterator[Told]:
+        """What is done with each step's record: on rank 0 it is written and shown."""
+        if self._rank > 0:
+            yield lambda _: None
+            return
+        folder = self._request.output
+        make_folder(folder)
+        with ExitStack() as stack:
+            tellers: list[Told] = [stack.enter_context(StepLog(folder, first_step)).add]
+            if self._request.tensorboard:
+                tellers.append(stack.enter_context(closing(EventLog(folder, first_step))).add)
+            tellers.append(self._told)
+
+            def tell(record: StepRecord) -> None:
+                for teller in tellers:
+                    teller(record)
+
+            yield tell
 
     def _steps(self, first_step: int, stop: StopSignal | None) -> Iterator[StepRecord]:
         before_s, every = time.perf_counter(), self._request.save_every

@@ -76,6 +76,9 @@ def command(
     skip_not_finite: Annotated[
         bool, typer.Option("--skip-not-finite", help="Leave out steps whose loss is not a number instead of ending.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Event files in RUN_DIR/tensorboard, too; needs that package.")
+    ] = False,
     print_launch: Annotated[
         bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
     ] = False,
@@ -111,6 +114,7 @@ def command(
         max_norm=clip,
         balanced=balanced,
         skip_not_finite=skip_not_finite,
+        tensorboard=tensorboard,
     )
     if print_launch:
         _print_launch(request)
@@ -182,7 +186,12 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--clip": request.max_norm,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
-    flags = {"--balanced": request.balanced, "--skip-not-finite": request.skip_not_finite, "--resume": request.resume}
+    flags = {
+        "--balanced": request.balanced,
+        "--skip-not-finite": request.skip_not_finite,
+        "--resume": request.resume,
+        "--tensorboard": request.tensorboard,
+    }
     return arguments + [option for option, is_set in flags.items() if is_set]
 
 
