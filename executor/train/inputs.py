@@ -52,7 +52,7 @@ def open_inputs(request: RunRequest, plan: Plan) -> RunInputs:
     inputs = RunInputs(
         described=describe_model(model, request.model or request.load),
         data=data,
-        weights=None if request.load is None else _weights(request.load, model),
+        weights=None if request.load is None or request.resume else _weights(request.load, model),
     )
     if request.tensorboard:
         check_tensorboard()
@@ -69,7 +69,7 @@ def with_restart(request: RunRequest) -> RunRequest:
         return request
     if CheckpointFolder(path=request.checkpoint).latest() is None:
         return request
-    return replace(request, resume=True, model=request.model or request.load, load=None)
+    return replace(request, resume=True)
 
 
 def _weights(folder: Path, model: ModelSpec) -> WeightSource:

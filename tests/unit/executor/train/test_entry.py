@@ -213,3 +213,15 @@ def test_a_plan_of_another_schema(tmp_path: Path, text: str, message: str) -> No
     request = RunRequest(plan=tmp_path / "plan.json", output=tmp_path / "run", num_steps=1)
     with pytest.raises(PlanError, match=f"plan.json: {message}"):
         run(request, (), lambda _: None)
+
+
+def test_the_same_command_with_resume_goes_on_from_loaded_weights(
+    lone_plan: Plan, repository: Path, tmp_path: Path
+) -> None:
+    """The weights are those of the checkpoint, the numerics still those of the folder."""
+    fields = json.loads((repository / "docs" / "tiny_moe.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"rms_norm_eps": 0.5}))
+    start(lone_plan, tmp_path, 1, model=tmp_path)
+    summary = start(lone_plan, tmp_path, 2, load=tmp_path, resume=True)
+    assert summary is not None
+    assert (summary.first_step, summary.numerics.norm_epsilon) == (1, 0.5)
