@@ -4,6 +4,7 @@
     python benchmarks/kernels.py --check                   only check; with --small also under compute-sanitizer
     python benchmarks/kernels.py --only route,index        these kernels
     python benchmarks/kernels.py --check --device cpu      the references against float64, anywhere
+    python benchmarks/kernels.py --table kernels.json      the table of docs/kernels.md from a run's JSON, anywhere
 
 Checks compare with float64 on fresh random data in every shape class (`kernels/checking/cases.py`), outputs being NaN
 before. Times are those of `kernels/checking/timing.py`: CUDA graphs over rotating inputs larger than the cache,
@@ -30,7 +31,7 @@ from typing import Any
 import msgspec
 import torch
 
-from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.kernels.build import built_library
@@ -96,6 +97,9 @@ class Record(Value, frozen=True, kw_only=True):
 def main() -> int:
     """Build, check, time; 1 where something is wrong."""
     options = parse_options()
+    if options.table:
+        print(table(read_record(options.table)))
+        return 0
     started_s = time.perf_counter()
     device = torch.device(options.device)
     if device.type == "cuda":
@@ -124,6 +128,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seconds", type=float, default=210.0, help="no baseline is compiled after so long")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the checks' data; fresh by default")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print a run's JSON as a table, and nothing else")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     unknown = set(filter(None, options.only.split(","))) - set(CHECKS)
@@ -297,6 +302,55 @@ def _record(rows: list[Row], device: torch.device, copy: float, checks: int, wro
         copy_bytes_per_s=copy,
         rows=tuple(rows),
     )
+
+
+def read_record(path: Path) -> Record:
+    """A run's JSON.
+
+    Raises:
+        InputError: It is not there, or no record of this version.
+    """
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+    except OSError as problem:
+        raise InputError(str(path), "", f"cannot be read: {problem.strerror}") from problem
+    except msgspec.DecodeError as problem:
+        raise InputError(str(path), "", f"is no record of a run: {problem}") from problem
+    if record.schema_version != SCHEMA_VERSION:
+        raise InputError(str(path), "schema_version", f"is {record.schema_version}, expected {SCHEMA_VERSION}")
+    return record
+
+
+def table(record: Record) -> str:
+    """A run as a Markdown table: times in microseconds, shares of the copy bandwidth, targets in brackets."""
+    machine = f"{record.machine['device']}, torch {record.machine['torch']}, nvcc {record.cuda}"
+    return "\n".join(
+        [
+            f"{machine}, {record.date}: copy {record.copy_bytes_per_s / 1e12:.2f} TB/s; {record.checks} checks, "
+            f"{len(record.wrong)} wrong.",
+            "",
+            "| operation | shape | µs | TB/s | of the copy | baseline | µs | ratio |",
+            "|---|---|---|---|---|---|---|---|",
+            *map(_table_line, record.rows),
+        ]
+    )
+
+
+def _table_line(row: Row) -> str:
+    target, time_s = row.target, row.time.median_s
+    baseline = row.baselines.get(row.against)
+    reached = isinstance(baseline, Spread)
+    cells = (
+        row.what,
+        row.shape,
+        f"{time_s * 1e6:.1f}" + (f" ({target.most_s * 1e6:.0f})" if target.most_s else ""),
+        f"{row.num_bytes / time_s / 1e12:.2f}",
+        f"{row.share:.0%}" + (f" ({target.share:.0%})" if target.share else ""),
+        row.against,
+        f"{baseline.median_s * 1e6:.1f}" if isinstance(baseline, Spread) else "",
+        (f"{row.ratio:.2f}" + (f" ({target.ratio:.1f})" if target.ratio else "")) if reached else "",
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def write_record(path: Path, record: Record) -> None:

@@ -51,6 +51,7 @@ from meshwright.executor.layer_timing.record import (
     write_record,
 )
 from meshwright.executor.layer_timing.table import layer_table, operator_table, summary_table
+from meshwright.kernels.dispatch import dispatcher
 
 CPU_MEMORY_BYTES = 1e12
 CHECK_LIMIT = {torch.bfloat16: 0.03, torch.float32: 1e-4}
@@ -286,6 +287,7 @@ def _record(done: list[LayerTimes], rank: Rank, options: argparse.Namespace) -> 
         command=" ".join(["python", "benchmarks/layer_times.py", *sys.argv[1:]]),
         profile=options.profile,
         layers=tuple(done),
+        kernels=dispatcher().record(),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from meshwright.executor.measure_hardware.entry import Entry, Extent
 from meshwright.executor.measure_hardware.operators import Runnable, build_operator
 from meshwright.executor.measure_hardware.survey.attention import attention_pairs
 from meshwright.executor.measure_hardware.sustained import layer_entries
+from meshwright.executor.measure_hardware.timer import median_clock_hz
 from meshwright.hardware_profiles.measurements import Implementation
 
 SETTLING_S, ROUNDS = 5.0, 40
@@ -97,7 +98,7 @@ def _alone(operator: Runnable, device: CudaDevice) -> tuple[float, float]:
             operator.run(0)
 
     seconds, clocks_hz = device.clocked_intervals([span] * 20)
-    return median(seconds) / runs, median(clocks_hz)
+    return median(seconds) / runs, _clock_hz(clocks_hz)
 
 
 def _inside(operators: list[Runnable], device: CudaDevice) -> list[tuple[float, float]]:
@@ -109,7 +110,15 @@ def _inside(operators: list[Runnable], device: CudaDevice) -> list[tuple[float, 
             work()
     found: Clocked = device.clocked_intervals(works * ROUNDS)
     count = len(works)
-    return [(median(found.seconds[place::count]), median(found.clocks_hz[place::count])) for place in range(count)]
+    return [(median(found.seconds[place::count]), _clock_hz(found.clocks_hz[place::count])) for place in range(count)]
+
+
+def _clock_hz(clocks_hz: Sequence[float]) -> float:
+    """The median of what was read; nothing can be told where no clock was."""
+    clock_hz = median_clock_hz(clocks_hz)
+    if clock_hz is None:
+        raise SystemExit("SM clocks cannot be read: triton is missing or cannot compile the clock probe")
+    return clock_hz
 
 
 def _label(work: Work) -> str:

@@ -73,6 +73,10 @@ class GpuSpec(Value, frozen=True, kw_only=True):
             value = getattr(self, field)
             if not (math.isfinite(value) and (value > 0.0 or (field == "fp8_flops_per_s" and value == 0.0))):
                 raise ProfileError(self.name, f"gpu.{field}", f"{value} is not a positive finite number")
+            if field.endswith("_per_s") and 0.0 < value < LEAST_RATE_PER_S:
+                raise ProfileError(
+                    self.name, f"gpu.{field}", f"{value:g} a second is too little; bytes and FLOPs count"
+                )
         if self.usable_memory_bytes > self.memory_bytes:
             raise ProfileError(self.name, "gpu.usable_memory_bytes", "is more than gpu.memory_bytes")
         if self.copy_bytes_per_s > self.memory_bytes_per_s:
@@ -87,6 +91,9 @@ class GpuSpec(Value, frozen=True, kw_only=True):
         return self.fp8_flops_per_s
 
 
+LEAST_RATE_PER_S = 1e7
+"""Less than any GPU or link moves or computes: a figure in GB or TFLOP."""
+
 GPU_FIGURES = tuple(field for field in GpuSpec.__struct_fields__ if field != "name")
 
 
@@ -97,6 +104,17 @@ class LaunchCost(Value, frozen=True, kw_only=True):
     collective_eager_s: float
     cuda_graph_s: float
     kernel_floor_s: float
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            value = getattr(self, field)
+            if not 0.0 <= value < MOST_LAUNCH_S:
+                raise ProfileError(
+                    "profile", f"launch.{field}", f"{value:g} s is no launch; expected 0 to {MOST_LAUNCH_S}"
+                )
+
+
+MOST_LAUNCH_S = 0.1
 
 
 class Protocol(Value, frozen=True, kw_only=True):
@@ -187,6 +205,11 @@ class Interference(Value, frozen=True, kw_only=True):
         if 1.0 / slowest + 1.0 / self.network_compute_slowdown <= 1.0:
             problem = f"{self.network_compute_slowdown} beside compute_slowdown {slowest} stops compute"
             raise ProfileError("profile", "interference.network_compute_slowdown", problem)
+        taken = [self.collective_sms, *(share.num_sms for share in self.shares)]
+        twice = sorted({num_sms for num_sms in taken if taken.count(num_sms) > 1})
+        if twice:
+            problem = f"{twice[0]} SMs stand twice, `collective_sms` included; orders tell shares by their SMs"
+            raise ProfileError("profile", "interference.shares.num_sms", problem)
 
     def slowdowns(self, *, nvlink: bool) -> tuple[float, float]:
         """Factors on compute and on communication beside each other, inside a node or between nodes."""
@@ -195,12 +218,13 @@ class Interference(Value, frozen=True, kw_only=True):
         return self.network_compute_slowdown, self.network_communication_slowdown
 
     def on(self, share: SmShare) -> Interference:
-        """With that share taken inside a node."""
+        """With that share taken inside a node, and no other to choose."""
         return msgspec.structs.replace(
             self,
             collective_sms=share.num_sms,
             compute_slowdown=share.compute_slowdown,
             communication_slowdown=share.communication_slowdown,
+            shares=(),
         )
 
     @property

@@ -22,6 +22,9 @@ def layer_bound(
 ) -> LayerCost:
     """A cost that no order of the operators betters, with the passing memory that every order keeps to.
 
+    Collectives take the SMs that their library chooses, as in the list-scheduled orders that searches compare: a plan's
+    own order may choose a faster share afterwards.
+
     Terms are totals without kinds. Where communication runs beside the passes of other micro-batches, no pass is
     shorter than its computation; what the host is late with in one pass may hide in another.
     """

@@ -186,18 +186,28 @@ def _ordered(
     order: PassOrder | None,
 ) -> OrderedPass:
     operators = pass_operators(program, recompute, kind)
-    share = _share_of(order, operators, cluster) if order is not None else None
+    share = _share_of(order, operators, cluster, runtime) if order is not None else None
     problem = problem_of(operators, cluster, runtime, share)
     return ordered_pass(problem, order, order_memory(program, recompute, kind).fits)
 
 
-def _share_of(order: PassOrder, operators: tuple[Operator, ...], cluster: ClusterSpec) -> SmShare | None:
-    """The measured share of the SMs that an order's collectives inside a node take; None: what the library takes."""
-    shares = cluster.profile.interference.shares
+def sm_shares(cluster: ClusterSpec, runtime: RuntimeSpec) -> tuple[SmShare, ...]:
+    """Shares of the SMs that collectives inside a node may take: those measured, none where copy engines move them."""
+    return () if runtime.copy_engine_overlap else cluster.profile.interference.shares
+
+
+def _share_of(
+    order: PassOrder, operators: tuple[Operator, ...], cluster: ClusterSpec, runtime: RuntimeSpec
+) -> SmShare | None:
+    """The measured share of the SMs that an order's collectives inside a node take; None: what the library takes.
+
+    Those that block say nothing (`Launch.num_sms` is 0 there): they run on the communicator of the others.
+    """
+    shares = sm_shares(cluster, runtime)
     if not shares:
         return None
     inside = {op.name for op in operators if op.resource is Resource.NVLINK}
-    taken = {launch.num_sms for launch in order.launches if not inside.isdisjoint(launch.operators)}
+    taken = {one.num_sms for one in order.launches if one.num_sms and not inside.isdisjoint(one.operators)}
     return next((share for share in shares if {share.num_sms} == taken), None)
 
 
@@ -207,15 +217,15 @@ def problem_of(
 ) -> PassProblem:
     """The ordering problem of a pass: its operators with their times.
 
-    `share`: the SMs that its collectives inside a node take, one figure as communicators have it; None: what the
-    library takes.
+    `share`: the SMs that its collectives inside a node take, one figure as communicators have it, and what those
+    between nodes bring inside; None: what the library takes.
     """
     time_s = {op.name: _alone(op.work, cluster, runtime).time_s for op in operators}
     if share is not None:
         _slow_down(operators, time_s, share)
     _share_pcie(operators, time_s, cluster)
     forwarding_s = _forward_chunks(operators, time_s)
-    inside_share = _inside_share(operators, time_s, forwarding_s, cluster, runtime)
+    inside_share = _inside_share(operators, time_s, forwarding_s, cluster, runtime, share)
     return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime, share), inside_share)
 
 
@@ -242,18 +252,21 @@ def _inside_share(
     forwarding_s: float,
     cluster: ClusterSpec,
     runtime: RuntimeSpec,
+    share: SmShare | None,
 ) -> float:
     """Seconds of NVLink traffic that a pass's communication between nodes brings with it, over its own.
 
-    Collectives bring what they would take inside a node, deduplicated exchanges the `forwarding_s` seconds of chunks
-    that are forwarded while others arrive. One figure for all of a pass: which of its communication runs beside which
-    computation is not known yet.
+    Collectives bring what they would take inside a node, on the `share` of the SMs whose slowdowns they are given;
+    deduplicated exchanges the `forwarding_s` seconds of chunks that are forwarded while others arrive, which are
+    those on the share already. One figure for all of a pass: which of its communication runs beside which computation
+    is not known yet.
     """
     between = [op for op in operators if op.resource is Resource.NETWORK and isinstance(op.work, CollectiveWork)]
     network_s = sum(time_s[op.name] for op in between)
     if not network_s:
         return 0.0
-    return (forwarding_s + sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between)) / network_s
+    inside_s = sum(_alone(_inside_node(op.work), cluster, runtime).time_s for op in between)
+    return (forwarding_s + (share.time_factor if share is not None else 1.0) * inside_s) / network_s
 
 
 def _inside_node(work: Work) -> Work:

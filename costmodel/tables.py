@@ -47,6 +47,10 @@ class Citation(Value, frozen=True, kw_only=True):
     text: str
 
 
+MOST_EFFICIENCY = 1.1
+"""Shares of a data sheet's peak: a chip's clock may be a little above the data sheet's, no more."""
+
+
 class GemmTable(Value, frozen=True, kw_only=True):
     """Share of the tile-padded roofline that dense products reach, on a grid of (m, n, k).
 
@@ -70,6 +74,10 @@ class GemmTable(Value, frozen=True, kw_only=True):
         if len(self.efficiencies) != len(self.m) * len(self.n) * len(self.k):
             raise ProfileError("profile", "gemm.efficiencies", f"{len(self.efficiencies)} values; expected m x n x k")
         check_positive(tuple(filter(None, self.efficiencies)) or (0.0,), "gemm.efficiencies")
+        if max(self.efficiencies) > MOST_EFFICIENCY:
+            raise ProfileError(
+                "profile", "gemm.efficiencies", f"{max(self.efficiencies):g} of the peak; expected shares"
+            )
         check_fraction(self.sustained_fraction, "gemm.sustained_fraction")
         check_positive((self.scale,), "gemm.scale")
 

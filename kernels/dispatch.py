@@ -63,7 +63,7 @@ class Dispatcher:
         Raises:
             KernelBuildError: The reference would run, but the mode is `cuda`.
         """
-        nowhere = self._why_not_here(tensor.device)
+        nowhere = self.why_not_on(tensor.device)
         reason = nowhere or why_not or ""
         self._calls[(operation, reason)] = self._calls.get((operation, reason), 0) + 1
         if not reason:
@@ -83,7 +83,8 @@ class Dispatcher:
             self._told.add(line)
             LOGGER.warning("kernels: %s", line)
 
-    def _why_not_here(self, device: torch.device) -> str | None:
+    def why_not_on(self, device: torch.device) -> str | None:
+        """Why no CUDA kernel runs on a device, whatever its operands; None: kernels run."""
         if self.mode is Mode.REFERENCE:
             return f"${MODE_VARIABLE} is reference"
         if device.type != "cuda":

@@ -47,7 +47,8 @@ RULES = (
     "recomputation by named sets of tensors (every-second-gemm only where pinned)",
     "transient memory is rounded up to 1/256 of the memory limit",
     "operators of a layer run in the order that list scheduling finds, within"
-    f" {RESERVE:g} times the passing memory of program order",
+    f" {RESERVE:g} times the passing memory of program order, collectives inside a node on the SMs that the library"
+    " takes",
     "dispatch by all-to-all sends a token once to each rank (over nodes by way of one copy for each) or,"
     " where its ranks span nodes, once to each expert",
 )

@@ -46,23 +46,26 @@ def expected_distinct_holders(
 
 
 def forwarded_s(between_s: float, inside_s: float) -> tuple[float, float]:
-    """Seconds of a deduplicated exchange between nodes and then inside them, when chunks are forwarded.
+    """Seconds of a deduplicated exchange between nodes, and of what is left inside them, when chunks are forwarded.
 
-        0.86 B,   max(I / 8, I - 7/8 * 0.86 B)
+        max(0.86 B, 0.86 B / 8 + 7/8 I),   I / 8
 
     B: the hop between nodes as an all-to-all of NCCL, 0.75 of the link; RDMA of large pieces to the GPU of the same
-    rail reaches 0.87. I: the hop inside; a node forwards what it has while more arrives, in about eight chunks, so that
-    only the last one is waited for, or what is longer than the network.
+    rail reaches 0.87. I: the hop inside; a node forwards what it has while more arrives, in about eight chunks, at the
+    pace of the slower hop; the last chunk is forwarded when nothing arrives any more. Forwarding under the network
+    counts as the network's time, so that a faster network lengthens nothing.
 
     Source: DeepEP, README (58 GB/s at 32 ranks of 50 GB/s adapters, the own node's quarter counted) and
     csrc/kernels/internode.cu (receivers forward over NVLink chunk by chunk).
 
     >>> forwarded_s(1.0, 0.4)
     (0.86, 0.05)
+    >>> forwarded_s(1.0, 1.6)
+    (1.5075, 0.2)
     """
     network_s = RDMA_TIME * between_s
     last = 1.0 / NUM_FORWARDED_CHUNKS
-    return network_s, max(last * inside_s, inside_s - (1.0 - last) * network_s)
+    return max(network_s, last * network_s + (1.0 - last) * inside_s), last * inside_s
 
 
 @lru_cache(maxsize=4096)

@@ -16,8 +16,9 @@ def between_nodes(
     moves the same bytes through the same SMs and memory, the network only makes it last longer: so it takes from
     compute what it would take inside a node, or what its pace takes if that is more, and lasts as long at least.
 
-    Equation: b = max(b_n, b_i r); lost seconds of compute a second of communication alone
-    l = max((1 - 1/a_n) b_n, (1 - 1/a_i) b_i r); a = 1 / (1 - l / b); r = inside share.
+    Equation: lost seconds of compute a second of communication alone
+    l = max((1 - 1/a_n) b_n, (1 - 1/a_i) b_i r); b = max(b_n, b_i r, l a_i / 0.99), so that computation beside both
+    kinds never stops; a = 1 / (1 - l / b); r = inside share.
     Source: derived; without it a collective that moves from NVLink to the slower network made training faster.
 
     >>> [round(factor, 3) for factor in between_nodes((1.25, 3.0), (1.1, 1.0), 0.5)]

@@ -126,7 +126,7 @@ class ReferenceLayer:
 
     def _experts(self, moe: MoeFfnSpec, x: Tensor, experts_TK: Tensor | None) -> Tensor:
         scores = self._scores(moe, x)
-        experts = self._chosen(moe, scores) if experts_TK is None else experts_TK
+        experts = self._chosen(moe, scores) if experts_TK is None else experts_TK.to(torch.int64)
         weights = scores.gather(1, experts)
         if self.routing.normalize:
             weights = weights / weights.sum(1, keepdim=True)

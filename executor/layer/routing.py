@@ -16,8 +16,11 @@ from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_parts
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.host_reads import HostReads
+from meshwright.kernels.index.contract import RowMap
+from meshwright.kernels.index.operator import index
 
 EXPERTS = "experts"
+WEIGHTS = "weights"
 LAYOUT = "layout"
 GATES = "gates"
 
@@ -44,18 +47,18 @@ class Layout:
 class LocalLayout(Layout):
     """All experts are here: rows are this rank's slots."""
 
-    sorted: SortedSlots
+    rowmap: RowMap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowLayout(Layout):
     """Rows are sent to the ranks of their experts.
 
-    sent, received: rows to and from every rank. arrived_R: order that sorts received rows by expert; home_R: its
-    inverse.
+    rowmap: this rank's slots in the order of all experts. sent, received: rows to and from every rank. arrived_R: order
+    that sorts received rows by expert; home_R: its inverse.
     """
 
-    sorted: SortedSlots
+    rowmap: RowMap
     sent: list[int]
     received: list[int]
     arrived_R: Tensor
@@ -77,8 +80,8 @@ class GatherLayout(Layout):
 def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> Layout:
     """The layout of the rows of this rank's tokens."""
     if layer.groups.expert.size == 1:
-        slots, ordered = sort_slots(experts_TK)
-        return LocalLayout(sorted=slots, offsets_E=expert_ends(ordered, layer.moe.num_experts))
+        rowmap = index(experts_TK, layer.moe.num_experts)
+        return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E)
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
     return _row_layout(experts_TK, layer, host)
@@ -118,15 +121,15 @@ def expert_ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
 
 
 def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> RowLayout:
-    slots, ordered = sort_slots(experts_TK)
-    counts = _exchanged_counts(experts_TK, ordered, layer, host)
+    rowmap = index(experts_TK, layer.moe.num_experts)
+    counts = _exchanged_counts(rowmap, layer, host)
     sent, received = counts.sent, counts.received
     num_ranks, per_rank = layer.groups.expert.size, layer.experts_per_rank
     numbers = torch.arange(per_rank, device=layer.device).repeat(num_ranks)
     arriving = torch.repeat_interleave(numbers, counts.arriving.flatten(), output_size=sum(received))
     sorted_experts, arrived = torch.sort(arriving, stable=True)
     return RowLayout(
-        sorted=slots,
+        rowmap=rowmap,
         sent=sent,
         received=received,
         arrived_R=arrived,
@@ -144,16 +147,15 @@ class _Counts:
     arriving: Tensor
 
 
-def _exchanged_counts(experts_TK: Tensor, ordered: Tensor, layer: LayerContext, host: HostReads) -> _Counts:
+def _exchanged_counts(rowmap: RowMap, layer: LayerContext, host: HostReads) -> _Counts:
     ranks, per_rank, moe = layer.groups.expert, layer.experts_per_rank, layer.moe
     if layer.routing.balanced:
-        counts = balanced_counts(experts_TK.shape[0], moe.num_experts, moe.top_k)
+        counts = balanced_counts(rowmap.places_TK.shape[0], moe.num_experts, moe.top_k)
         per_target = [counts[first : first + per_rank] for first in range(0, moe.num_experts, per_rank)]
         own = per_target[ranks.rank]
         sent, received = [sum(target) for target in per_target], [sum(own)] * ranks.size
         return _Counts(sent=sent, received=received, arriving=_on_device(own, ranks.size, layer.device))
-    ends = expert_ends(ordered, moe.num_experts).to(torch.int64)
-    sending = torch.diff(ends, prepend=ends.new_zeros(1)).view(ranks.size, per_rank)
+    sending = rowmap.counts_E.to(torch.int64).view(ranks.size, per_rank)
     arriving = all_to_all_parts(sending, ranks)
     numbers = host.read(torch.stack((sending.sum(1), arriving.sum(1))))
     return _Counts(sent=numbers[: ranks.size], received=numbers[ranks.size :], arriving=arriving)

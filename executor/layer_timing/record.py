@@ -10,6 +10,7 @@ from meshwright.costmodel.hardware import Basis
 from meshwright.costmodel.program.operators import Pass
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.costmodel.value import Value
+from meshwright.kernels.dispatch import Choice
 
 LAYER_TIMES_SCHEMA_VERSION = 1
 
@@ -92,7 +93,10 @@ class LayerTimes(Value, frozen=True, kw_only=True):
 
 
 class LayerTimesRecord(Value, frozen=True, kw_only=True):
-    """A run: the machine, the command, the profile that predicts, the layers."""
+    """A run: the machine, the command, the profile that predicts, the layers.
+
+    kernels: what ran custom operations, CUDA kernel or reference; empty in records from before there were any.
+    """
 
     schema_version: int
     machine: dict[str, str]
@@ -100,6 +104,7 @@ class LayerTimesRecord(Value, frozen=True, kw_only=True):
     command: str
     profile: str
     layers: tuple[LayerTimes, ...]
+    kernels: tuple[Choice, ...] = ()
 
 
 def write_record(path: Path, record: LayerTimesRecord) -> None:

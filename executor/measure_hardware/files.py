@@ -10,12 +10,17 @@ import msgspec
 
 
 def write_json(value: msgspec.Struct, path: Path) -> None:
-    """As JSON with a line for each field and each member of a list, through a temporary file beside it."""
+    """As JSON with a line for each field and each member of a list."""
+    replace_file(path, in_lines(value))
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Through a temporary file beside it: the path has the old content or the new one, never a part."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(in_lines(value))
+            file.write(content)
         temporary.chmod(0o644)
         temporary.replace(path)
     except BaseException:

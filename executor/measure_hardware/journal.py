@@ -12,6 +12,7 @@ from typing import TypeAlias
 import msgspec
 
 from meshwright.costmodel.value import Value
+from meshwright.executor.measure_hardware.files import replace_file
 from meshwright.hardware_profiles.measurements import (
     InterferenceSample,
     LaunchSample,
@@ -106,7 +107,10 @@ class Journal:
             self._write_line(Header(fingerprint=fingerprint, num_samples=num_samples), mode="wb")
 
     def _read(self, fingerprint: str) -> None:
-        """Every whole line; one that was cut off in writing is left out, and what was skipped, which is tried again."""
+        """Every whole line; one that was cut off in writing is left out, and what was skipped, which is tried again.
+
+        The file is replaced whole: a run that ends meanwhile loses nothing.
+        """
         lines = self.path.read_bytes().split(b"\n")
         try:
             header = msgspec.json.decode(lines[0], type=Header)
@@ -125,7 +129,7 @@ class Journal:
             if not isinstance(line.outcome, Skipped):
                 self.outcomes[line.key] = line.outcome
                 kept += text + b"\n"
-        self.path.write_bytes(kept)
+        replace_file(self.path, kept)
 
     def add(self, key: str, outcome: Outcome) -> None:
         """Keep it, in the file too."""

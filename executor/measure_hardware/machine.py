@@ -44,12 +44,15 @@ def describe_machine(*, device: torch.device, num_gpus: int, usable_bytes: int, 
 
 def reading_of(device: torch.device) -> GpuReading:
     """The driver's figures of this very GPU, whatever number the process gives it."""
-    if device.type != "cuda":
-        return GpuReading()
-    uuid = gpu_uuid(device)
-    readings = gpu_readings()
+    return reading_by_uuid(gpu_uuid(device), gpu_readings()) if device.type == "cuda" else GpuReading()
+
+
+def reading_by_uuid(uuid: str, readings: tuple[GpuReading, ...]) -> GpuReading:
+    """The reading of that GPU, or of the only one; where neither is known, of the figures only the driver's version."""
     same = [reading for reading in readings if reading.uuid.removeprefix("GPU-") == uuid]
-    return (*same, *readings, GpuReading())[0]
+    if same or len(readings) == 1:
+        return (*same, *readings)[0]
+    return GpuReading(driver=readings[0].driver if readings else "")
 
 
 def gpu_uuid(device: torch.device) -> str:

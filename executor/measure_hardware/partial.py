@@ -8,14 +8,28 @@ from pathlib import Path
 import msgspec
 
 from meshwright.costmodel.errors import ProfileError
-from meshwright.executor.measure_hardware.journal import PARTIAL_SUFFIX, Header, Line, Outcome
+from meshwright.executor.measure_hardware.journal import (
+    PARTIAL_SUFFIX,
+    Header,
+    Interfered,
+    Launched,
+    Line,
+    Measured,
+    Outcome,
+    Sustained,
+)
 from meshwright.executor.measure_hardware.outcome import machine_of, measurements_of
 from meshwright.hardware_profiles.measurements import Measurements
+
+TAKEN = (Measured, Interfered, Launched, Sustained)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartialRun:
-    """Measurements marked as incomplete; `num_results` of `num_samples` were taken (0: the file does not say)."""
+    """Measurements marked as incomplete; `num_results` of `num_samples` were taken (0: the file does not say).
+
+    Both count samples of operators, pairs of interference, launches and the layer that runs for seconds.
+    """
 
     measurements: Measurements
     num_results: int
@@ -45,4 +59,5 @@ def load_partial(path: Path) -> PartialRun:
     if machine is None:
         raise ProfileError(str(path), "", "was interrupted before the first sample; expected at least one")
     measurements = msgspec.structs.replace(measurements_of(found, machine), complete=False)
-    return PartialRun(measurements=measurements, num_results=len(measurements.samples), num_samples=head.num_samples)
+    num_results = sum(isinstance(outcome, TAKEN) for outcome in found.values())
+    return PartialRun(measurements=measurements, num_results=num_results, num_samples=head.num_samples)

@@ -21,7 +21,7 @@ class ExpertLoad:
         """Add a layer's choices."""
         if layer not in self._counts:
             self._counts[layer] = torch.zeros(num_experts, dtype=torch.int64, device=self._device)
-        chosen = experts_TK.flatten()
+        chosen = experts_TK.flatten().to(torch.int64)
         self._counts[layer].scatter_add_(0, chosen, torch.ones_like(chosen))
 
     def restart(self) -> None:

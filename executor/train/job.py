@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 import torch
+import torch.distributed as dist
 
 from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.train.choices import training_choices
@@ -62,13 +63,16 @@ class Job:
             if stop is not None:
                 stop.close()
         num_steps = first_step + len(records)
-        if num_steps < self._request.num_steps:
+        stopped = num_steps < self._request.num_steps
+        if self._request.export is not None and not stopped:
+            self._export()
+        if self._trainer.communicators.world.size > 1:
+            dist.barrier()  # a rank that leaves while others still receive ends them by gloo's own exception
+        if stopped:
             raise StoppedError(
                 f"run: stopped by SIGTERM after {num_steps} of {self._request.num_steps} steps;"
                 f" {self._request.checkpoint} has them, --resume goes on"
             )
-        if self._request.export is not None:
-            self._export()
         return summary
 
     def _begin(self) -> int:

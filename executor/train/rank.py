@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import timedelta
 
@@ -16,6 +17,7 @@ from meshwright.executor.train.job import Job, Told
 from meshwright.executor.train.record import RunRecord
 from meshwright.executor.train.request import DeviceChoice, RunRequest
 from meshwright.executor.train.summary import device_name, peak_memory_bytes
+from meshwright.kernels.dispatch import LOGGER as KERNELS_LOGGER
 from meshwright.planner.plan import Plan
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
@@ -30,6 +32,8 @@ def run_rank(request: RunRequest, plan: Plan, inputs: RunInputs, told: Told) -> 
     """Train on this rank. Rank 0 tells of every step, writes the records and returns the summary."""
     rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
     device = _open_device(request.device)
+    if rank:
+        KERNELS_LOGGER.setLevel(logging.ERROR)  # rank 0 says for all which kernels do not run, and why
     if num_ranks > 1:
         _join(device)
     try:

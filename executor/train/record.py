@@ -13,6 +13,7 @@ from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.stopwatch import StepPart
+from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
 STEPS_FILE, RUN_FILE = "steps.jsonl", "run.json"
@@ -72,7 +73,8 @@ class SlowRank(Value, frozen=True, kw_only=True):
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU.
 
-    `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage.
+    `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage;
+    `kernels` is what ran each custom operation on rank 0, CUDA kernel or reference, how often, and why.
     """
 
     plan: str
@@ -102,6 +104,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     predicted_peak_memory_bytes: tuple[float, ...]
     stages: tuple[StageTimes, ...]
     slow_ranks: tuple[SlowRank, ...]
+    kernels: tuple[Choice, ...]
 
     @property
     def step_time_error(self) -> float:

@@ -15,6 +15,7 @@ from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.stage_times import RankTimes, slow_ranks, stage_times
 from meshwright.executor.train.trainer import StepResult, Trainer
 from meshwright.executor.train.utilization import is_planned_gpu, known_gpu, mfu_of
+from meshwright.kernels.dispatch import dispatcher
 from meshwright.planner.plan import Plan
 
 
@@ -101,6 +102,7 @@ def run_record(
         predicted_peak_memory_bytes=prediction.peak_memory_bytes,
         stages=stage_times(trainer.configuration, times, prediction.step_time_s),
         slow_ranks=slow_ranks(times),
+        kernels=dispatcher().record(),
     )
 
 

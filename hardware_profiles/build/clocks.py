@@ -18,27 +18,34 @@ from meshwright.costmodel.formulas.attention import attention_flops
 from meshwright.costmodel.formulas.matmul import gemm_bytes, gemm_flops, grouped_gemm_bytes
 from meshwright.costmodel.hardware import GpuSpec
 from meshwright.costmodel.program.operators import AttentionWork, GemmWork, GroupedGemmWork, MemoryWork, Work
-from meshwright.hardware_profiles.measurements import Measurements, Sample, SustainedSample
+from meshwright.hardware_profiles.measurements import Measurements, Purpose, Sample, SustainedSample
 
 
 def training_clock_hz(measurements: Measurements) -> float | None:
-    """The SM clock of a training step: the layer's where one was measured, else the median of samples'."""
+    """The SM clock of a training step: the layer's where one was measured, else the median of samples'.
+
+    Of samples that tables are built from: those that judge them (CHECK) decide nothing.
+    """
     layer = measurements.sustained
     if layer is not None and layer.together_clock_hz is not None:
         return layer.together_clock_hz
-    clocks = [sample.clock_hz for sample in measurements.samples if sample.clock_hz is not None]
+    clocks = [sample.clock_hz for sample in _fitted_to(measurements) if sample.clock_hz is not None]
     return median(clocks) if clocks else None
 
 
 def training_reference_s(measurements: Measurements) -> float | None:
     """The reference product's time in a training step: the layer's where one was measured, else the median of samples'.
 
-    None where no sample has a reference.
+    As for the clock, CHECK samples decide nothing. None where no sample has a reference.
     """
     if measurements.sustained is not None:
         return sustained_reference_s(measurements.sustained)
-    references = [sample.reference_s for sample in measurements.samples if sample.reference_s is not None]
+    references = [sample.reference_s for sample in _fitted_to(measurements) if sample.reference_s is not None]
     return median(references) if references else None
+
+
+def _fitted_to(measurements: Measurements) -> tuple[Sample, ...]:
+    return tuple(sample for sample in measurements.samples if sample.purpose is Purpose.FIT)
 
 
 def sustained_reference_s(layer: SustainedSample) -> float:

@@ -79,6 +79,8 @@ bool is_bfloat16(const Tensor& tensor) {
     return type == ScalarType::BFloat16;
 }
 
+constexpr int64_t kMostTokens = int64_t{1} << 31;
+
 void route_forward(
     const Tensor& logits, const OptionalTensor& bias, const Tensor& experts, const Tensor& weights,
     const Tensor& counts, const OptionalTensor& sums, const Tensor& partial_counts, const OptionalTensor& partial_sums,
@@ -89,6 +91,7 @@ void route_forward(
     STD_TORCH_CHECK(top_k >= 1 && top_k <= 32 && top_k <= num_experts, "route takes 1 to 32 experts a token");
     STD_TORCH_CHECK(num_groups >= 1 && num_groups <= 32 && num_experts % num_groups == 0, "route takes 1 to 32 groups");
     STD_TORCH_CHECK(num_blocks >= 1, "route needs a block");
+    STD_TORCH_CHECK(num_tokens <= kMostTokens, "route takes 2**31 tokens");
     STD_TORCH_CHECK(sums.has_value() == partial_sums.has_value(), "sums and partial_sums come together");
     const meshwright::RouteForward task{
         {static_cast<int>(num_experts), static_cast<int>(top_k), static_cast<int>(num_groups),
@@ -109,8 +112,8 @@ void route_forward(
 }
 
 void route_backward(
-    const Tensor& logits, const Tensor& experts, const Tensor& grad_weights, const OptionalTensor& grad_sums,
-    const Tensor& grad_logits, bool sigmoid, bool normalize, double scale, int64_t num_blocks, int64_t stream) {
+    const Tensor& logits, const Tensor& experts, const Tensor& weights, const Tensor& grad_weights,
+    const OptionalTensor& grad_sums, const Tensor& grad_logits, bool sigmoid, bool normalize, double scale, int64_t num_blocks, int64_t stream) {
     const int64_t num_tokens = logits.size(0), num_experts = logits.size(1), top_k = experts.size(1);
     STD_TORCH_CHECK(num_experts >= 1 && num_experts <= 512, "route takes 1 to 512 experts");
     STD_TORCH_CHECK(top_k >= 1 && top_k <= 32 && top_k <= num_experts, "route takes 1 to 32 experts a token");
@@ -121,6 +124,7 @@ void route_backward(
         static_cast<int>(num_blocks),
         numbers<float>(logits, num_tokens * num_experts, "logits"),
         numbers<int32_t>(experts, num_tokens * top_k, "experts"),
+        numbers<float>(weights, num_tokens * top_k, "weights"),
         numbers<float>(grad_weights, num_tokens * top_k, "grad_weights"),
         numbers<float>(grad_sums, num_experts, "grad_sums"),
         numbers<float>(grad_logits, num_tokens * num_experts, "grad_logits"),
@@ -350,8 +354,8 @@ STABLE_TORCH_LIBRARY(meshwright_cuda, library) {
         "Tensor(d!)? sums, Tensor(e!) partial_counts, Tensor(f!)? partial_sums, int num_groups, int groups_per_token, "
         "bool sigmoid, bool normalize, float scale, int stream) -> ()");
     library.def(
-        "route_backward(Tensor logits, Tensor experts, Tensor grad_weights, Tensor? grad_sums, Tensor(a!) grad_logits, "
-        "bool sigmoid, bool normalize, float scale, int num_blocks, int stream) -> ()");
+        "route_backward(Tensor logits, Tensor experts, Tensor weights, Tensor grad_weights, Tensor? grad_sums, "
+        "Tensor(a!) grad_logits, bool sigmoid, bool normalize, float scale, int num_blocks, int stream) -> ()");
     library.def(
         "index_rows(Tensor experts, Tensor(a!) slots, Tensor(b!) places, Tensor(c!) counts, Tensor(d!) offsets, "
         "Tensor(e!) histograms, int first_expert, int tile, int chunk, int stream) -> ()");

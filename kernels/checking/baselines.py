@@ -22,6 +22,12 @@ def route(logits_TE: Tensor, bias_E: Tensor | None, options: RouteOptions) -> tu
     return experts, weigh(logits_TE, experts, options), counts, sums
 
 
+def route_backward(logits_TE: Tensor, experts_TK: Tensor, weights_TK: Tensor, grad_weights_TK: Tensor) -> Tensor:
+    """Gradient of the logits from the weights of a normalized softmax, without reading the logits."""
+    inner = (grad_weights_TK * weights_TK).sum(-1, keepdim=True)
+    return torch.zeros_like(logits_TE).scatter_(-1, experts_TK.to(torch.int64), weights_TK * (grad_weights_TK - inner))
+
+
 def index(experts_TK: Tensor, num_experts: int) -> tuple[Tensor, ...]:
     """Maps by argsort, bincount and cumsum."""
     flat = experts_TK.flatten()

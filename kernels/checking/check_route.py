@@ -31,7 +31,7 @@ def check_route(case: Case, device: torch.device, generator: torch.Generator) ->
         exact("route: counts", case.name, holds=bool((counted == counts).all())),
         compared("route: weights", case.name, weights, weigh(wide, chosen, options)),
         compared("route: sums", case.name, sums, shares(scores_of(wide, options), options).sum(0)),
-        *_check_backward(case, logits, experts, generator),
+        *_check_backward(case, logits, experts, weights, generator),
     ]
 
 
@@ -54,7 +54,9 @@ def _choice_is_right(logits: Tensor, options: RouteOptions, bias: Tensor | None,
     return bool(in_order.all()) and bool(best_left.all()) and bool(taken.isfinite().all())
 
 
-def _check_backward(case: Case, logits: Tensor, experts: Tensor, generator: torch.Generator) -> list[Finding]:
+def _check_backward(
+    case: Case, logits: Tensor, experts: Tensor, weights: Tensor, generator: torch.Generator
+) -> list[Finding]:
     options = case.options
     grad_weights = random_weights((case.tokens, case.top_k), logits.device, generator)
     grad_sums = random_weights((case.experts,), logits.device, generator)
@@ -62,7 +64,7 @@ def _check_backward(case: Case, logits: Tensor, experts: Tensor, generator: torc
     findings = []
     for name, sums in given.items():
         what = f"route backward{name}"
-        run = partial(route_backward, logits, experts, grad_weights, sums, options)
+        run = partial(route_backward, logits, experts, weights, grad_weights, sums, options)
         grad, alike = once_and_again(what, case.name, run)
         wide_sums = None if sums is None else sums.double()
         truth = route_backward_reference(logits.double(), experts, grad_weights.double(), wide_sums, options)

@@ -21,7 +21,6 @@ from meshwright.kernels.permute.contract import permute_bytes, weighted_backward
 from meshwright.kernels.permute.operator import permute, permute_backward, unpermute, unpermute_backward
 from meshwright.kernels.route.contract import RouteOptions, backward_bytes, forward_bytes
 from meshwright.kernels.route.operator import route, route_backward
-from meshwright.kernels.route.reference import route_backward_reference
 from meshwright.kernels.swiglu import contract as swiglu_contract
 from meshwright.kernels.swiglu.operator import swiglu, swiglu_backward
 from meshwright.kernels.swiglu_fp8 import contract as fp8_contract
@@ -116,8 +115,9 @@ def _route_backward_subject(
 ) -> Subject:
     def make() -> tuple[object, ...]:
         logits = torch.randn(tokens, experts, device=device)
-        chosen = logits.topk(options.top_k).indices.to(torch.int32)
-        return logits, chosen, torch.randn(tokens, options.top_k, device=device)
+        best = logits.topk(options.top_k)
+        chosen, weights = best.indices.to(torch.int32), best.values.softmax(-1)
+        return logits, chosen, weights, torch.randn(tokens, options.top_k, device=device)
 
     return Subject(
         kernel="route",
@@ -131,7 +131,7 @@ def _route_backward_subject(
         ),
         make=make,
         run=_with(route_backward, None, options),
-        baselines={"compiled": lambda compile_: _with(compile_(route_backward_reference), None, options)},
+        baselines={"compiled": lambda compile_: compile_(baselines.route_backward)},
         target=target,
     )
 

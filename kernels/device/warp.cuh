@@ -10,19 +10,21 @@ namespace meshwright {
 constexpr int kLanes = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// `Lanes`, a power of two: each group of so many lanes for itself.
+template <int Lanes = kLanes>
 __device__ __forceinline__ float warp_sum(float value) {
 #pragma unroll
-    for (int distance = kLanes / 2; distance > 0; distance /= 2) {
+    for (int distance = Lanes / 2; distance > 0; distance /= 2) {
         value += __shfl_xor_sync(kAllLanes, value, distance);
     }
     return value;
 }
 
-// Unsigned integers in the order of the numbers: NaN last, -0 equal to +0, and 0 below every number.
+// Unsigned integers in the order of the numbers: NaN last, -0 equal to +0. A sum with +0 makes -0 +0 and every NaN the
+// one that is 0x7fffffff (PTX ISA, add.f32).
 __device__ __forceinline__ uint32_t ordered_key(float value) {
-    if (isnan(value)) return 0xffffffffu;
     const uint32_t bits = __float_as_uint(value + 0.0f);
-    return (bits & 0x80000000u) ? ~bits : bits | 0x80000000u;
+    return bits ^ (static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u);
 }
 
 __device__ __forceinline__ float number_of_key(uint32_t key) {

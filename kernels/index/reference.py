@@ -23,9 +23,9 @@ def index_reference(experts_TK: Tensor, num_experts: int, first_expert: int, til
     slots_out.scatter_(0, rows.where(here, most), slots)
     places = torch.empty_like(local).scatter_(0, slots, rows.where(here, -1))
     return RowMap(
-        slots_P=slots_out[:most].to(torch.int32),
+        slots_P=slots_out.narrow(0, 0, most).to(torch.int32),
         places_TK=places.view_as(experts_TK).to(torch.int32),
-        counts_E=counts[:num_experts].to(torch.int32),
-        offsets_E=padded.cumsum(0)[:num_experts].to(torch.int32),
+        counts_E=counts.narrow(0, 0, num_experts).to(torch.int32),
+        offsets_E=padded.cumsum(0).narrow(0, 0, num_experts).to(torch.int32),
         tile=tile,
     )

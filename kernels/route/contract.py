@@ -83,7 +83,7 @@ def forward_bytes(num_tokens: int, num_experts: int, top_k: int) -> int:
 def backward_bytes(num_tokens: int, num_experts: int, top_k: int, *, reads_logits: bool) -> int:
     """Bytes that must move: experts and gradients of their weights in, gradients of logits out, logits where needed.
 
-    Where weights are normalized and no sums are differentiated, only the chosen logits matter.
+    Where weights are normalized and no sums are differentiated, only the chosen logits matter, or their weights.
 
     >>> backward_bytes(1, 8, 2, reads_logits=True)
     80

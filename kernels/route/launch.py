@@ -8,6 +8,7 @@ MOST_GROUPS = 32
 TOKENS_A_BLOCK = 8
 LEAST_TOKENS_A_WARP = 2
 BLOCKS_AN_SM = 4
+BACKWARD_BLOCKS_AN_SM = 8
 
 
 def why_not(num_experts: int, top_k: int, num_groups: int) -> str | None:
@@ -34,3 +35,13 @@ def num_blocks(num_tokens: int, num_sms: int) -> int:
     """
     enough = -(-num_tokens // (TOKENS_A_BLOCK * LEAST_TOKENS_A_WARP))
     return max(1, min(enough, BLOCKS_AN_SM * num_sms))
+
+
+def num_backward_blocks(num_tokens: int, num_sms: int) -> int:
+    """Blocks of 8 warps, a warp for a token or more: nothing is kept between tokens, so that more blocks cost nothing.
+
+    >>> num_backward_blocks(8192, 132), num_backward_blocks(65536, 132), num_backward_blocks(0, 132)
+    (1024, 1056, 1)
+    """
+    enough = -(-num_tokens // TOKENS_A_BLOCK)
+    return max(1, min(enough, BACKWARD_BLOCKS_AN_SM * num_sms))

@@ -51,17 +51,20 @@ def _fake(logits: Tensor, bias: Tensor | None, top_k: int, *options: Any) -> tup
 @torch.library.custom_op(
     f"{NAMESPACE}::route_backward",
     mutates_args=(),
-    schema=f"(Tensor logits, Tensor experts, Tensor grad_weights, Tensor? grad_sums, {_OPTIONS}) -> Tensor",
+    schema=(
+        f"(Tensor logits, Tensor experts, Tensor weights, Tensor grad_weights, Tensor? grad_sums, {_OPTIONS}) -> Tensor"
+    ),
 )
 def route_backward_op(
     logits: Tensor,
     experts: Tensor,
+    weights: Tensor,
     grad_weights: Tensor,
     grad_sums: Tensor | None,
     *options: Any,  # noqa: ANN401  as the schema says
 ) -> Tensor:
     """Gradient of the logits."""
-    return route_backward(logits, experts, grad_weights, grad_sums, _options(*options))
+    return route_backward(logits, experts, weights, grad_weights, grad_sums, _options(*options))
 
 
 @route_backward_op.register_fake
@@ -71,14 +74,14 @@ def _fake_backward(logits: Tensor, *_: Any) -> Tensor:  # noqa: ANN401
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401  autograd's own
     logits, _, *ctx.options = inputs
-    _, _, experts, counts = output
+    weights, _, experts, counts = output
     ctx.mark_non_differentiable(experts, counts)
-    ctx.save_for_backward(logits, experts)
+    ctx.save_for_backward(logits, experts, weights)
 
 
 def _backward(ctx: Any, grad_weights: Tensor, grad_sums: Tensor, *_: None) -> tuple[Any, ...]:  # noqa: ANN401
-    logits, experts = ctx.saved_tensors
-    grad = torch.ops.meshwright.route_backward(logits, experts, grad_weights, grad_sums, *ctx.options)
+    logits, experts, weights = ctx.saved_tensors
+    grad = torch.ops.meshwright.route_backward(logits, experts, weights, grad_weights, grad_sums, *ctx.options)
     return grad, *[None] * (1 + len(ctx.options))
 
 

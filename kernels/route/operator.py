@@ -8,7 +8,7 @@ from torch import Tensor
 from meshwright.costmodel.model import RouterScore
 from meshwright.kernels.dispatch import dispatcher, launch, num_sms
 from meshwright.kernels.route.contract import OPERATION, Routed, RouteOptions, check_route
-from meshwright.kernels.route.launch import num_blocks, why_not
+from meshwright.kernels.route.launch import num_backward_blocks, num_blocks, why_not
 from meshwright.kernels.route.reference import route_backward_reference, route_reference
 from meshwright.kernels.tensors import check_shape, first_reason, is_aligned
 
@@ -50,9 +50,18 @@ def route(logits_TE: Tensor, options: RouteOptions, bias_E: Tensor | None = None
 
 
 def route_backward(
-    logits_TE: Tensor, experts_TK: Tensor, grad_weights_TK: Tensor, grad_sums_E: Tensor | None, options: RouteOptions
+    logits_TE: Tensor,
+    experts_TK: Tensor,
+    weights_TK: Tensor,
+    grad_weights_TK: Tensor,
+    grad_sums_E: Tensor | None,
+    options: RouteOptions,
 ) -> Tensor:
-    """Gradient of the logits, (T, E), from those of the weights and of the sums. One launch."""
+    """Gradient of the logits, (T, E), from those of the weights and of the sums. One launch.
+
+    `weights_TK` are those that routing gave.
+    """
+    check_shape(BACKWARD, "weights", weights_TK, tuple(experts_TK.shape))
     check_shape(BACKWARD, "grad_weights", grad_weights_TK, tuple(experts_TK.shape))
     logits, grad = logits_TE.contiguous(), grad_weights_TK.contiguous()
     if not dispatcher().runs_cuda(BACKWARD, logits, _why_not(logits, options)):
@@ -63,13 +72,14 @@ def route_backward(
         logits.device,
         logits,
         experts_TK.contiguous(),
+        weights_TK.contiguous(),
         grad,
         None if grad_sums_E is None else grad_sums_E.contiguous(),
         out,
         options.score is RouterScore.SIGMOID,
         options.normalize,
         options.scale,
-        num_blocks(logits.shape[0], num_sms(logits.device)),
+        num_backward_blocks(logits.shape[0], num_sms(logits.device)),
     )
     return out
 

@@ -46,13 +46,13 @@ def _within_best_groups(ranked_TE: Tensor, options: RouteOptions) -> Tensor:
     grouped: Tensor = ranked_TE.unflatten(-1, (options.num_groups, -1))
     best = 1 if options.score is RouterScore.SOFTMAX else min(2, grouped.shape[-1])
     worth = grouped.topk(best, dim=-1).values.sum(-1)
-    chosen = worth.sort(dim=-1, descending=True, stable=True).indices[:, : options.groups_per_token]
+    chosen = worth.sort(dim=-1, descending=True, stable=True).indices.narrow(-1, 0, options.groups_per_token)
     outside = torch.ones_like(worth, dtype=torch.bool).scatter_(-1, chosen, False)
     return grouped.masked_fill(outside.unsqueeze(-1), float("-inf")).flatten(-2)
 
 
 def _choose(ranked_TE: Tensor, options: RouteOptions) -> Tensor:
-    return ranked_TE.sort(dim=-1, descending=True, stable=True).indices[:, : options.top_k]
+    return ranked_TE.sort(dim=-1, descending=True, stable=True).indices.narrow(-1, 0, options.top_k)
 
 
 def weigh(logits_TE: Tensor, experts_TK: Tensor, options: RouteOptions) -> Tensor:

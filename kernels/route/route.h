@@ -37,6 +37,7 @@ struct RouteBackward {
     int num_blocks;
     const float* logits;        // (T, E)
     const int32_t* experts;     // (T, K)
+    const float* weights;       // (T, K)
     const float* grad_weights;  // (T, K)
     const float* grad_sums;     // (E) or null
     float* grad_logits;         // (T, E)

@@ -10,6 +10,19 @@ namespace meshwright {
 template <int V>
 __device__ __forceinline__ void load_row(const float* row, int first, int num_experts, float fill, float (&out)[V]) {
     constexpr int kWidth = V < 4 ? V : 4;
+    if constexpr (kWidth == 4) {
+        if (num_experts == kLanes * V) {  // no expert is missing
+#pragma unroll
+            for (int i = 0; i < V; i += kWidth) {
+                const float4 raw = __ldg(reinterpret_cast<const float4*>(row + first + i));
+                out[i] = raw.x;
+                out[i + 1] = raw.y;
+                out[i + 2] = raw.z;
+                out[i + 3] = raw.w;
+            }
+            return;
+        }
+    }
     if (num_experts % kWidth == 0) {
 #pragma unroll
         for (int i = 0; i < V; i += kWidth) {
@@ -77,38 +90,66 @@ __device__ __forceinline__ void read_row(const float* row, int first, float (&ou
     }
 }
 
+constexpr float kLog2E = 1.4426950408889634f;
+
+// 2 to the power of x by the special function unit; 0 where that is below 2^-126.
+__device__ __forceinline__ float fast_exp2(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+}
+
+// 1 / x by the special function unit.
+__device__ __forceinline__ float fast_inverse(float x) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+    return inverse;
+}
+
 __device__ __forceinline__ float fast_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ __forceinline__ float exact_sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// What turns a logit into its probability: exp(logit - largest) * inverse.
+// What turns a logit into its probability. `shift` is -log2(e) times the largest logit: its rounding is common to all
+// experts of a token and so cancels.
 struct Softmax {
-    float largest;
+    float shift;
     float inverse;
+
+    __device__ __forceinline__ float power(float logit) const { return fast_exp2(fmaf(logit, kLog2E, shift)); }
 };
 
-// Probabilities (softmax over all experts) or sigmoid scores of a token. Experts that do not exist get 0.
+// Turns logits into powers in place, those that do not exist, which are -inf, into 0; `inverse` makes probabilities of
+// them. `largest`: of the logits.
 template <int V>
-__device__ __forceinline__ Softmax all_scores(
-    const float (&logit)[V], bool sigmoid, int first, int num_experts, float (&score)[V]) {
-    if (sigmoid) {
-#pragma unroll
-        for (int i = 0; i < V; ++i) score[i] = first + i < num_experts ? fast_sigmoid(logit[i]) : 0.0f;
-        return {0.0f, 1.0f};
-    }
-    float largest = logit[0];
-#pragma unroll
-    for (int i = 1; i < V; ++i) largest = fmaxf(largest, logit[i]);
-    largest = warp_max(largest);
+__device__ __forceinline__ Softmax softmax_powers(float (&logit)[V], float largest) {
+    Softmax softmax{-kLog2E * largest, 1.0f};
     float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-        score[i] = first + i < num_experts ? __expf(logit[i] - largest) : 0.0f;
-        total += score[i];
+        logit[i] = softmax.power(logit[i]);
+        total += logit[i];
     }
-    const float inverse = 1.0f / warp_sum(total);
+    softmax.inverse = fast_inverse(warp_sum(total));
+    return softmax;
+}
+
+template <int V>
+__device__ __forceinline__ float largest_of(const float (&logit)[V]) {
+    float largest = logit[0];
 #pragma unroll
-    for (int i = 0; i < V; ++i) score[i] *= inverse;
-    return {largest, inverse};
+    for (int i = 1; i < V; ++i) largest = fmaxf(largest, logit[i]);
+    return warp_max(largest);
+}
+
+// Turns logits into probabilities (softmax over all experts) or sigmoid scores in place. Experts that do not exist,
+// whose logits are -inf, get 0.
+template <int V>
+__device__ __forceinline__ Softmax all_scores(float (&logit)[V], bool sigmoid) {
+    Softmax softmax{0.0f, 1.0f};
+    if (!sigmoid) softmax = softmax_powers<V>(logit, largest_of<V>(logit));
+#pragma unroll
+    for (int i = 0; i < V; ++i) logit[i] = sigmoid ? fast_sigmoid(logit[i]) : logit[i] * softmax.inverse;
+    return softmax;
 }
 
 }  // namespace meshwright

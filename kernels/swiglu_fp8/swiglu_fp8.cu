@@ -1,6 +1,6 @@
 // A block computes a tile of 128 rows and 128 columns once, in registers, and writes it twice as e4m3: by rows with a
-// scale for 128 columns, and turned by columns with a scale for 128 rows. A thread has 8 rows of 8 columns; 16 threads
-// side by side have a row of the tile.
+// scale for 128 columns, and turned by columns with a scale for 128 rows. A thread has 4 rows of 8 columns and loads all
+// of them at once; 16 threads side by side have a row of the tile.
 #include "swiglu_fp8.h"
 
 #include <cuda_fp8.h>
@@ -13,10 +13,10 @@ namespace meshwright {
 namespace {
 
 constexpr int kTile = 128;
-constexpr int kPart = 8;                  // rows and columns of a thread
-constexpr int kBatch = 4;                 // rows whose loads are under way together
-constexpr int kTeams = kTile / kPart;     // threads along a row, and along a column
-constexpr int kThreads = kTeams * kTeams;
+constexpr int kPart = 8;                  // columns of a thread
+constexpr int kRows = 4;                  // rows of a thread
+constexpr int kTeams = kTile / kPart;     // threads along a row
+constexpr int kThreads = kTeams * kTile / kRows;
 constexpr int kWarps = kThreads / kLanes;
 constexpr float kLargest = 448.0f;        // of e4m3
 constexpr float kLeastAmax = 1e-30f;      // keeps scales above zero; as in reference.py
@@ -33,17 +33,17 @@ __device__ __forceinline__ float scale_of(float amax) { return fmaxf(amax, kLeas
 __device__ __forceinline__ unsigned padding_of(const SwigluFp8& task, int64_t row) {
     unsigned padding = 0;
 #pragma unroll
-    for (int i = 0; i < kPart; ++i) padding |= static_cast<unsigned>(task.live.padding(row + i)) << i;
+    for (int i = 0; i < kRows; ++i) padding |= static_cast<unsigned>(task.live.padding(row + i)) << i;
     return padding;
 }
 
-// Rows [row, row + kBatch): all loads first, so that they are under way together. Padding rows are zero and not read.
+// All loads first, so that they are under way together. Padding rows are zero and not read.
 __device__ __forceinline__ void load_values(
-    const SwigluFp8& task, int64_t row, unsigned padding, int column_vector, float (&value)[kBatch][kPart]) {
-    uint4 gate_raw[kBatch], up_raw[kBatch];
-    float weight[kBatch];
+    const SwigluFp8& task, int64_t row, unsigned padding, int column_vector, float (&value)[kRows][kPart]) {
+    uint4 gate_raw[kRows], up_raw[kRows];
+    float weight[kRows];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
+    for (int i = 0; i < kRows; ++i) {
         gate_raw[i] = up_raw[i] = make_uint4(0, 0, 0, 0);
         weight[i] = 0.0f;
         if ((padding >> i) & 1u) continue;
@@ -52,7 +52,7 @@ __device__ __forceinline__ void load_values(
         weight[i] = task.weights == nullptr ? 1.0f : __ldg(task.weights + row + i);
     }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) {
+    for (int i = 0; i < kRows; ++i) {
         float up[kPart];
         Vector<__nv_bfloat16>::widen(gate_raw[i], value[i]);
         Vector<__nv_bfloat16>::widen(up_raw[i], up);
@@ -62,30 +62,21 @@ __device__ __forceinline__ void load_values(
 }
 
 __global__ void __launch_bounds__(kThreads, 2) swiglu_fp8_kernel(const SwigluFp8 task) {
-    __shared__ __align__(16) uint2 turned[kTile][kTeams];  // [column][8 rows], places permuted against bank conflicts
+    __shared__ __align__(16) uint32_t turned[kTile][kTile / kRows];  // [column][4 rows], places permuted: no conflicts
     __shared__ float warp_amax[kWarps][kTile];
     const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTile;
-    if (task.live.beyond(first_row)) return;
     const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
     const int across = threadIdx.x % kTeams, down = threadIdx.x / kTeams;
-    const int64_t row = first_row + down * kPart;
+    const int64_t row = first_row + down * kRows;
     const int column = static_cast<int>(blockIdx.x) * kTile + across * kPart;
-    const unsigned padding = padding_of(task, row);
-    float value[kPart][kPart];
-#pragma unroll
-    for (int start = 0; start < kPart; start += kBatch) {
-        float batch[kBatch][kPart];
-        load_values(task, row + start, padding >> start, column / kPart, batch);
-#pragma unroll
-        for (int i = 0; i < kBatch; ++i) {
-#pragma unroll
-            for (int j = 0; j < kPart; ++j) value[start + i][j] = batch[i][j];
-        }
-    }
+    const unsigned padding = padding_of(task, row);  // under way together with the next
+    if (task.live.beyond(first_row)) return;
+    float value[kRows][kPart];
+    load_values(task, row, padding, column / kPart, value);
 
     float column_amax[kPart] = {};
 #pragma unroll
-    for (int i = 0; i < kPart; ++i) {
+    for (int i = 0; i < kRows; ++i) {
         float amax = 0.0f;
 #pragma unroll
         for (int j = 0; j < kPart; ++j) {
@@ -127,16 +118,16 @@ __global__ void __launch_bounds__(kThreads, 2) swiglu_fp8_kernel(const SwigluFp8
 #pragma unroll
     for (int j = 0; j < kPart; ++j) {
         const float inverse = warp_amax[0][across * kPart + j];
-        turned[across * kPart + j][down ^ across] = make_uint2(
-            pack_four(value[0][j] * inverse, value[1][j] * inverse, value[2][j] * inverse, value[3][j] * inverse),
-            pack_four(value[4][j] * inverse, value[5][j] * inverse, value[6][j] * inverse, value[7][j] * inverse));
+        turned[across * kPart + j][down ^ (2 * across)] =
+            pack_four(value[0][j] * inverse, value[1][j] * inverse, value[2][j] * inverse, value[3][j] * inverse);
     }
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kPart; ++i) {
-        const int own = i * kTeams + down;  // column of the tile; this thread writes 8 rows of it
+    for (int i = 0; i < kRows; ++i) {
+        const int own = i * (kThreads / kTeams) + down;  // column of the tile; this thread writes 8 rows of it
         const int64_t target = (static_cast<int64_t>(blockIdx.x) * kTile + own) * task.num_rows + first_row;
-        reinterpret_cast<uint2*>(task.columns + target)[across] = turned[own][across ^ (own / kPart)];
+        reinterpret_cast<uint2*>(task.columns + target)[across] =
+            reinterpret_cast<const uint2*>(turned[own])[across ^ (own / kPart)];
     }
 }
 

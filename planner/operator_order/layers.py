@@ -9,8 +9,8 @@ import msgspec
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.hardware import SmShare
-from meshwright.costmodel.layer_cost import problem_of
-from meshwright.costmodel.layer_passes import LayerPasses
+from meshwright.costmodel.layer_cost import problem_of, sm_shares
+from meshwright.costmodel.layer_passes import LayerPasses, pass_operators
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.order.bound import pass_bound_s
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind, PassOrder
@@ -58,8 +58,9 @@ def stored(passes: LayerPasses) -> tuple[PassKind, ...]:
 
 
 def _pass_order(context: CostContext, part: LayerSpec | ModelEnd, strategy: LayerStrategy, kind: PassKind) -> PassOrder:
-    problem = context.ordered(part, strategy)[kind].problem
-    memory = order_memory(context.program(part, strategy), recompute_of(part, strategy), kind)
+    program, recompute = context.program(part, strategy), recompute_of(part, strategy)
+    problem = problem_of(pass_operators(program, recompute, kind), context.cluster, context.runtime)
+    memory = order_memory(program, recompute, kind)
     best = solve_pass(problem, memory.fits, num_nodes=NUM_NODES, num_replays=NUM_REPLAYS)
     least_s = best.lower_bound_s
     for share in _shares(problem, context):
@@ -78,7 +79,7 @@ def _shares(problem: PassProblem, context: CostContext) -> tuple[SmShare, ...]:
         op.resource is Resource.NVLINK and link != NO_LINK
         for op, link in zip(problem.operators, problem.link, strict=True)
     )
-    return context.cluster.profile.interference.shares if has_some and not context.runtime.copy_engine_overlap else ()
+    return sm_shares(context.cluster, context.runtime) if has_some else ()
 
 
 def order_gap(configuration: TrainingConfiguration) -> float:

@@ -74,19 +74,24 @@ def step_time_interval(step_time_s: float, kind: str) -> tuple[float, float]:
 
 @lru_cache(maxsize=512)
 def residuals_without(kind: str, model: str) -> Residuals | None:
-    """The quantiles from all models but one; None where there are too few. So coverage is checked on unseen models."""
-    record = residual_record()
-    if kind not in record.ratios:
-        return None
-    return without(record.ratios[kind], model, record.by_kind[kind].level)
+    """The quantiles from all models but one, and so their level: coverage is checked on unseen models.
+
+    None where there are too few others.
+    """
+    ratios = residual_record().ratios.get(kind, {})
+    return without(ratios, model, calibrated_level(_others(ratios, model)))
 
 
 def without(ratios: Ratios, model: str, level: float) -> Residuals | None:
     """The quantiles of all models' ratios but one's."""
-    others = {name: found for name, found in ratios.items() if name != model}
+    others = _others(ratios, model)
     if len(others) < LEAST_MODELS:
         return None
     return residuals_between((ratio for found in others.values() for ratio in found), level)
+
+
+def _others(ratios: Ratios, model: str) -> Ratios:
+    return {name: found for name, found in ratios.items() if name != model}
 
 
 def calibrated_level(ratios: Ratios) -> float:

@@ -11,6 +11,8 @@ from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.functions import activations
 from meshwright.executor.layer.routing import GATES
 from meshwright.executor.layer.scope import Scope, forward_name
+from meshwright.kernels.dispatch import dispatcher
+from meshwright.kernels.swiglu.operator import swiglu, swiglu_backward
 
 ROUTED = "experts_activation"
 SHARED_GATE = "shared_gate.scale"
@@ -22,8 +24,9 @@ def activation(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     if len(operator.reads) == 1:
         return {operator.writes[0]: activations.gelu(scope.values[operator.reads[0]], gates)}
     gate, up = scope.reads(operator)
-    function = scope.layer.fused(activations.swiglu_fused) if scope.layer.fuse else activations.swiglu
-    return {operator.writes[0]: function(gate, up, gates)}
+    if _is_compiled(scope, gate):
+        return {operator.writes[0]: scope.layer.fused(activations.swiglu_fused)(gate, up, gates)}
+    return {operator.writes[0]: swiglu(gate, up, None if gates is None else gates.squeeze(1))}
 
 
 def activation_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
@@ -33,13 +36,26 @@ def activation_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor
     if len(sources) == 1:
         joint, grad_gates = activations.gelu_backward(sources[0], gates, grad)
     else:
-        fuse = scope.layer.fuse
-        swiglu = scope.layer.fused(activations.swiglu_backward_fused) if fuse else activations.swiglu_backward
-        joint, grad_gates = swiglu(sources[0], sources[1], gates, grad)
+        joint, grad_gates = _swiglu_backward(scope, sources[0], sources[1], gates, grad)
     if grad_gates is not None:
         through_bias = scope.values.optional_rider("grad:fc2_in", GATES)
         scope.values.ride("grad:ffn_in", GATES, grad_gates if through_bias is None else grad_gates + through_bias)
     return dict(zip(operator.writes, joint.chunk(len(sources), -1), strict=True))
+
+
+def _swiglu_backward(
+    scope: Scope, gate: Tensor, up: Tensor, gates: Tensor | None, grad: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of gate and up side by side, and of the gate weights, (R, 1)."""
+    if _is_compiled(scope, gate):
+        return scope.layer.fused(activations.swiglu_backward_fused)(gate, up, gates, grad)
+    found = swiglu_backward(gate, up, grad, None if gates is None else gates.squeeze(1))
+    return found.joint_P2F, None if found.weights_P is None else found.weights_P.unsqueeze(1)
+
+
+def _is_compiled(scope: Scope, x: Tensor) -> bool:
+    """Whether SwiGLU runs compiled: where that is asked for and no CUDA kernel runs, which needs no compiler."""
+    return scope.layer.fuse and dispatcher().why_not_on(x.device) is not None
 
 
 def _gates(operator: Operator, scope: Scope) -> Tensor | None:

@@ -36,6 +36,8 @@ def statistics(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Three numbers a token over this rank's columns, (T, 3)."""
     logits = scope.values[operator.reads[0]]
     columns, elsewhere = _own_columns(logits, scope)
+    if scope.layer.fuse:
+        return {operator.writes[0]: scope.layer.fused(statistics_fused)(logits, columns, elsewhere)}
     parts = zip(
         logits.split(TOKENS_AT_ONCE), columns.split(TOKENS_AT_ONCE), elsewhere.split(TOKENS_AT_ONCE), strict=True
     )
@@ -47,6 +49,15 @@ def _statistics(logits_TV: Tensor, columns_T: Tensor, elsewhere_T: Tensor) -> Te
     greatest = wide.amax(1, keepdim=True)
     exponentials = (wide - greatest).exp_().sum(1, keepdim=True)
     label = wide.gather(1, columns_T.unsqueeze(1)).masked_fill_(elsewhere_T.unsqueeze(1), 0.0)
+    return torch.cat((greatest, exponentials, label), 1)
+
+
+def statistics_fused(logits_TV: Tensor, columns_T: Tensor, elsewhere_T: Tensor) -> Tensor:
+    """The three numbers as one expression for `torch.compile`, which holds no logits in FP32."""
+    wide = logits_TV.to(statistics_type(logits_TV.dtype))
+    greatest = wide.amax(1, keepdim=True)
+    exponentials = (wide - greatest).exp().sum(1, keepdim=True)
+    label = wide.gather(1, columns_T.unsqueeze(1)).masked_fill(elsewhere_T.unsqueeze(1), 0.0)
     return torch.cat((greatest, exponentials, label), 1)
 
 
@@ -71,6 +82,9 @@ def statistics_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor
     logits, joined = scope.reads(operator)
     columns, elsewhere = _own_columns(logits, scope)
     scale = scope.values.rider(INPUT, TARGETS, Targets).scale
+    if scope.layer.fuse:
+        fused = scope.layer.fused(gradient_fused)
+        return {operator.writes[0]: fused(logits, joined, columns, elsewhere, scale, scope.layer.dtype)}
     grad = torch.empty_like(logits, dtype=scope.layer.dtype)
     parts = (tensor.split(TOKENS_AT_ONCE) for tensor in (grad, logits, joined, columns, elsewhere))
     for target, own, numbers, column, is_elsewhere in zip(*parts, strict=True):
@@ -80,6 +94,18 @@ def statistics_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor
         at_label = is_elsewhere.logical_not().to(softmax.dtype).unsqueeze(1)
         target.copy_(softmax.scatter_add_(1, column.unsqueeze(1), -at_label).mul_(scale))
     return {operator.writes[0]: grad}
+
+
+def gradient_fused(
+    logits_TV: Tensor, joined_T3: Tensor, columns_T: Tensor, elsewhere_T: Tensor, scale: float, dtype: torch.dtype
+) -> Tensor:
+    """The gradient of the logits as one expression for `torch.compile`, (T, V) in `dtype`."""
+    greatest, exponentials, _ = joined_T3.split(1, 1)
+    softmax = (logits_TV.to(joined_T3.dtype) - greatest).exp() / exponentials
+    numbers = torch.arange(logits_TV.shape[1], device=logits_TV.device)
+    at_label = (numbers == columns_T.unsqueeze(1)) & ~elsewhere_T.unsqueeze(1)
+    gradient: Tensor = ((softmax - at_label.to(softmax.dtype)) * scale).to(dtype)
+    return gradient
 
 
 def cast_logits(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import GRADIENT, Operator
-from meshwright.executor.layer.functions.gate_weights import choose_experts, weigh, weigh_backward
+from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.functions.gate_weights import weigh
 from meshwright.executor.layer.functions.statistics import statistics_type
-from meshwright.executor.layer.routing import EXPERTS, LAYOUT, balanced_experts, plan_layout
+from meshwright.executor.layer.routing import EXPERTS, LAYOUT, WEIGHTS, balanced_experts, plan_layout
 from meshwright.executor.layer.scope import Scope, forward_name
+from meshwright.kernels.route.contract import RouteOptions
+from meshwright.kernels.route.operator import route, route_backward
 
 ROUTER = "router"
 ROUTING = "routing"
@@ -56,36 +59,48 @@ def router_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 def top_k(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Gate weights, (T, K); the experts and the layout of the rows that follows from them ride along.
 
-    Under expert parallelism ranks tell each other here how many rows, or which tokens, go where. Run again, it computes
-    the weights anew and takes experts and layout as they were.
+    Under expert parallelism ranks tell each other here how many rows, or which tokens, go where. Run again, it takes
+    weights, experts and layout as they were, so that recomputation cannot send a token elsewhere.
     """
     if operator.recomputes:
-        return {ROUTING: _weights(scope, scope.values.rider(ROUTING, EXPERTS, Tensor))}
-    layer, logits = scope.layer, scope.values[operator.reads[0]]
-    experts = choose_experts(logits, layer.moe, scope.parameters.get(f"{ROUTER}.correction"))
-    if layer.routing.balanced:
-        experts = balanced_experts(logits.shape[0], layer.moe.num_experts, layer.moe.top_k, layer.device)
-    weights = _weights(scope, experts)
+        return {ROUTING: scope.values.rider(ROUTING, WEIGHTS, Tensor)}
+    layer = scope.layer
+    experts, weights = _routed(scope, scope.values[operator.reads[0]])
+    scope.values.ride(ROUTING, WEIGHTS, weights)
     scope.values.ride(ROUTING, EXPERTS, experts)
     scope.values.ride(ROUTING, LAYOUT, plan_layout(experts, weights, layer, scope.host))
     return {ROUTING: weights}
 
 
-def _weights(scope: Scope, experts_TK: Tensor) -> Tensor:
-    choice, score = scope.layer.routing, scope.layer.moe.score
-    return weigh(scope.values[LOGITS], experts_TK, score, normalize=choice.normalize, scale=choice.scale)
+def _routed(scope: Scope, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
+    """The experts of each token (int32) and their weights, (T, K)."""
+    layer, choice = scope.layer, scope.layer.routing
+    if not choice.balanced:
+        correction = scope.parameters.get(f"{ROUTER}.correction")
+        bias = None if correction is None else correction.to(logits_TE.dtype)
+        routed = route(logits_TE, _options(layer), bias, sums=False)
+        return routed.experts_TK, routed.weights_TK
+    experts = balanced_experts(logits_TE.shape[0], layer.moe.num_experts, layer.moe.top_k, layer.device)
+    weights = weigh(logits_TE, experts, layer.moe.score, normalize=choice.normalize, scale=choice.scale)
+    return experts.to(torch.int32), weights
+
+
+def _options(layer: LayerContext) -> RouteOptions:
+    moe, choice = layer.moe, layer.routing
+    return RouteOptions(
+        top_k=moe.top_k,
+        score=moe.score,
+        normalize=choice.normalize,
+        scale=choice.scale,
+        num_groups=moe.num_expert_groups,
+        groups_per_token=moe.groups_per_token,
+    )
 
 
 def top_k_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Gradient of the logits from that of the gate weights."""
-    layer, choice = scope.layer, scope.layer.routing
     experts = scope.values.rider(ROUTING, EXPERTS, Tensor)
-    grad = weigh_backward(
-        scope.values[LOGITS],
-        experts,
-        scope.values[GRADIENT + ROUTING],
-        layer.moe.score,
-        normalize=choice.normalize,
-        scale=choice.scale,
-    )
-    return {operator.writes[0]: grad}
+    weights, grad = scope.values[ROUTING], scope.values[GRADIENT + ROUTING]
+    return {
+        operator.writes[0]: route_backward(scope.values[LOGITS], experts, weights, grad, None, _options(scope.layer))
+    }

@@ -85,6 +85,7 @@ def _beside(output: Path) -> Path:
 
 def rebuild_profile(source: Path, output: Path, measurements: Path, base: str | None) -> None:
     """The profile of measurements that a file has; those that an interrupted run left are written, too."""
+    from meshwright.costmodel.errors import InputError, ProfileError
     from meshwright.executor.measure_hardware.base_profile import base_profile
     from meshwright.executor.measure_hardware.comparison import comparisons
     from meshwright.executor.measure_hardware.files import write_json
@@ -93,11 +94,21 @@ def rebuild_profile(source: Path, output: Path, measurements: Path, base: str | 
     from meshwright.hardware_profiles.measurements import load_measurements
     from meshwright.planner.serialise import check_writable
 
+    if output.resolve() == source.resolve():
+        raise InputError("-o", str(output), "is the file of the measurements; expected another")
     check_writable(output)
     found = _measurements_of_partial(source, measurements) if is_partial(source) else load_measurements(source)
+    if not found.samples:
+        raise InputError(str(source), "samples", "is empty; expected at least one sample")
     base_of_gpu = base_profile(found.machine.gpu, base)
+    try:
+        profile = build_profile(found, base=base_of_gpu)
+    except ProfileError as error:
+        raise InputError(
+            str(source), "", f"with --base {base or base_of_gpu.gpu.name} makes no profile: {error}"
+        ) from error
     _print_comparisons(found.machine, comparisons(found, base_of_gpu.gpu))
-    write_json(build_profile(found, base=base_of_gpu), output)
+    write_json(profile, output)
     typer.echo(f"profile written to {output}")
 
 
@@ -109,7 +120,7 @@ def _measurements_of_partial(source: Path, target: Path) -> Measurements:
     check_writable(target)
     partial = load_partial(source)
     write_json(partial.measurements, target)
-    typer.echo(f"{partial.num_results} samples written to {target}")
+    typer.echo(f"{partial.num_results} results written to {target}")
     whole = f" of {partial.num_samples}" if partial.num_samples else ""
     typer.echo(
         f"warning: incomplete: {source} has {partial.num_results}{whole} results; what is missing is as in the base"

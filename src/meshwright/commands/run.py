@@ -45,9 +45,7 @@ def command(
     ] = "auto",
     data: Annotated[
         str,
-        typer.Option(
-            metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov (random)."
-        ),
+        typer.Option(metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov."),
     ] = "markov",
     model: Annotated[
         Path | None,

@@ -139,7 +139,7 @@ def process_environment(repository: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": str(repository / "src"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(repository / "src"), os.environ.get("PYTHONPATH")))),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }

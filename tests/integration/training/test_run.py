@@ -51,7 +51,8 @@ def test_a_failed_rank_ends_the_run_with_one_reason(
     write_plan(make_plan("dense", 2, "dp=2"), tmp_path / "plan.json")
     done = run("plan.json", "--steps", "9", "--device", "cpu", "--learning-rate", "1e30")
     assert done.returncode == 1
-    first, second = done.stderr.splitlines()
+    fallback, first, second = done.stderr.splitlines()
+    assert fallback == "kernels: PyTorch references run instead of CUDA kernels: tensors are on cpu"
     assert "not finite" in first
     assert second.startswith("meshwright: run: rank ")
 

@@ -6,7 +6,13 @@ import msgspec
 import pytest
 
 from meshwright.costmodel.errors import ClusterError, ProfileError
-from meshwright.costmodel.hardware import PROFILE_SCHEMA_VERSION, ClusterSpec, HardwareProfile
+from meshwright.costmodel.hardware import (
+    PROFILE_SCHEMA_VERSION,
+    ClusterSpec,
+    HardwareProfile,
+    Interference,
+    SmShare,
+)
 from meshwright.costmodel.program.operators import Precision
 from meshwright.hardware_profiles import load_cluster, load_profile
 
@@ -66,3 +72,48 @@ def test_a_profile_of_another_version_or_without_a_source_is_refused() -> None:
 def test_a_profile_survives_json() -> None:
     profile = load_profile("h100")
     assert msgspec.json.decode(msgspec.json.encode(profile), type=HardwareProfile) == profile
+
+
+def _share(num_sms: int, compute_slowdown: float = 1.2) -> SmShare:
+    return SmShare(num_sms=num_sms, time_factor=2.0, compute_slowdown=compute_slowdown, communication_slowdown=1.5)
+
+
+def test_a_share_takes_the_place_of_what_the_library_takes() -> None:
+    measured = Interference(
+        collective_sms=24, compute_slowdown=1.4, communication_slowdown=1.6, shares=(_share(8), _share(16))
+    )
+    taken = measured.on(_share(8))
+    assert (taken.collective_sms, taken.slowdowns(nvlink=True)) == (8, (1.2, 1.5))
+    assert taken.slowdowns(nvlink=False) == measured.slowdowns(nvlink=False)
+    assert taken.shares == ()
+
+
+@pytest.mark.parametrize("num_sms", [(8, 8), (8, 24)])
+def test_shares_are_told_apart_by_their_sms(num_sms: tuple[int, int]) -> None:
+    """An order stores how many SMs are taken, and nothing else of the share."""
+    with pytest.raises(ProfileError, match=r"interference\.shares\.num_sms: .* SMs stand twice"):
+        Interference(
+            collective_sms=24,
+            compute_slowdown=1.4,
+            communication_slowdown=1.6,
+            shares=tuple(map(_share, num_sms)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_sms", 0), ("time_factor", 0.0), ("time_factor", float("inf")), ("compute_slowdown", 0.9)]
+)
+def test_impossible_shares_are_refused(field: str, value: float) -> None:
+    with pytest.raises(ProfileError, match=f"interference.shares.{field}"):
+        msgspec.structs.replace(_share(8), **{field: value})
+
+
+def test_a_share_that_stops_computation_beside_both_kinds_of_traffic_is_refused() -> None:
+    with pytest.raises(ProfileError, match=r"beside compute_slowdown 20\.0 stops compute"):
+        Interference(
+            collective_sms=24,
+            compute_slowdown=1.4,
+            communication_slowdown=1.6,
+            network_compute_slowdown=1.1,
+            shares=(_share(8, compute_slowdown=20.0),),
+        )

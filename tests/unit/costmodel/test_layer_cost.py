@@ -3,8 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from meshwright.costmodel.formulas.interference import between_nodes
 from meshwright.costmodel.formulas.stragglers import slowest_gpu_factor
-from meshwright.costmodel.hardware import Basis, ClusterSpec
+from meshwright.costmodel.hardware import Basis, ClusterSpec, SmShare
 from meshwright.costmodel.layer_cost import (
     LayerCost,
     Terms,
@@ -22,8 +23,11 @@ from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.operators import (
     AttentionWork,
+    Axis,
+    Collective,
     CollectiveWork,
     GemmWork,
+    Group,
     GroupedGemmWork,
     Operator,
     Pass,
@@ -244,6 +248,31 @@ def test_copy_engines_slow_computation_less(cluster: ClusterSpec) -> None:
         layer_cost(program, Recompute.NONE, cluster, runtime).backward.total_s for runtime in (plain, engines)
     )
     assert engines_s < plain_s
+
+
+@pytest.mark.parametrize("time_factor", [1.0, 2.5])
+def test_traffic_between_nodes_is_on_the_share_of_the_sms_too(time_factor: float) -> None:
+    """Fewer SMs slow computation less, but for longer: the cost between nodes has both from one share."""
+    cluster = load_cluster("h100", num_gpus=16)
+    measured = cluster.profile.interference
+    share = SmShare(num_sms=8, time_factor=time_factor, compute_slowdown=1.2, communication_slowdown=4.0)
+    runtime = msgspec.structs.replace(RUNTIME, overlap=LayerOverlap(data=OverlapLevel.INTER_OPERATOR))
+    work = CollectiveWork(collective=Collective.ALL_GATHER, num_bytes=2.0**28, group=Group(size=16, ranks_per_node=8))
+    operator = Operator(
+        name="gather", module="m", phase=Pass.FORWARD, work=work, reads=("a",), writes=("b",), axis=Axis.DATA
+    )
+    inside = CollectiveWork(
+        collective=Collective.ALL_GATHER, num_bytes=2.0**28, group=Group(size=16, ranks_per_node=16)
+    )
+    alone_s, inside_s = (timing(one, cluster, runtime).time_s for one in (work, inside))
+    problem = problem_of((operator,), cluster, runtime, share)
+    compute, communication = between_nodes(
+        (1.2, 4.0),
+        (measured.network_compute_slowdown, measured.network_communication_slowdown),
+        time_factor * inside_s / alone_s,
+    )
+    assert problem.loss[2] == pytest.approx(1.0 - 1.0 / compute)
+    assert problem.stretch[2] == pytest.approx(communication)
 
 
 def test_forwarding_waits_for_the_last_chunk_only() -> None:

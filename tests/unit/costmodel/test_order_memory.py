@@ -52,17 +52,19 @@ def test_what_takes_more_than_the_reserve_does_not_fit(program: LayerProgram) ->
             _op("a.end", ("grad:middle",), (), Pass.WGRAD),
             _op("b", ("grad:next_hidden",), ("grad:wide",), Pass.DGRAD),
             _op("b.end", ("grad:wide",), (), Pass.WGRAD),
+            _op("c", ("grad:next_hidden",), ("grad:last",), Pass.DGRAD),
+            _op("c.end", ("grad:last",), (), Pass.WGRAD),
         ),
-        tensors=(*program.tensors, Tensor(name="wide", num_bytes=100)),
+        tensors=(*program.tensors, Tensor(name="wide", num_bytes=100), Tensor(name="last", num_bytes=100)),
         auxiliary=(),
         weights=Weights(),
         output="next_hidden",
     )
     memory = order_memory(wide, Recompute.NONE, PassKind.BACKWARD)
-    assert memory.bytes_of((0, 1, 2, 3)) == 110
-    assert memory.bytes_of((0, 2, 1, 3)) == 210 > memory.reserved_bytes
-    assert memory.fits((0, 1, 2, 3))
-    assert not memory.fits((0, 2, 1, 3))
+    assert memory.bytes_of((0, 1, 2, 3, 4, 5)) == 110
+    assert memory.bytes_of((0, 2, 4, 1, 3, 5)) == 310 > memory.reserved_bytes
+    assert memory.fits((0, 1, 2, 3, 4, 5))
+    assert not memory.fits((0, 2, 4, 1, 3, 5))
 
 
 def test_two_micro_batches_reserve_for_both(program: LayerProgram) -> None:

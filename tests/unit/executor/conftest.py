@@ -68,6 +68,7 @@ LAYERS: dict[str, LayerSpec] = {
     "dense, latent, direct query": LayerSpec(attention=_with(MLA, query_lora_rank=0), ffn=DENSE),
     "dense, latent, biases": LayerSpec(attention=_with(MLA, qkv_bias=True), ffn=DENSE),
     "moe": _moe(),
+    "moe, wide": _moe(intermediate=16),
     "moe, top 1": _moe(top_k=1),
     "moe, every expert": _moe(top_k=4),
     "moe, empty experts": _moe(num_experts=32, top_k=1),
@@ -94,6 +95,15 @@ class Results:
     input_gradient: Tensor
     gradients: dict[str, Tensor]
 
+    def on_cpu(self) -> Results:
+        """The same in float64 on the CPU."""
+        gradients = {name: gradient.cpu().double() for name, gradient in self.gradients.items()}
+        return Results(
+            output=self.output.cpu().double(),
+            input_gradient=self.input_gradient.cpu().double(),
+            gradients=gradients,
+        )
+
     def assert_close(self, other: Results, tolerance: float) -> None:
         """Equal but for rounding, every tensor by its own norm."""
         assert self.gradients.keys() == other.gradients.keys()
@@ -117,6 +127,7 @@ class TinyLayer:
     upstream: Tensor
     rope_scaling: RopeScaling = NO_SCALING
     latent_norm_epsilon: float = 1e-6
+    device: torch.device = CPU
 
     @property
     def program(self) -> LayerProgram:
@@ -137,7 +148,7 @@ class TinyLayer:
         context = LayerContext(
             layer=self.layer,
             setting=self.setting,
-            device=CPU,
+            device=self.device,
             dtype=self.dtype,
             routing=self.routing,
             rope_scaling=self.rope_scaling,
@@ -163,6 +174,16 @@ class TinyLayer:
         gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
         assert hidden.grad is not None
         return Results(output=output.detach(), input_gradient=hidden.grad, gradients=gradients)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> TinyLayer:
+        """The same numbers on another device, in another format."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device=device, dtype=dtype)
+
+        weights = {name: moved(weight) for name, weight in self.weights.items()}
+        hidden, upstream = moved(self.hidden), moved(self.upstream)
+        return replace(self, device=device, dtype=dtype, weights=weights, hidden=hidden, upstream=upstream)
 
     def with_setting(self, **changes: object) -> TinyLayer:
         """The same under another setting."""

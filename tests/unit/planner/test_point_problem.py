@@ -184,7 +184,7 @@ def test_a_solution_is_a_configuration_that_takes_as_long(
 
 
 def test_layers_that_recompute_more_come_first() -> None:
-    configuration, _ = _solved(_problem(limit_bytes=0.9e9), _point(pp=1))
+    configuration, _ = _solved(_problem(limit_bytes=0.88e9), _point(pp=1))
     order = list(Recompute)
     ranks = [order.index(strategy.recompute) for strategy in configuration.stages[0][1:]]
     assert ranks == sorted(ranks, reverse=True)

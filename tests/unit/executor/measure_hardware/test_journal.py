@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from meshwright.executor.measure_hardware.journal import CollectiveLaunched, Journal, Skipped
 
 
@@ -27,6 +29,34 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     assert set(again.outcomes) == {"a"}
     again.add("b", CollectiveLaunched(time_s=3.0))
     assert set(Journal(path, "machine", restart=False).outcomes) == {"a", "b"}
+
+
+def test_a_run_that_ends_while_it_reads_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "p.partial.jsonl"
+    journal = Journal(path, "machine", restart=False)
+    journal.add("a", CollectiveLaunched(time_s=1.0))
+    journal.add("b", Skipped(what="b", reason="out of memory"))
+    before = path.read_bytes()
+
+    def ended(*paths: Path) -> None:
+        del paths
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", ended)
+        with pytest.raises(KeyboardInterrupt):
+            Journal(path, "machine", restart=False)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+    assert set(Journal(path, "machine", restart=False).outcomes) == {"a"}
+
+
+def test_what_is_measured_twice_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "p.partial.jsonl"
+    journal = Journal(path, "machine", restart=False)
+    journal.add("a", CollectiveLaunched(time_s=1.0))
+    journal.add("a", CollectiveLaunched(time_s=2.0))
+    assert Journal(path, "machine", restart=False).outcomes == {"a": CollectiveLaunched(time_s=2.0)}
 
 
 def test_what_was_skipped_is_tried_again(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import pytest
 
 from meshwright.executor.measure_hardware import nvidia_smi
+from meshwright.executor.measure_hardware.machine import reading_by_uuid
+from meshwright.executor.measure_hardware.nvidia_smi import GpuReading
 
 
 def _answer(monkeypatch: pytest.MonkeyPatch, text: str, status: int = 0) -> None:
@@ -45,3 +47,13 @@ def test_no_driver_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
     assert nvidia_smi.gpu_processes() == ()
+
+
+def test_the_figures_are_of_the_very_gpu_or_of_none() -> None:
+    """Another GPU's clock and power must not stand for those of the measured one."""
+    first = GpuReading(uuid="GPU-a", driver="570", power_w=90.0)
+    second = GpuReading(uuid="GPU-b", driver="570", power_w=600.0)
+    assert reading_by_uuid("b", (first, second)) == second
+    assert reading_by_uuid("", (first,)) == first
+    assert reading_by_uuid("", (first, second)) == GpuReading(driver="570")
+    assert reading_by_uuid("a", ()) == GpuReading()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from meshwright.costmodel.hardware import Basis, HardwareProfile
+from meshwright.costmodel.hardware import Basis, HardwareProfile, SmShare
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.program.operators import (
     AttentionWork,
@@ -273,6 +273,37 @@ def test_interference_is_the_median_over_products(base: HardwareProfile) -> None
     built = build_profile(measurements(interference=tuple(map(beside, (1.1, 1.2, 1.6)))), base=base)
     assert built.interference.compute_slowdown == 1.2
     assert built.interference.communication_slowdown == 2.4
+
+
+def test_shares_of_the_sms_are_compared_pair_by_pair(base: HardwareProfile) -> None:
+    """A pair that could not be measured as NCCL sets it up says nothing of the other numbers of thread blocks."""
+
+    def pair(size: int, num_ctas: int, alone_s: float) -> InterferenceSample:
+        return InterferenceSample(
+            compute=GemmWork(m=size, n=size, k=size),
+            communication=COLLECTIVES[0],
+            implementation=Implementation.NCCL,
+            num_ctas=num_ctas,
+            compute_alone_s=1.0,
+            compute_beside_s=1.0 + num_ctas / 100,
+            communication_alone_s=alone_s,
+            communication_beside_s=1.5 * alone_s,
+        )
+
+    found = (pair(8192, 0, 2.0), pair(8192, 8, 5.0), pair(4096, 8, 99.0), pair(4096, 16, 99.0))
+    built = build_profile(measurements(interference=found), base=base).interference
+    share = SmShare(num_sms=8, time_factor=2.5, compute_slowdown=1.08, communication_slowdown=1.5)
+    assert built.shares == (share,)
+
+
+def test_samples_that_judge_say_nothing_of_the_clock_of_training(base: HardwareProfile) -> None:
+    """Where no layer was measured, the median clock is that of the samples that tables are built from."""
+    work = GemmWork(m=4096, n=4096, k=4096)
+    fit = msgspec.structs.replace(sample(work, 1e-3, Implementation.CUBLAS), reference_s=1e-3, clock_hz=1.6e9)
+    check = msgspec.structs.replace(fit, purpose=Purpose.CHECK, reference_s=9e-3, clock_hz=0.8e9)
+    assert training_clock_hz(measurements(fit, check, check)) == 1.6e9
+    assert training_reference_s(measurements(fit, check, check)) == 1e-3
+    assert build_profile(measurements(fit, check, check), base=base) == build_profile(measurements(fit), base=base)
 
 
 def test_times_are_brought_to_the_clocks_of_a_training_step(base: HardwareProfile) -> None:

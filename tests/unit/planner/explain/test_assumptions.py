@@ -30,6 +30,6 @@ def test_limits_and_interference_are_told(tiny_configuration: TrainingConfigurat
     found = {entry.name: entry for entry in assumptions(tiny_configuration)}
     beside = tiny_configuration.cluster.profile.interference
     assert f"x {beside.compute_slowdown:g} slower" in found["interference"].value
-    assert "measured on 2 x H100" in found["interference"].source
+    assert "measured on 2 x H200" in found["interference"].source
     assert "1.5 GiB and 3 %" in found["memory limit"].meaning
     assert all(entry.value and entry.meaning and entry.source for entry in found.values())

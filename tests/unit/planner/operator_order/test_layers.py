@@ -8,12 +8,13 @@ from meshwright.costmodel.hardware import SmShare
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.order.order_book import ModelEnd, OrderBook
 from meshwright.costmodel.order_memory import order_memory
-from meshwright.costmodel.program.operators import Resource
+from meshwright.costmodel.overlap import OverlapLevel
+from meshwright.costmodel.program.operators import Axis, Resource
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.stage_cost import cost_context, recompute_of
 from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
-from meshwright.planner.operator_order import order_gap, ordered_configuration, parts_of
+from meshwright.planner.operator_order import layer_order, order_gap, ordered_configuration, parts_of
 
 
 def _of_schedule(configuration: TrainingConfiguration, kind: ScheduleKind) -> TrainingConfiguration:
@@ -95,15 +96,20 @@ def test_the_gap_is_the_share_of_time_that_is_not_proven(tiny_configuration: Tra
     assert order_gap(with_gaps(0.2, 0.0)) == pytest.approx(0.2 * share)
 
 
+def _with_share(configuration: TrainingConfiguration, time_factor: float) -> TrainingConfiguration:
+    """On a cluster whose collectives may take 8 SMs instead of 24."""
+    plain = _of_schedule(configuration, ScheduleKind.ONE_F_ONE_B)
+    profile = plain.cluster.profile
+    share = SmShare(num_sms=8, time_factor=time_factor, compute_slowdown=1.05, communication_slowdown=1.1)
+    interference = replace(profile.interference, collective_sms=24, shares=(share,))
+    return replace(plain, cluster=replace(plain.cluster, profile=replace(profile, interference=interference)))
+
+
 @pytest.mark.parametrize(("time_factor", "taken"), [(0.5, 8), (2.0, 24)])
 def test_collectives_take_the_share_of_the_sms_that_is_faster(
     tiny_configuration: TrainingConfiguration, time_factor: float, taken: int
 ) -> None:
-    plain = _of_schedule(tiny_configuration, ScheduleKind.ONE_F_ONE_B)
-    profile = plain.cluster.profile
-    share = SmShare(num_sms=8, time_factor=time_factor, compute_slowdown=1.05, communication_slowdown=1.1)
-    interference = replace(profile.interference, collective_sms=24, shares=(share,))
-    plain = replace(plain, cluster=replace(plain.cluster, profile=replace(profile, interference=interference)))
+    plain = _with_share(tiny_configuration, time_factor)
     ordered = ordered_configuration(plain)
     part, strategy = parts_of(plain)[1]
     order = ordered.orders.find(part, strategy)
@@ -114,3 +120,37 @@ def test_collectives_take_the_share_of_the_sms_that_is_faster(
     before = cost_context(plain).ordered(part, strategy)[PassKind.FORWARD]
     assert (after.total_s < 0.999 * before.total_s) == (taken == 8)
     assert after.order().launches == order.forward.launches
+
+
+def test_a_share_is_replayed_where_other_collectives_block(tiny_configuration: TrainingConfiguration) -> None:
+    """What blocks has no stream of its own and no SMs in the order: that must not hide which share was solved."""
+    plain = _with_share(tiny_configuration, 0.5)
+    overlap = replace(plain.runtime.overlap, sequence=OverlapLevel.NONE)
+    ordered = ordered_configuration(replace(plain, runtime=replace(plain.runtime, overlap=overlap)))
+    part, strategy = parts_of(plain)[1]
+    order = ordered.orders.find(part, strategy)
+    assert order is not None
+    assert order.forward is not None
+    assert {launch.num_sms for launch in order.forward.launches if launch.operators[0] == "dispatch"} == {8}
+    after = cost_context(ordered).ordered(part, strategy)[PassKind.FORWARD]
+    assert any(op.resource is Resource.NVLINK for op in after.problem.operators if op.axis is Axis.SEQUENCE)
+    assert after.order().launches == order.forward.launches
+
+
+def test_copy_engines_take_no_share_of_the_sms(tiny_configuration: TrainingConfiguration) -> None:
+    """An order that was solved for a share says when its operators run, not that SMs move what copy engines do."""
+    ordered = ordered_configuration(_with_share(tiny_configuration, 0.5))
+    engines = replace(ordered, runtime=replace(ordered.runtime, copy_engine_overlap=True))
+    part, strategy = parts_of(engines)[1]
+    found = cost_context(engines).ordered(part, strategy)[PassKind.FORWARD]
+    listed = cost_context(replace(engines, orders=OrderBook())).ordered(part, strategy)[PassKind.FORWARD]
+    assert found.problem.time_s == listed.problem.time_s
+    assert found.problem.loss == listed.problem.loss
+
+
+def test_an_order_is_solved_whatever_orders_there_are(tiny_configuration: TrainingConfiguration) -> None:
+    """Those there are take a share that is slow by now."""
+    slow = _with_share(tiny_configuration, 2.0)
+    ordered = replace(ordered_configuration(_with_share(tiny_configuration, 0.5)), cluster=slow.cluster)
+    part, strategy = parts_of(slow)[1]
+    assert layer_order(cost_context(ordered), part, strategy) == layer_order(cost_context(slow), part, strategy)

@@ -1,0 +1,156 @@
+"""Training steps of two small-layered MoE models on the GPUs of this host, beside their prediction.
+
+    python benchmarks/training.py                  two GPUs; the models that torchtitan 0.2.2 was measured on
+    python benchmarks/training.py --plans FOLDER   only make the plans, anywhere
+
+Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced, and natural beside it. torchtitan 0.2.2 on
+two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from meshwright.costmodel.presets import load_model
+from meshwright.costmodel.value import Value
+from meshwright.costmodel.workload import Workload
+from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.fixes import parse_fixes
+from meshwright.planner.plan_conversion import build_plan
+from meshwright.planner.search import search
+from meshwright.planner.serialise import write_plan
+from meshwright.planner.space import Problem
+
+SEQ_LEN = 4096
+STEPS = 16
+RUN_LIMIT_S = 200
+
+
+class Case(Value, frozen=True, kw_only=True):
+    """A model of so many layers, and the sequences a GPU a step."""
+
+    name: str
+    model: str
+    num_layers: int
+    sequences_per_gpu: int
+    fixes: tuple[str, ...]
+    torchtitan_tokens_per_s_per_gpu: float
+
+
+CASES = (
+    Case(
+        name="mixtral-8x7b-4",
+        model="mixtral-8x7b",
+        num_layers=4,
+        sequences_per_gpu=2,
+        fixes=("zero=1", "pp=1", "ep=2", "dispatch=alltoall"),
+        torchtitan_tokens_per_s_per_gpu=31_020.0,
+    ),
+    Case(
+        name="qwen3-30b-a3b-8",
+        model="qwen3-30b-a3b",
+        num_layers=8,
+        sequences_per_gpu=4,
+        fixes=("zero=1", "pp=1", "dispatch=alltoall"),
+        torchtitan_tokens_per_s_per_gpu=34_613.0,
+    ),
+)
+
+
+def main() -> int:
+    """Plan, train, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cluster", default="h100")
+    parser.add_argument("--gpus", type=int, default=2)
+    parser.add_argument("--plans", type=Path, help="make the plans there and do no more")
+    parser.add_argument("--from", type=Path, dest="made", help="take the plans from this folder")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = parser.parse_args()
+    cases = [case for case in CASES if options.only in case.name]
+    if options.plans is not None:
+        options.plans.mkdir(parents=True, exist_ok=True)
+        for case in cases:
+            make_plan(case, options.cluster, options.gpus, options.plans / f"{case.name}.json")
+        return 0
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases:
+            plan = (options.made or Path(folder)) / f"{case.name}.json"
+            if options.made is None:
+                make_plan(case, options.cluster, options.gpus, plan)
+            for balanced in (True, False):
+                rows.append(trained(case, plan, Path(folder) / "run", balanced=balanced))
+                _print(rows[-1])
+                record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command(), "rows": rows}
+                options.output.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
+    """The best plan with the pinned choices."""
+    model = load_model(case.model)
+    problem = Problem(
+        model=msgspec.structs.replace(model, layers=model.layers[: case.num_layers]),
+        cluster=load_cluster(cluster).with_gpus(num_gpus),
+        workload=Workload(global_batch=case.sequences_per_gpu * num_gpus, seq_len=SEQ_LEN),
+        fixes=parse_fixes(case.fixes),
+    )
+    found = search(problem, top=0)
+    plan = build_plan(found.configuration, found.prediction, found.certificate)
+    write_plan(plan, path)
+    print(
+        f"{case.name}: {plan.mesh}, {plan.pipeline.micro_batch_size} sequences a micro-batch, "
+        f"{plan.prediction.step_time_s * 1e3:.1f} ms a step predicted"
+    )
+
+
+def trained(case: Case, plan: Path, folder: Path, *, balanced: bool) -> dict[str, object]:
+    """The run's record with what it stands beside; the error's last line where it failed."""
+    command = [sys.executable, "-m", "meshwright", "run", str(plan), "--steps", str(STEPS), "-o", str(folder)]
+    if balanced:
+        command.append("--balanced")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=RUN_LIMIT_S)
+    row: dict[str, object] = {"case": case.name, "routing": "balanced" if balanced else "natural"}
+    if done.returncode:
+        return row | {"failed": (done.stderr.strip().splitlines() or ["no word"])[-12:]}
+    run = json.loads((folder / "run.json").read_text())
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    ranks = run["mesh"]["pp"] * run["mesh"]["dp"] * run["mesh"]["tp"] * run["mesh"]["sp"] * run["mesh"]["cp"]
+    return row | {
+        "tokens_per_s_per_gpu": run["tokens_per_s"] / ranks,
+        "torchtitan_tokens_per_s_per_gpu": case.torchtitan_tokens_per_s_per_gpu,
+        "step_times_s": [step["step_time_s"] for step in steps],
+        "losses": [step["loss"] for step in steps],
+        "run": run,
+    }
+
+
+def _print(row: dict[str, object]) -> None:
+    if "failed" in row:
+        print(f"{row['case']} {row['routing']}: failed", *row["failed"], sep="\n  ")  # type: ignore[misc]
+        return
+    run = row["run"]
+    assert isinstance(run, dict)
+    peak, predicted_peak = max(run["peak_memory_bytes"]), max(run["predicted_peak_memory_bytes"])
+    print(
+        f"{row['case']} {row['routing']}: {row['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU (torchtitan on H100 "
+        f"{row['torchtitan_tokens_per_s_per_gpu']:,.0f}); step {run['step_time_s'] * 1e3:.1f} ms, predicted "
+        f"{run['predicted_step_time_s'] * 1e3:.1f}; peak {peak / 2**30:.1f} GiB, predicted {predicted_peak / 2**30:.1f}"
+    )
+
+
+def _command() -> str:
+    return "python benchmarks/training.py"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
