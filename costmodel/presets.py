@@ -42,14 +42,20 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _DIRECTORY.glob("*.json")))
 
 
+def preset_file(name: str) -> Path | None:
+    """The config.json of a preset or of another name for it; None where there is none."""
+    file = _DIRECTORY / f"{ALIASES.get(name, name)}.json"
+    return file if _is_name(name) and file.is_file() else None
+
+
 def load_model(name_or_path: str) -> ModelSpec:
     """The model of a preset name, or of a path to a config.json or to a directory that holds one.
 
     >>> load_model("internal-352b").num_layers
     60
     """
-    preset = _DIRECTORY / f"{ALIASES.get(name_or_path, name_or_path)}.json"
-    if _is_name(name_or_path) and preset.is_file():
+    preset = preset_file(name_or_path)
+    if preset is not None:
         return read_config_file(preset, name_or_path)
     path = Path(name_or_path)
     if _is_name(name_or_path) and not _exists(path):

@@ -12,8 +12,10 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.costmodel.strategy import ZeroStage
 from meshwright.executor.layer.bindings.embedding import TABLE
+from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, Communicator
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
+from meshwright.executor.layer.run import Around
 from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
 from meshwright.executor.model.numerics import Numerics
@@ -26,7 +28,7 @@ BUCKET_ELEMENTS = 2**28
 """Parameters of one buffer, unless one alone has more: what is copied for a collective is never much more than this."""
 
 UNTRAINED = "router.correction"
-"""The bias that balances experts gets no gradient."""
+"""The bias that balances experts gets no gradient. It stays wide: it decides between scores that nearly agree."""
 
 
 def stage_placement(configuration: TrainingConfiguration) -> tuple[tuple[int, ...], ...]:
@@ -64,6 +66,7 @@ class RankModel:
         *,
         seed: int,
         routed: Routed,
+        around: Around | None = None,
     ) -> None:
         self.configuration = configuration
         self.communicators = communicators
@@ -83,6 +86,7 @@ class RankModel:
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,
                 routed=routed,
+                around=around,
             )
             for stage, parts in planned.items()
         )
@@ -102,7 +106,7 @@ class RankModel:
         for part in parts:
             for name, spec in part.parameters.items():
                 if spec.name == UNTRAINED:
-                    like = torch.empty((), dtype=self.numerics.dtype, device=self.numerics.device)
+                    like = torch.empty((), dtype=statistics_type(self.numerics.dtype), device=self.numerics.device)
                     self.constants[name] = like.new_full(spec.shape, spec.fill or 0.0)
                     continue
                 owned = OwnedParameter(name=name, spec=spec, groups=part.groups)

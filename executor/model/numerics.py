@@ -1,22 +1,29 @@
-"""In which formats and with which kernels a model runs, and what its description leaves open."""
+"""In which formats and with which kernels a model runs, and what its shapes leave open."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from meshwright.executor.layer.context import AttentionKernel, RoutingChoice
+from meshwright.executor.weights.numerics import ModelNumerics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """`dtype`: weights and activations; sums, masters and statistics are FP32 or wider."""
+    """`dtype`: weights and activations; sums, masters and statistics are FP32 or wider. `balanced`: tokens go to
+    experts in turn, whatever the router says.
+    """
 
     device: torch.device
     dtype: torch.dtype
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     fuse: bool = False
-    routing: RoutingChoice = field(default_factory=RoutingChoice)
-    norm_epsilon: float = 1e-6
-    rope_theta: float = 10_000.0
+    balanced: bool = False
+    described: ModelNumerics = field(default_factory=ModelNumerics)
+
+    @property
+    def routing(self) -> RoutingChoice:
+        """How tokens choose experts."""
+        return replace(self.described.routing, balanced=self.balanced)

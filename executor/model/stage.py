@@ -12,7 +12,7 @@ from meshwright.executor.layer.bindings.embedding import TOKENS
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.lifetime import INPUT
 from meshwright.executor.layer.routing import EXPERTS
-from meshwright.executor.layer.run import MicroBatch
+from meshwright.executor.layer.run import Around, MicroBatch
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.part import Part
 
@@ -24,17 +24,25 @@ class Stage:
     """The parts of one virtual stage in model order.
 
     `token_weight` is the share of one token in the step's loss, and so the gradient of its loss: gradients of all ranks
-    and micro-batches then simply add up.
+    and micro-batches then simply add up. `around` is called around every operator, to time it.
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, is_first: bool, is_last: bool, token_weight: float, routed: Routed
+        self,
+        parts: Sequence[Part],
+        *,
+        is_first: bool,
+        is_last: bool,
+        token_weight: float,
+        routed: Routed,
+        around: Around | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self.is_first = is_first
         self.is_last = is_last
         self._token_weight = token_weight
         self._routed = routed
+        self._around = around
         self._running: dict[int, list[MicroBatch]] = {}
 
     def forward(self, number: int, hidden_TH: Tensor | None, tokens: MicroBatchTokens | None) -> Tensor:
@@ -47,7 +55,7 @@ class Stage:
             batch = part.runner.start(hidden_TH)
             if tokens is not None:
                 self._ride(batch, tokens)
-            batch.run(part.passes[PassKind.FORWARD])
+            batch.run(part.passes[PassKind.FORWARD], self._around)
             if part.routes:
                 experts = batch.scope.values.rider(ROUTING, EXPERTS, Tensor)
                 self._routed(part.title, part.runner.layer.moe.num_experts, experts)
@@ -75,14 +83,14 @@ class Stage:
     def backward_weight(self, number: int) -> None:
         """The gradients of the weights, after `backward_input`."""
         for part, batch in self._reversed(number):
-            batch.run(part.passes[PassKind.WGRAD])
+            batch.run(part.passes[PassKind.WGRAD], self._around)
         del self._running[number]
 
     def _backward(self, number: int, grad_TH: Tensor | None, kind: PassKind) -> Tensor | None:
         for part, batch in self._reversed(number):
             if grad_TH is not None:
                 batch.put_output_gradient(grad_TH)
-            batch.run(part.passes[kind])
+            batch.run(part.passes[kind], self._around)
             grad_TH = None if self.is_first and part is self.parts[0] else batch.take_input_gradient()
         return grad_TH
 

@@ -10,8 +10,17 @@ from meshwright.costmodel.simulate import Schedule
 from meshwright.costmodel.simulate.actions import Action, ActionKind
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.stage import Stage
-from meshwright.executor.pipeline.instructions import Compute, Receive, Send, device_instructions, incoming, outgoing
+from meshwright.executor.pipeline.instructions import (
+    Compute,
+    Passage,
+    Receive,
+    Send,
+    device_instructions,
+    incoming,
+    outgoing,
+)
 from meshwright.executor.pipeline.mailbox import Mailbox
+from meshwright.executor.stopwatch import StepPart, Stopwatch
 
 TokensOf = Callable[[int], MicroBatchTokens]
 
@@ -20,13 +29,19 @@ class PipelineDevice:
     """A device of the pipeline: `stages[chunk]` are its virtual stages, `placed` their numbers."""
 
     def __init__(
-        self, schedule: Schedule, device: int, stages: Sequence[Stage], make_mailbox: Callable[[], Mailbox]
+        self,
+        schedule: Schedule,
+        device: int,
+        stages: Sequence[Stage],
+        make_mailbox: Callable[[], Mailbox],
+        watch: Stopwatch,
     ) -> None:
         self._num_stages = schedule.num_virtual_stages
         self._placed = schedule.placement[device]
         self._stages = stages
         self._instructions = device_instructions(schedule)[device]
         self._make_mailbox = make_mailbox
+        self._watch = watch
 
     def run(self, tokens_of: TokensOf) -> Tensor | None:
         """Forward and backward of all micro-batches; the loss summed over their tokens, where the last stage is.
@@ -51,12 +66,17 @@ class PipelineDevice:
         """Run an action; returns the loss of a forward of the last stage."""
         number, stage = self._placed[action.chunk], self._stages[action.chunk]
         needed = incoming(action, number, self._num_stages)
-        given = None if needed is None else mailbox.take(needed)
-        yielded = _run(action, stage, given, tokens_of)
+        given = None if needed is None else self._taken(needed, mailbox)
+        with self._watch.part(StepPart.FORWARD if action.kind is ActionKind.FORWARD else StepPart.BACKWARD):
+            yielded = _run(action, stage, given, tokens_of)
         passage = outgoing(action, number, self._num_stages)
         if passage is not None and yielded is not None:
             mailbox.put(passage, yielded)
         return yielded if stage.is_last and action.kind is ActionKind.FORWARD else None
+
+    def _taken(self, passage: Passage, mailbox: Mailbox) -> Tensor:
+        with self._watch.part(StepPart.WAIT):
+            return mailbox.take(passage)
 
 
 def _run(action: Action, stage: Stage, given: Tensor | None, tokens_of: TokensOf) -> Tensor | None:

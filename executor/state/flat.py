@@ -7,7 +7,7 @@ under ZeRO-0 all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,6 +123,15 @@ class FlatParameters:
         """What got no gradient has one of zero."""
         for accumulator in self.accumulator_of.values():
             accumulator.finish()
+
+    def segments(self) -> Iterator[tuple[OwnedParameter, int, slice]]:
+        """What of which parameter lies in this rank's shard: from which element of the rank's part, and where."""
+        begin, shard = 0, self.shard
+        for one in self.owned:
+            first, last = max(begin, shard.start), min(begin + one.shape.numel(), shard.stop)
+            if first < last:
+                yield one, first - begin, slice(first - shard.start, last - shard.start)
+            begin += one.room
 
     def master_parts(self) -> dict[str, Tensor]:
         """This rank's parts of the master weights, by name; a collective of the copies."""

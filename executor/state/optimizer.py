@@ -32,6 +32,7 @@ class Optimizer:
     def __init__(self, flats: Sequence[FlatParameters], settings: AdamWSettings) -> None:
         self.flats = tuple(flats)
         self.settings = settings
+        self._is_fused = all(flat.master.is_cuda for flat in self.flats)
         self._adamw = torch.optim.AdamW(
             [
                 {"params": [flat.master], "weight_decay": settings.weight_decay if flat.kind.decays else 0.0}
@@ -39,8 +40,35 @@ class Optimizer:
             ],
             betas=settings.betas,
             eps=settings.epsilon,
-            fused=all(flat.master.is_cuda for flat in self.flats),
+            fused=self._is_fused,
         )
+        for flat in self.flats:
+            self._adamw.state[flat.master] = self._begin(flat.master)
+
+    def _begin(self, master: Tensor) -> dict[str, Tensor]:
+        """The state that AdamW itself would begin with: it is there before the first step, so that it can be loaded."""
+        device = master.device if self._is_fused else torch.device("cpu")
+        return {
+            "step": torch.zeros((), dtype=torch.float32, device=device),
+            "exp_avg": torch.zeros_like(master),
+            "exp_avg_sq": torch.zeros_like(master),
+        }
+
+    def moments(self, flat: FlatParameters) -> dict[str, Tensor]:
+        """The means of a shard's gradients and of their squares, by name."""
+        state = self._adamw.state[flat.master]
+        return {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
+
+    @property
+    def num_updates(self) -> int:
+        """Steps that have changed the weights; waits for the device."""
+        return int(self._adamw.state[self.flats[0].master]["step"].item())
+
+    def resume(self, num_updates: int) -> None:
+        """Go on from masters and moments that were loaded; a collective of the copies."""
+        for flat in self.flats:
+            self._adamw.state[flat.master]["step"].fill_(num_updates)
+            publish_weights(flat)
 
     def step(self, gradients: Sequence[Tensor], norm: float, learning_rate: float) -> None:
         """Update masters and weights from the shards' gradients, whose norm over all ranks is `norm`."""

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
+from meshwright.executor.train.inputs import open_inputs, with_restart
 from meshwright.executor.train.launch import launch_ranks
-from meshwright.executor.train.rank import open_run_data, run_rank
+from meshwright.executor.train.rank import run_rank
 from meshwright.executor.train.record import RunRecord, StepRecord, make_folder
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.request import DeviceChoice, RunRequest
@@ -32,16 +33,16 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     """
     where = str(request.plan)
     plan = read_plan(request.plan)
-    request = replace(request, device=_device(request.device))
+    request = with_restart(replace(request, device=_device(request.device)))
     if is_started_rank():
         check_world(plan, where, int(os.environ["WORLD_SIZE"]), "started by torchrun")
     else:
         _check_host(request, plan, where)
     check_runs(configuration_of(plan), where)
-    open_run_data(request, plan)
+    inputs = open_inputs(request, plan)
     make_folder(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
-        return run_rank(request, plan, told)
+        return run_rank(request, plan, inputs, told)
     launch_ranks(plan.mesh.num_gpus, arguments, on_cpu=request.device is DeviceChoice.CPU)
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from meshwright.costmodel.errors import MeshwrightError
+from meshwright.executor.train.stopping import STOPPED_STATUS, StoppedError
+
+SHUTDOWN_S = 600
+"""How long ranks may save after SIGTERM before they are killed."""
 
 
 class RankError(MeshwrightError):
@@ -26,6 +31,7 @@ class RankError(MeshwrightError):
 def launch_ranks(num_ranks: int, arguments: Sequence[str], *, on_cpu: bool) -> None:
     """Run `python -m meshwright ARGUMENTS` in so many processes until all have ended; `RankError` if one failed."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_S))
     if on_cpu:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the failed rank has said why
@@ -43,6 +49,10 @@ def launch_ranks(num_ranks: int, arguments: Sequence[str], *, on_cpu: bool) -> N
         elastic_launch(config, sys.executable)("-m", "meshwright", *arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == STOPPED_STATUS:
+            raise StoppedError("run: stopped by SIGTERM") from error
         raise RankError(rank, failure.exitcode) from error
     except SignalException as error:
+        if error.sigval == signal.SIGTERM:
+            raise StoppedError("run: stopped by SIGTERM") from error
         raise KeyboardInterrupt from error

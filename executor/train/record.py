@@ -12,6 +12,7 @@ import msgspec
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
+from meshwright.executor.stopwatch import StepPart
 from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
@@ -36,6 +37,39 @@ class StepRecord(Value, frozen=True, kw_only=True):
     skipped: bool
 
 
+class NumericsRecord(Value, frozen=True, kw_only=True):
+    """What shapes do not say of a model, and where it comes from."""
+
+    source: str
+    norm_epsilon: float
+    rope_theta: float
+    rope_scaling: str
+    normalize_gates: bool
+    routed_scale: float
+
+
+class StageTimes(Value, frozen=True, kw_only=True):
+    """Seconds a step of a device of the pipeline, by part: the mean of its ranks, and what was predicted.
+
+    Predicted parts are whole, also where they overlap, and waits the rest of the predicted step, if there is one;
+    collectives inside layers are not predicted apart.
+    """
+
+    stage: int
+    measured_s: dict[StepPart, float]
+    predicted_s: dict[StepPart, float]
+
+
+class SlowRank(Value, frozen=True, kw_only=True):
+    """A rank whose compute takes longer than that of its stage. The load of its experts may be the reason."""
+
+    rank: int
+    host: str
+    stage: int
+    compute_s: float
+    median_s: float
+
+
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU.
 
@@ -46,11 +80,14 @@ class RunRecord(Value, frozen=True, kw_only=True):
     plan: str
     model: str
     model_hash: str
+    numerics: NumericsRecord
+    data: str
     mesh: Mesh
     device: str
     torch: str
     format: str
     seed: int
+    first_step: int
     num_steps: int
     skipped_steps: int
     first_loss: float
@@ -65,6 +102,8 @@ class RunRecord(Value, frozen=True, kw_only=True):
     predicted_mfu: float
     peak_memory_bytes: tuple[int, ...]
     predicted_peak_memory_bytes: tuple[float, ...]
+    stages: tuple[StageTimes, ...]
+    slow_ranks: tuple[SlowRank, ...]
     kernels: tuple[Choice, ...]
 
     @property
@@ -83,12 +122,17 @@ def settled_step_time_s(times_s: list[float]) -> float:
 
 
 class StepLog:
-    """Appends steps to `steps.jsonl` of a folder as they end."""
+    """Appends steps to `steps.jsonl` of a folder as they end.
 
-    def __init__(self, folder: Path) -> None:
+    `first_step`: where the run goes on. Lines of earlier steps stay; those behind, and what is no whole line, go.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0) -> None:
         self.path = folder / STEPS_FILE
         try:
-            self._file: BinaryIO = self.path.open("wb")
+            kept = _lines_before(self.path, first_step)
+            write_whole(b"".join(kept), self.path)
+            self._file: BinaryIO = self.path.open("ab")
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -110,6 +154,22 @@ class StepLog:
 
     def _unwritten(self, error: OSError) -> InputError:
         return InputError(str(self.path), "", f"cannot be written: {error.strerror}")
+
+
+def _lines_before(path: Path, first_step: int) -> list[bytes]:
+    """The lines of the steps before one."""
+    if first_step == 0 or not path.is_file():
+        return []
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            record = msgspec.json.decode(line, type=StepRecord)
+        except msgspec.MsgspecError:
+            break
+        if record.step >= first_step or not line.endswith(b"\n"):
+            break
+        kept.append(line)
+    return kept
 
 
 def make_folder(folder: Path) -> None:

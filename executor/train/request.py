@@ -30,9 +30,13 @@ class Format(StrEnum):
 class RunRequest(Value, frozen=True, kw_only=True):
     """A plan and how long, where, on what and how fast to train it.
 
-    `data`: a synthetic stream (uniform, zipf, markov) or the path of a token file.
-    `balanced`: tokens go to experts in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is
-    not finite are left out instead of ending the run.
+    `data`: a synthetic stream (uniform, zipf, markov) or the path of a token file. `model`: a config.json, or its
+    folder, with what the plan does not say of the model. `load`: a Hugging Face folder of the weights to begin with,
+    unless it resumes; `export`: where such a folder is written in the end. `checkpoint`: the folder of the run's
+    checkpoints, one every `save_every` steps (0: none) and one at the end; with `resume` it goes on from the newest.
+    A run takes steps until it has `num_steps`, those before a checkpoint included. `balanced`: tokens go to experts
+    in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is not finite are left out instead
+    of ending the run. `tensorboard`: event files are written, too.
     """
 
     plan: Path
@@ -41,6 +45,12 @@ class RunRequest(Value, frozen=True, kw_only=True):
     device: DeviceChoice = DeviceChoice.AUTO
     format: Format = Format.AUTO
     data: str = "markov"
+    model: Path | None = None
+    load: Path | None = None
+    export: Path | None = None
+    checkpoint: Path | None = None
+    save_every: int = 0
+    resume: bool = False
     seed: int = 0
     learning_rate: float = 3e-4
     warm_up_steps: int = 0
@@ -49,9 +59,14 @@ class RunRequest(Value, frozen=True, kw_only=True):
     max_norm: float = 1.0
     balanced: bool = False
     skip_not_finite: bool = False
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        self._check("--steps", self.num_steps >= 1, self.num_steps, "at least 1")
+        self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")
+        self._check("--save-every", self.save_every >= 0, self.save_every, "a number >= 0")
+        if self.checkpoint is None and (self.save_every or self.resume):
+            option = "--resume" if self.resume else "--save-every"
+            raise InputError(option, "", "needs --checkpoint DIR")
         self._check("--learning-rate", self.learning_rate > 0, self.learning_rate, "a positive number")
         self._check("--warm-up-steps", self.warm_up_steps >= 0, self.warm_up_steps, "a number >= 0")
         self._check("--weight-decay", self.weight_decay >= 0, self.weight_decay, "a number >= 0")

@@ -17,7 +17,7 @@ class StepTokens:
         self._source = source
         self._sequences = sequences
         self._device = device
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokens")
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokens", initializer=self._open_device)
         self._step = -1
         self._tokens: Future[Tensor] | None = None
 
@@ -31,6 +31,11 @@ class StepTokens:
         tokens = self._tokens.result()
         self._step, self._tokens = step + 1, self._worker.submit(self._batch, step + 1)
         return tokens
+
+    def _open_device(self) -> None:
+        """A new thread's device is the first GPU, where pinning memory would open a context."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
 
     def _batch(self, step: int) -> Tensor:
         tokens = self._source.batch(step, self._sequences)

@@ -26,6 +26,7 @@ from meshwright.executor.state.exchange import reduce_gradients
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
+from meshwright.executor.stopwatch import StepPart, Stopwatch
 from meshwright.executor.train.expert_load import ExpertLoad
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.step_tokens import StepTokens
@@ -41,7 +42,8 @@ class LossError(MeshwrightError):
 class StepResult:
     """What a step has shown, the same on all ranks. `expert_load`: busiest expert over mean, 0 without experts.
 
-    `skipped`: the weights were left as they were, because loss or norm were not finite.
+    `skipped`: the weights were left as they were, because loss or norm were not finite. `stop_asked`: some rank was
+    asked to end the run.
     """
 
     loss: float
@@ -49,6 +51,7 @@ class StepResult:
     learning_rate: float
     expert_load: float
     skipped: bool = False
+    stop_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +82,15 @@ class Trainer:
             Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
+        self.watch = Stopwatch(choices.numerics.device)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
-            configuration, self.communicators, choices.numerics, seed=choices.seed, routed=self._load.count
+            configuration,
+            self.communicators,
+            choices.numerics,
+            seed=choices.seed,
+            routed=self._load.count,
+            around=self.watch.around,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
@@ -100,22 +109,34 @@ class Trainer:
         schedule = build_schedule(
             pipeline.schedule, configuration.mesh.pp, configuration.num_micro_batches, pipeline.virtual_stages
         )
-        return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox)
+        return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox, self.watch)
 
-    def step(self, number: int) -> StepResult:
-        """Step `number`, from 0. Raises `LossError` on all ranks where the loss is not finite, unless asked to skip."""
+    def step(self, number: int, *, stop: bool = False) -> StepResult:
+        """Step `number`, from 0; `stop` tells all ranks that this one is asked to end the run.
+
+        Raises `LossError` on all ranks where the loss is not finite, unless asked to skip.
+        """
         loss, gradients = self._loss_and_gradients(number)
-        loss_value, square_sum, load = self._totals(loss, gradients)
+        loss_value, square_sum, load, stop_asked = self._totals(loss, gradients, stop=stop)
         norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
         finite = math.isfinite(loss_value) and math.isfinite(norm)
         if finite:
-            self.optimizer.step(gradients, norm, rate)
+            with self.watch.part(StepPart.OPTIMIZER):
+                self.optimizer.step(gradients, norm, rate)
         elif not self.choices.skip_not_finite:
             raise LossError(
                 f"step {number}: loss {loss_value}, gradient norm {norm}: not finite; weights are those before the step"
                 " (--skip-not-finite leaves out such steps)"
             )
-        return StepResult(loss=loss_value, gradient_norm=norm, learning_rate=rate, expert_load=load, skipped=not finite)
+        self.watch.end_step()
+        return StepResult(
+            loss=loss_value,
+            gradient_norm=norm,
+            learning_rate=rate,
+            expert_load=load,
+            skipped=not finite,
+            stop_asked=stop_asked,
+        )
 
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
@@ -124,7 +145,8 @@ class Trainer:
             flat.restart_gradients()
         tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
         loss = self._device.run(lambda micro_batch: self._micro_batch(tokens, micro_batch))
-        return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
+        with self.watch.part(StepPart.GRADIENTS):
+            return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
 
     def _wire(self, sums: torch.dtype) -> torch.dtype:
         """The format in which gradients travel: 16 bits where the plan says so and weights have no more."""
@@ -142,8 +164,11 @@ class Trainer:
         tokens = step_tokens[micro_batch * size : (micro_batch + 1) * size]
         return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.sequence)
 
-    def _totals(self, loss: Tensor | None, gradients: list[Tensor]) -> tuple[float, float, float]:
-        """Mean loss, squared norm of the gradients and greatest expert load over all ranks: waits for the device."""
+    def _totals(self, loss: Tensor | None, gradients: list[Tensor], *, stop: bool) -> tuple[float, float, float, bool]:
+        """Over all ranks: mean loss, squared norm of the gradients, greatest expert load, whether any is asked to stop.
+
+        Waits for the device.
+        """
         place, world = self.communicators.place, self.communicators.world
         at_begin = place.stage == end_devices(self.configuration)[0]
         square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
@@ -152,7 +177,8 @@ class Trainer:
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share
         sums = all_reduce(torch.stack((own_loss, square_sum)), world)
         load = self._load.greatest(self.communicators.stage)
+        greatest = torch.stack((load, torch.full_like(load, float(stop))))
         if world.size > 1:
-            dist.all_reduce(load, op=dist.ReduceOp.MAX)
-        loss_value, total, greatest = torch.cat((sums, load.view(1))).tolist()
-        return loss_value, total, greatest
+            dist.all_reduce(greatest, op=dist.ReduceOp.MAX)
+        loss_value, total, most_loaded, stop_asked = torch.cat((sums, greatest)).tolist()
+        return loss_value, total, most_loaded, bool(stop_asked)

@@ -16,7 +16,8 @@ from torch import Tensor
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.model import ModelSpec
 from meshwright.executor.weights.config import family_and_config
-from meshwright.executor.weights.import_weights import CONFIG, CORRECTION
+from meshwright.executor.weights.config_file import CONFIG
+from meshwright.executor.weights.import_weights import CORRECTION
 from meshwright.executor.weights.mapping import WeightMapping, weight_mapping
 from meshwright.executor.weights.numerics import ModelNumerics
 from meshwright.executor.weights.weight_folder import INDEX, SINGLE

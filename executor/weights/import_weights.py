@@ -14,6 +14,7 @@ from torch import Tensor
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.huggingface import read_config
 from meshwright.costmodel.model import ModelSpec
+from meshwright.executor.weights.config_file import CONFIG, read_config_fields
 from meshwright.executor.weights.families import family_named
 from meshwright.executor.weights.fp8_blocks import SUFFIX, Block, read_block, scales_shape
 from meshwright.executor.weights.mapping import WeightMapping, weight_mapping
@@ -21,14 +22,11 @@ from meshwright.executor.weights.numerics import ModelNumerics, read_numerics
 from meshwright.executor.weights.region import Region
 from meshwright.executor.weights.weight_folder import WeightFolder, open_weights
 
-CONFIG = "config.json"
 NOT_READ = re.compile(r".*\.rotary_emb\.inv_freq")
 """Tables that older checkpoints hold beside the weights."""
 LAYER = re.compile(r"model\.layers\.(\d+)\..*")
 CORRECTION = "router.correction"
 """Kept as it is whatever the format of the weights: it decides between experts whose scores nearly agree."""
-RENAMED = {"qwen3_moe": ("num_local_experts", "num_experts")}
-"""What transformers 5 writes under another name than the published files: (its name, theirs)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +72,7 @@ def open_source(folder: Path, *, with_prediction_modules: bool = True) -> Weight
     `with_prediction_modules`: False leaves out multi-token-prediction modules, as inference does.
     """
     path = folder / CONFIG
-    config = _config(path)
+    config = read_config_fields(path)
     model = read_config(config, str(path), folder.resolve().name)
     if not with_prediction_modules:
         model = msgspec.structs.replace(model, mtp_depth=0)
@@ -94,19 +92,6 @@ def _of_experts(regions: tuple[Region, ...], experts: range) -> tuple[Region, ..
     if not regions[0].is_expert:
         return regions
     return tuple(region.of_expert(experts.start) for region in regions if region.index[0] in experts)
-
-
-def _config(path: Path) -> dict[str, object]:
-    try:
-        config = msgspec.json.decode(path.read_bytes(), type=dict[str, object])
-    except FileNotFoundError as error:
-        raise InputError(str(path), "", "no such file, expected that of a Hugging Face model") from error
-    except (msgspec.MsgspecError, OSError) as error:
-        raise InputError(str(path), "", f"cannot be read: {error}") from error
-    written, published = RENAMED.get(str(config.get("model_type")), ("", ""))
-    if written in config:
-        config.setdefault(published, config[written])
-    return config
 
 
 def _assembled(

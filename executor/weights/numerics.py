@@ -15,10 +15,16 @@ from meshwright.executor.layer.rope_scaling import (
     RopeScaling,
     YarnScaling,
 )
-from meshwright.executor.weights.families import Family, family_named
+from meshwright.executor.weights.families import FAMILIES, Family, family_named
 
 NO_KIND = ("default", None)
 MLA_FAMILIES = ("deepseek_v2", "deepseek_v3", "kimi_k2")
+OTHERS = tuple(
+    Family(model_type=name, architecture="", normalize=False, reads_normalize=True)
+    for name in ("qwen2_moe", "deepseek")
+)
+"""Families whose weights are not read, but whose plain gate weights are not normalised."""
+_KNOWN = {family.model_type: family for family in (*FAMILIES, *OTHERS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +44,24 @@ def read_numerics(config: Mapping[str, object], where: str) -> ModelNumerics:
     Raises `ModelError` for what the executor would compute differently: other activations, partial rotary heads, other
     kinds of stretched positions.
     """
+    return _numerics(config, where, family_named(str(config.get("model_type", "")), where))
+
+
+def has_numerics(config: Mapping[str, object]) -> bool:
+    """Whether the numerics of a config.json can be read without its weights."""
+    return str(config.get("model_type", "")) in _KNOWN
+
+
+def read_numerics_alone(config: Mapping[str, object], where: str) -> ModelNumerics:
+    """The same for a model whose weights may not be readable, too; raises `ModelError`."""
+    if not has_numerics(config):
+        problem = f"{config.get('model_type')!r}: numerics of this family are not read; expected one of "
+        raise ModelError(where, "model_type", problem + ", ".join(_KNOWN))
+    return _numerics(config, where, _KNOWN[str(config["model_type"])])
+
+
+def _numerics(config: Mapping[str, object], where: str, family: Family) -> ModelNumerics:
     fields = _Fields(config, where)
-    family = family_named(str(config.get("model_type", "")), where)
     fields.expect("hidden_act", ("silu", "swish", None))
     fields.expect("partial_rotary_factor", (1, 1.0, None))
     # transformers 4 has rope_theta and rope_scaling, transformers 5 both in rope_parameters.

@@ -23,13 +23,14 @@ EXAMPLES = """\b
 Examples:
   meshwright plan docs/tiny_moe.json --cluster h100 --gpus 4 --global-batch 16 --seq-len 64 --fix zero=1 -o plan.json
   meshwright run plan.json --steps 20 --device cpu
-  torchrun --nnodes 2 --nproc-per-node 8 ... -m meshwright run plan.json --steps 1000
+  meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
+  meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
 """
 
 
 def command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that `meshwright plan -o` wrote.")],
-    steps: Annotated[int, typer.Option(metavar="N", help="Optimizer steps.")] = 20,
+    steps: Annotated[int, typer.Option(metavar="N", help="Optimizer steps, those before --resume included.")] = 20,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="RUN_DIR", help="Folder of steps.jsonl and run.json.")
     ] = Path("run"),
@@ -46,6 +47,21 @@ def command(
         str,
         typer.Option(metavar="NAME_OR_PATH", help="A file of `meshwright tokenize`, or uniform, zipf, markov."),
     ] = "markov",
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG_OR_FOLDER", help="The model's config.json: epsilons, rotary base, gate weights."),
+    ] = None,
+    load: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Begin with the weights of a Hugging Face folder.")
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="In the end, write a Hugging Face folder (safetensors).")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Checkpoints, in the end and at SIGTERM; the newest three stay.")
+    ] = None,
+    save_every: Annotated[int, typer.Option(metavar="N", help="A checkpoint every N steps, too; 0: none.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     seed: Annotated[int, typer.Option(help="Draws weights, synthetic tokens and the order of data.")] = 0,
     learning_rate: Annotated[float, typer.Option(metavar="X", help="The greatest learning rate.")] = 3e-4,
     warm_up_steps: Annotated[int, typer.Option(metavar="N", help="Steps of linear warm-up.")] = 0,
@@ -58,13 +74,20 @@ def command(
     skip_not_finite: Annotated[
         bool, typer.Option("--skip-not-finite", help="Leave out steps whose loss is not a number instead of ending.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Event files in RUN_DIR/tensorboard, too; needs that package.")
+    ] = False,
+    print_launch: Annotated[
+        bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
+    ] = False,
 ) -> None:
     """Train the planned model the planned way.
 
     Starts a process a rank on this host; under torchrun, is one of them. Writes a line a step to
     RUN_DIR/steps.jsonl, and RUN_DIR/run.json with the measured step beside the predicted one.
     """
-    _check_torch()
+    if not print_launch:
+        _check_torch()
     from meshwright.executor.state.learning_rate import Decay
     from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 
@@ -75,6 +98,12 @@ def command(
         device=_choice(DeviceChoice, "--device", device),
         format=_choice(Format, "--dtype", dtype),
         data=data,
+        model=model,
+        load=load,
+        export=export,
+        checkpoint=checkpoint,
+        save_every=save_every,
+        resume=resume,
         seed=seed,
         learning_rate=learning_rate,
         warm_up_steps=warm_up_steps,
@@ -83,8 +112,19 @@ def command(
         max_norm=clip,
         balanced=balanced,
         skip_not_finite=skip_not_finite,
+        tensorboard=tensorboard,
     )
-    _run(request)
+    if print_launch:
+        _print_launch(request)
+    else:
+        _run(request)
+
+
+def _print_launch(request: RunRequest) -> None:
+    from meshwright.executor.train.cluster_launch import slurm_script
+    from meshwright.planner.serialise import read_plan
+
+    typer.echo(slurm_script(read_plan(request.plan), arguments_of(request), request.checkpoint), nl=False)
 
 
 def _check_torch() -> None:
@@ -119,22 +159,37 @@ def _run(request: RunRequest) -> None:
         raise
     if summary is not None:
         _print_summary(summary, request.output)
+    elif not silent and request.export is not None:
+        typer.echo(f"weights written to {request.export}")
 
 
 def arguments_of(request: RunRequest) -> list[str]:
     """The arguments of `meshwright` that ask for the same run."""
     arguments = ["run", str(request.plan), "--output", str(request.output), "--steps", str(request.num_steps)]
     arguments += ["--device", request.device, "--dtype", request.format, "--decay", request.decay]
+    paths = {
+        "--model": request.model,
+        "--load": request.load,
+        "--export": request.export,
+        "--checkpoint": request.checkpoint,
+    }
+    arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
     arguments += ["--data", request.data]
     numbers = {
         "--seed": request.seed,
+        "--save-every": request.save_every,
         "--learning-rate": request.learning_rate,
         "--warm-up-steps": request.warm_up_steps,
         "--weight-decay": request.weight_decay,
         "--clip": request.max_norm,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
-    flags = {"--balanced": request.balanced, "--skip-not-finite": request.skip_not_finite}
+    flags = {
+        "--balanced": request.balanced,
+        "--skip-not-finite": request.skip_not_finite,
+        "--resume": request.resume,
+        "--tensorboard": request.tensorboard,
+    }
     return arguments + [option for option, is_set in flags.items() if is_set]
 
 
@@ -179,4 +234,9 @@ def _print_summary(summary: RunRecord, folder: Path) -> None:
         typer.echo(f"{measured}; {predicted}, {summary.step_time_error:+.1%}")
     else:
         typer.echo(f"{measured}; {predicted} on the plan's GPUs")
+    for slow in summary.slow_ranks:
+        typer.echo(
+            f"slow: rank {slow.rank} on {slow.host} computes {slow.compute_s:.4g} s a step,"
+            f" the median of stage {slow.stage} is {slow.median_s:.4g} s"
+        )
     typer.echo(f"written to {folder}: steps.jsonl, run.json")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from meshwright.planner.search import search
 from meshwright.planner.space import Problem
 
 GLOBAL_BATCH, SEQ_LEN = 8, 16
+LONGEST_S = 180
 
 _ATTENTION = {
     "hidden_size": 32,
@@ -140,3 +143,21 @@ def process_environment(repository: Path) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
     }
+
+
+@pytest.fixture
+def run(process_environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the command in an empty folder."""
+
+    def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "meshwright", "run", *arguments],
+            env={**process_environment, **environment},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST_S,
+        )
+
+    return start

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,24 +15,6 @@ from meshwright.planner.serialise import write_plan
 
 LONGEST_S = 60
 FOLDED = "sp=2,dp=2,ep=4,dispatch=alltoall"
-
-
-@pytest.fixture
-def run(process_environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs the command in an empty folder."""
-
-    def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "meshwright", "run", *arguments],
-            env={**process_environment, **environment},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=3 * LONGEST_S,
-        )
-
-    return start
 
 
 def test_a_tiny_mixture_of_experts_trains_on_four_processes(
@@ -55,6 +36,10 @@ def test_a_tiny_mixture_of_experts_trains_on_four_processes(
     assert record["predicted_step_time_s"] == plan.prediction.step_time_s
     assert record["model_hash"] == plan.model.hash
     assert (record["num_steps"], record["comparable"], record["device"]) == (20, False, "cpu")
+    (stage,) = record["stages"]
+    measured, predicted = stage["measured_s"], stage["predicted_s"]
+    assert 0 < measured["collectives"] < measured["forward"] + measured["backward"] < record["step_time_s"]
+    assert predicted["forward"] < predicted["backward"] < plan.prediction.step_time_s <= sum(predicted.values())
     assert record["tokens_per_s"] == pytest.approx(8 * 16 / record["step_time_s"])
 
 

@@ -29,7 +29,9 @@ RECORD = StepRecord(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "0"], "--steps: 0 is not at least 1"),
+        (["--steps", "-1"], "--steps: -1 is not a number >= 0"),
+        (["--save-every", "2"], "--save-every: needs --checkpoint DIR"),
+        (["--resume"], "--resume: needs --checkpoint DIR"),
         (["--device", "tpu"], "--device: tpu: is unknown; expected one of auto, cpu, cuda"),
         (["--dtype", "fp8"], "--dtype: fp8: is unknown"),
         (["--decay", "never"], "--decay: never: is unknown"),
@@ -81,3 +83,16 @@ def test_pytorch_is_asked_for_where_it_is_missing(
 
 def test_a_step_on_one_line() -> None:
     assert step_text(RECORD) == "loss 2.5000  norm 0.125  12,345 tokens/s  1.0 GiB"
+
+
+def test_a_batch_script_is_printed_and_nothing_starts(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = repository / "tests" / "golden" / "plan-v2.json"
+    output = tmp_path / "run"
+    assert main(["run", str(plan), "-o", str(output), "--checkpoint", str(tmp_path / "saved"), "--print-launch"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("#!/bin/bash\n# Without Slurm")
+    assert f"-m meshwright run {plan} --output {output}" in printed
+    assert "--print-launch" not in printed
+    assert not output.exists()

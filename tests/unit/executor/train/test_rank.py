@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import torch
+import torch.distributed as dist
 from msgspec.structs import replace
 
+from meshwright.costmodel.errors import InputError
 from meshwright.executor.train import rank
+from meshwright.executor.train.inputs import open_inputs
 from meshwright.executor.train.rank import RankMemoryError, run_rank
 from meshwright.executor.train.request import DeviceChoice, RunRequest
 from meshwright.planner.plan import Plan
@@ -21,8 +25,29 @@ def test_out_of_memory_says_what_was_predicted_and_what_helps(
     def no_room(*_: object) -> NoReturn:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(rank, "_train", no_room)
+    monkeypatch.setattr(rank, "Job", no_room)
     alone = replace(tiny_plan, mesh=replace(tiny_plan.mesh, dp=1, sp=1, ep=1))
     request = RunRequest(plan=tmp_path, output=tmp_path, num_steps=1, device=DeviceChoice.CPU)
     with pytest.raises(RankMemoryError, match=r"rank 0 \(pipeline stage 0\) .* predicted were .*--fix mbs=\d"):
-        run_rank(request, alone, lambda _: None)
+        run_rank(request, alone, open_inputs(request, tiny_plan), lambda _: None)
+
+
+def test_ranks_on_different_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(names: list[str], _own: str) -> None:
+        names[:] = ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"]
+
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    with pytest.raises(InputError, match=r"different devices \(NVIDIA A100-SXM4-80GB, NVIDIA H100 80GB HBM3\)"):
+        rank._check_same_device(torch.device("cpu"), 2)
+
+
+def test_a_port_in_use_is_named(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        request = RunRequest(plan=tmp_path, output=tmp_path, num_steps=1, device=DeviceChoice.CPU)
+        with pytest.raises(InputError, match=rf"^run: ranks cannot meet at 127.0.0.1:{port}: the port is in use;"):
+            run_rank(request, tiny_plan, open_inputs(request, tiny_plan), lambda _: None)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.train.record import StepLog, StepRecord, make_folder
@@ -32,8 +33,20 @@ def test_a_step_is_on_disk_when_it_has_ended(tmp_path: Path) -> None:
     assert log.path.read_bytes().count(b"\n") == 2
 
 
+def test_a_resumed_run_keeps_the_lines_before_it(tmp_path: Path) -> None:
+    with StepLog(tmp_path) as log:
+        for step in range(4):
+            log.add(replace(RECORD, step=step))
+    log.path.write_bytes(log.path.read_bytes()[:-5])  # killed while it wrote
+    for first, kept in ((9, [0, 1, 2]), (2, [0, 1]), (0, [])):
+        with StepLog(tmp_path, first_step=first):
+            pass
+        lines = log.path.read_bytes().splitlines()
+        assert [msgspec.json.decode(line, type=StepRecord).step for line in lines] == kept
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"steps.jsonl: cannot be written: No such file"):
+    with pytest.raises(InputError, match=r"steps.jsonl: cannot be written: there is no directory"):
         StepLog(tmp_path / "missing")
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file: cannot be made: File exists"):

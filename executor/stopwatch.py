@@ -1,0 +1,100 @@
+"""How long a rank spends in which part of a step: CUDA events on GPUs, the host's clock elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import torch
+
+from meshwright.costmodel.program.operators import Operator
+
+
+class StepPart(StrEnum):
+    """A part of a step. COLLECTIVES lie inside FORWARD and BACKWARD; a wait is for a message of another stage."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    COLLECTIVES = "collectives"
+    WAIT = "wait"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+
+
+PartTimes = dict[StepPart, float]
+"""Seconds by part."""
+
+LATEST_STEPS = 1000
+"""Steps whose times are kept."""
+
+
+class Stopwatch:
+    """Adds up the time of the parts of each step.
+
+    On a GPU a step's events are read when the next has ended, so that the host does not wait for the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._running = _Step()
+        self._ended: _Step | None = None
+        self._steps: deque[PartTimes] = deque(maxlen=LATEST_STEPS)
+        self._free: list[torch.cuda.Event] = []
+
+    @contextmanager
+    def part(self, part: StepPart) -> Iterator[None]:
+        """Time what runs inside."""
+        if not self._on_cuda:
+            start_s = time.perf_counter()
+            yield
+            self._running.seconds[part] += time.perf_counter() - start_s
+            return
+        begin = self._event()
+        yield
+        self._running.pairs.append((part, begin, self._event()))
+
+    def around(self, operator: Operator, run: Callable[[], None]) -> None:
+        """Run an operator of a layer; collectives are timed."""
+        if not operator.is_communication:
+            run()
+            return
+        with self.part(StepPart.COLLECTIVES):
+            run()
+
+    def end_step(self) -> None:
+        """What is timed from here on is of the next step."""
+        self._read_ended()
+        self._ended, self._running = self._running, _Step()
+
+    def steps(self) -> tuple[PartTimes, ...]:
+        """The times of the latest steps that have ended, oldest first; waits for the device."""
+        self._read_ended()
+        return tuple(self._steps)
+
+    def _read_ended(self) -> None:
+        if self._ended is None:
+            return
+        for part, begin, end in self._ended.pairs:
+            end.synchronize()
+            self._ended.seconds[part] += begin.elapsed_time(end) / 1e3
+            self._free += (begin, end)
+        self._steps.append(self._ended.seconds)
+        self._ended = None
+
+    def _event(self) -> torch.cuda.Event:
+        """A point in the order of the device's stream."""
+        event = self._free.pop() if self._free else torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+@dataclass(slots=True)
+class _Step:
+    """Host seconds, or pairs of events around what is timed."""
+
+    seconds: PartTimes = field(default_factory=lambda: dict.fromkeys(StepPart, 0.0))
+    pairs: list[tuple[StepPart, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)

@@ -1,0 +1,87 @@
+"""What a run reads beside its plan, opened and checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.model import ModelSpec
+from meshwright.executor.checkpoint.folder import CheckpointFolder
+from meshwright.executor.data.open_data import open_data
+from meshwright.executor.data.source import TokenSource
+from meshwright.executor.train.described import DescribedModel, check_same_model, describe_model
+from meshwright.executor.train.event_log import check_tensorboard
+from meshwright.executor.train.request import RunRequest
+from meshwright.executor.train.run_checkpoints import check_start
+from meshwright.executor.weights.config import family_and_config
+from meshwright.executor.weights.import_weights import WeightSource, open_source
+from meshwright.planner.plan import Plan
+from meshwright.planner.plan_conversion import configuration_of
+
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""How often torchrun has started this rank again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInputs:
+    """The model's numerics, its data, and the weights that it begins with, None for random ones."""
+
+    described: DescribedModel
+    data: TokenSource
+    weights: WeightSource | None
+
+    def max_length(self, plan: Plan) -> int:
+        """The longest sequence that an exported model says it is for."""
+        return max(self.described.max_length, plan.workload.seq_len)
+
+
+def open_inputs(request: RunRequest, plan: Plan) -> RunInputs:
+    """Open what a run reads and check where it writes; raises `InputError`."""
+    model, workload = configuration_of(plan).model, plan.workload
+    data = open_data(
+        request.data,
+        vocabulary=plan.model.vocab,
+        seq_len=workload.seq_len,
+        global_batch=workload.global_batch,
+        seed=request.seed,
+    )
+    inputs = RunInputs(
+        described=describe_model(model, request.model or request.load),
+        data=data,
+        weights=None if request.load is None or request.resume else _weights(request.load, model),
+    )
+    if request.tensorboard:
+        check_tensorboard()
+    if request.checkpoint is not None:
+        check_start(request.checkpoint, model, resumes=request.resume)
+    if request.export is not None:
+        check_export(request.export, model, inputs, plan)
+    return inputs
+
+
+def with_restart(request: RunRequest) -> RunRequest:
+    """A run that torchrun has started again goes on from its newest checkpoint, if it has one."""
+    if request.checkpoint is None or os.environ.get(RESTARTS, "0") == "0":
+        return request
+    if CheckpointFolder(path=request.checkpoint).latest() is None:
+        return request
+    return replace(request, resume=True)
+
+
+def _weights(folder: Path, model: ModelSpec) -> WeightSource:
+    source = open_source(folder)
+    check_same_model(model, source.model, str(folder / "config.json"))
+    return source
+
+
+def check_export(folder: Path, model: ModelSpec, inputs: RunInputs, plan: Plan) -> None:
+    """Raise where an export at the end of the run would fail."""
+    family_and_config(model, inputs.described.numerics, inputs.max_length(plan))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(str(folder), "", "exists, expected a new or empty folder")
+    if not folder.parent.is_dir():
+        raise InputError(str(folder), "", "cannot be written; expected a place in an existing folder")

@@ -1,0 +1,166 @@
+"""One rank's part of a run, from the first weights to the last checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+
+import torch
+import torch.distributed as dist
+
+from meshwright.executor.checkpoint.checkpointer import host_group
+from meshwright.executor.train.choices import training_choices
+from meshwright.executor.train.event_log import EventLog
+from meshwright.executor.train.gathering import gather_whole, weight_pieces
+from meshwright.executor.train.inputs import RunInputs
+from meshwright.executor.train.loading import load_weights
+from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, write_run
+from meshwright.executor.train.request import RunRequest
+from meshwright.executor.train.run_checkpoints import RunCheckpoints
+from meshwright.executor.train.stage_times import gather_times, rank_times
+from meshwright.executor.train.stopping import StoppedError, StopSignal
+from meshwright.executor.train.summary import run_record, stage_peaks, step_record
+from meshwright.executor.train.trainer import Trainer
+from meshwright.executor.weights.export_weights import export_weights
+from meshwright.executor.weights.model_parameters import model_shapes
+from meshwright.planner.plan import Plan
+from meshwright.planner.plan_conversion import configuration_of
+
+Told = Callable[[StepRecord], None]
+
+
+class Job:
+    """A rank's run; all ranks make one and `run` it. Rank 0 writes the records and tells of every step."""
+
+    def __init__(
+        self, request: RunRequest, plan: Plan, inputs: RunInputs, rank: int, device: torch.device, told: Told
+    ) -> None:
+        self._request = request
+        self._plan = plan
+        self._inputs = inputs
+        self._rank = rank
+        self._device = device
+        self._told = told
+        choices = training_choices(request, inputs.described.numerics, device)
+        self._trainer = Trainer(configuration_of(plan), rank, choices, inputs.data)
+        self._host = host_group()
+        self._checkpoints = (
+            None
+            if request.checkpoint is None
+            else RunCheckpoints(request, plan, inputs.described, self._trainer, inputs.data, self._host)
+        )
+        self._saved_steps = -1
+
+    def run(self) -> RunRecord | None:
+        """Train; the summary on rank 0, if there was a step. Raises `StoppedError` after SIGTERM, everything saved."""
+        first_step = self._begin()
+        stop = None if self._checkpoints is None else StopSignal()
+        try:
+            records = self._train(first_step, stop)
+            summary = self._summary(records)
+        finally:
+            if stop is not None:
+                stop.close()
+        num_steps = first_step + len(records)
+        stopped = num_steps < self._request.num_steps
+        if self._request.export is not None and not stopped:
+            self._export()
+        if self._trainer.communicators.world.size > 1:
+            dist.barrier()  # a rank that leaves while others still receive ends them by gloo's own exception
+        if stopped:
+            raise StoppedError(
+                f"run: stopped by SIGTERM after {num_steps} of {self._request.num_steps} steps;"
+                f" {self._request.checkpoint} has them, --resume goes on"
+            )
+        return summary
+
+    def _begin(self) -> int:
+        """The weights to begin with; the first step to take."""
+        if self._request.resume and self._checkpoints is not None:
+            self._saved_steps = self._checkpoints.resume()
+            return self._saved_steps
+        if self._inputs.weights is not None:
+            load_weights(self._trainer.model, self._inputs.weights)
+        return 0
+
+    def _train(self, first_step: int, stop: StopSignal | None) -> list[StepRecord]:
+        records = []
+        try:
+            with self._told_of(first_step) as tell:
+                for record in self._steps(first_step, stop):
+                    records.append(record)
+                    tell(record)
+            self._save(first_step + len(records))
+        finally:
+            if self._checkpoints is not None:
+                self._checkpoints.finish()
+        return records
+
+    @contextmanager
+    def _told_of(self, first_step: int) -> Iterator[Told]:
+        """What is done with each step's record: on rank 0 it is written and shown."""
+        if self._rank > 0:
+            yield lambda _: None
+            return
+        folder = self._request.output
+        make_folder(folder)
+        with ExitStack() as stack:
+            tellers: list[Told] = [stack.enter_context(StepLog(folder, first_step)).add]
+            if self._request.tensorboard:
+                tellers.append(stack.enter_context(closing(EventLog(folder, first_step))).add)
+            tellers.append(self._told)
+
+            def tell(record: StepRecord) -> None:
+                for teller in tellers:
+                    teller(record)
+
+            yield tell
+
+    def _steps(self, first_step: int, stop: StopSignal | None) -> Iterator[StepRecord]:
+        before_s, every = time.perf_counter(), self._request.save_every
+        for number in range(first_step, self._request.num_steps):
+            result = self._trainer.step(number, stop=stop is not None and stop.asked)
+            now_s = time.perf_counter()
+            yield step_record(number, result, self._plan, now_s - before_s, self._device)
+            before_s = now_s
+            if result.stop_asked:
+                return
+            if every and (number + 1) % every == 0:
+                self._save(number + 1)
+
+    def _save(self, num_steps: int) -> None:
+        if self._checkpoints is not None and num_steps != self._saved_steps:
+            self._checkpoints.save(num_steps)
+            self._saved_steps = num_steps
+
+    def _summary(self, records: list[StepRecord]) -> RunRecord | None:
+        place, world = self._trainer.communicators.place, self._trainer.communicators.world
+        peaks = stage_peaks(place.stage, place.mesh.pp, self._device, world)
+        if not records:
+            return None
+        times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.steps()), world)
+        if self._rank > 0:
+            return None
+        summary = run_record(self._request, self._plan, self._trainer, self._inputs.described, records, peaks, times)
+        write_run(summary, self._request.output)
+        return summary
+
+    def _export(self) -> None:
+        """Write the weights as a Hugging Face folder; the first rank does, others give it their parts."""
+        assert self._request.export is not None  # asked for
+        model, dtype = self._trainer.configuration.model, self._trainer.choices.numerics.dtype
+        gathered = gather_whole(weight_pieces(self._trainer.model), list(model_shapes(model)), self._host)
+        try:
+            if self._rank == 0:
+                export_weights(
+                    gathered,
+                    self._request.export,
+                    model,
+                    self._inputs.described.numerics,
+                    max_length=self._inputs.max_length(self._plan),
+                    dtype=dtype,
+                )
+        finally:
+            for _ in gathered:  # other ranks do not know whether the first has failed: it takes what they send
+                pass

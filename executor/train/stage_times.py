@@ -1,0 +1,96 @@
+"""Times of a run's stages beside the predicted ones, and ranks that compute more slowly than their neighbours."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from statistics import fmean, median
+
+import torch.distributed as dist
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.stage_cost import StageCost
+from meshwright.costmodel.step import SPLIT_BACKWARD, schedule_of, step_inputs
+from meshwright.costmodel.value import Value
+from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.stopwatch import PartTimes, StepPart
+from meshwright.executor.train.record import SETTLING_STEPS, SlowRank, StageTimes
+
+SLOW = 1.1
+"""A rank whose compute takes longer than this times the median of its stage is pointed at."""
+
+
+class RankTimes(Value, frozen=True, kw_only=True):
+    """Median seconds a step of one rank, by part."""
+
+    rank: int
+    host: str
+    stage: int
+    seconds: dict[StepPart, float]
+
+    @property
+    def compute_s(self) -> float:
+        """Seconds a step in operators of layers that talk to nobody."""
+        inside = self.seconds[StepPart.FORWARD] + self.seconds[StepPart.BACKWARD]
+        return inside - self.seconds[StepPart.COLLECTIVES]
+
+
+def rank_times(rank: int, stage: int, steps: Sequence[PartTimes]) -> RankTimes:
+    """The medians of the steps behind the first few."""
+    settled = steps[SETTLING_STEPS:] or steps
+    seconds = {part: median(step[part] for step in settled) for part in StepPart}
+    return RankTimes(rank=rank, host=socket.gethostname(), stage=stage, seconds=seconds)
+
+
+def gather_times(own: RankTimes, world: Communicator) -> tuple[RankTimes, ...]:
+    """Those of all ranks. A collective."""
+    found: list[RankTimes] = [own] * world.size
+    if world.size > 1:
+        dist.all_gather_object(found, own)
+    return tuple(found)
+
+
+def stage_times(
+    configuration: TrainingConfiguration, ranks: Sequence[RankTimes], predicted_step_s: float
+) -> tuple[StageTimes, ...]:
+    """Measured beside predicted, stage by stage."""
+    return tuple(
+        StageTimes(
+            stage=stage,
+            measured_s={part: fmean(one.seconds[part] for one in ranks if one.stage == stage) for part in StepPart},
+            predicted_s=predicted,
+        )
+        for stage, predicted in enumerate(_predicted(configuration, predicted_step_s))
+    )
+
+
+def slow_ranks(ranks: Sequence[RankTimes]) -> tuple[SlowRank, ...]:
+    """Ranks that compute for more than 10 % longer than the median of their stage."""
+    found = []
+    for one in ranks:
+        median_s = median(other.compute_s for other in ranks if other.stage == one.stage)
+        if one.compute_s > SLOW * median_s:
+            found.append(
+                SlowRank(rank=one.rank, host=one.host, stage=one.stage, compute_s=one.compute_s, median_s=median_s)
+            )
+    return tuple(found)
+
+
+def _predicted(configuration: TrainingConfiguration, step_s: float) -> list[PartTimes]:
+    schedule = schedule_of(configuration)
+    costs, _ = step_inputs(configuration, schedule)
+    split, count = schedule.kind in SPLIT_BACKWARD, configuration.num_micro_batches
+    return [_of_device([costs[stage] for stage in chunks], split, count, step_s) for chunks in schedule.placement]
+
+
+def _of_device(costs: Sequence[StageCost], split: bool, num_micro_batches: int, step_s: float) -> PartTimes:
+    def backward_s(cost: StageCost) -> float:
+        return cost.dgrad.total_s + cost.wgrad.total_s if split else cost.backward.total_s
+
+    seconds = {
+        StepPart.FORWARD: num_micro_batches * sum(cost.forward.total_s for cost in costs),
+        StepPart.BACKWARD: num_micro_batches * sum(map(backward_s, costs)),
+        StepPart.GRADIENTS: sum(cost.grad_reduce_s for cost in costs),
+        StepPart.OPTIMIZER: sum(cost.optimizer_s + cost.param_gather_s for cost in costs),
+    }
+    return seconds | {StepPart.WAIT: max(0.0, step_s - sum(seconds.values()))}

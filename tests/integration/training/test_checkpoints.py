@@ -1,0 +1,75 @@
+"""Runs that end early and go on: asked to by SIGTERM, or killed while they save."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from meshwright.planner.plan import Plan
+from meshwright.planner.serialise import write_plan
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SCRIPT = Path(__file__).with_name("killed_run.py")
+SECONDS = 120
+
+
+def losses(folder: Path) -> list[tuple[int, float, float]]:
+    """Step, loss and norm of every line."""
+    lines = (folder / "steps.jsonl").read_text().splitlines()
+    return [(step["step"], step["loss"], step["gradient_norm"]) for step in map(json.loads, lines)]
+
+
+def test_a_run_killed_while_it_saves_goes_on_from_the_checkpoint_before(
+    make_plan: Callable[[str, int, str], Plan], run: Run, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    write_plan(make_plan("moe", 1, "mbs=4"), tmp_path / "plan.json")
+    common = ("plan.json", "--steps", "6", "--device", "cpu")
+    saving = ("--checkpoint", "saved", "--save-every", "2", "-o", "killed")
+    command = [sys.executable, str(SCRIPT), "run", *common, *saving]
+    with subprocess.Popen(command, env=process_environment, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        process.kill()
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
+        ".step-000000000004.partial",
+        "latest",
+        "step-000000000002",
+    ]
+    resumed = run(*common, *saving, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert run(*common, "-o", "whole").returncode == 0
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert json.loads((tmp_path / "killed" / "run.json").read_text())["first_step"] == 2
+    assert (tmp_path / "saved" / "latest").read_text() == "step-000000000006\n"
+
+
+def test_sigterm_saves_and_ends_all_ranks(
+    make_plan: Callable[[str, int, str], Plan], run: Run, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    write_plan(make_plan("moe", 2, "dp=2,ep=2,mbs=2,dispatch=alltoall"), tmp_path / "plan.json")
+    common = ("plan.json", "--device", "cpu", "--decay", "constant")
+    saving = ("--checkpoint", "saved", "-o", "stopped")
+    command = [sys.executable, "-m", "meshwright", "run", *common, *saving, "--steps", "1000000"]
+    steps = tmp_path / "stopped" / "steps.jsonl"
+    with subprocess.Popen(command, env=process_environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + SECONDS
+        while not (steps.is_file() and steps.read_bytes().count(b"\n") >= 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    done = len(losses(tmp_path / "stopped"))
+    assert f"run: stopped by SIGTERM after {done} of 1000000 steps; saved has them, --resume goes on" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "saved" / "latest").read_text() == f"step-{done:012d}\n"
+    more = ("--steps", str(done + 2))
+    resumed = run(*common, *saving, *more, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert run(*common, *more, "-o", "whole").returncode == 0
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")

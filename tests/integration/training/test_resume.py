@@ -1,0 +1,66 @@
+"""A run that goes on from a checkpoint comes to what it would have come to: to the bit, or under another plan."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshwright.planner.plan import Plan
+from meshwright.planner.serialise import write_plan
+
+SCRIPT = Path(__file__).with_name("resume_ranks.py")
+TOLERANCE = 1e-10
+SECONDS = 300
+PLANS: dict[str, tuple[int, str]] = {
+    "moe: one": (1, "mbs=2"),
+    "moe: ep": (2, "dp=2,ep=2,mbs=2,dispatch=alltoall"),
+    "moe: edp, zero 0": (2, "dp=2,ep=1,mbs=1,zero=0"),
+    "moe: tp": (2, "tp=2,ep=1,mbs=2"),
+    "moe: zb-v": (2, "pp=2,mbs=1,schedule=zb-v"),
+    "dense: one": (1, "mbs=2"),
+    "dense: dp": (2, "dp=2,mbs=2"),
+    "dense: 1f1b, tied ends": (2, "pp=2,mbs=1,schedule=1f1b"),
+    "groups of experts: one": (1, "mbs=4"),
+    "groups of experts: ep": (2, "dp=2,ep=2,mbs=2,dispatch=allgather"),
+}
+Found = dict[str, dict[str, Any]]
+
+
+@pytest.fixture
+def phase(tmp_path: Path, process_environment: dict[str, str]) -> Callable[[int, str], Found]:
+    """Runs a phase of the script on so many ranks."""
+
+    def run(num_ranks: int, name: str) -> Found:
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), str(tmp_path), str(num_ranks), name],
+            env=process_environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=SECONDS,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        found: Found = json.loads(done.stdout)
+        return found
+
+    return run
+
+
+def test_every_plan_goes_on_from_every_other(
+    make_plan: Callable[[str, int, str], Plan], phase: Callable[[int, str], Found], tmp_path: Path
+) -> None:
+    for name, (num_ranks, fixes) in PLANS.items():
+        write_plan(make_plan(name.partition(":")[0], num_ranks, fixes), tmp_path / f"{name}.plan.json")
+    phase(1, "save")
+    phase(2, "save")
+    found = phase(1, "resume") | phase(2, "resume")
+    assert len(found) == 5 * 5 + 3 * 3 + 2 * 2
+    assert [f"{pair}: {one}" for pair, one in found.items() if not one["error"] <= TOLERANCE] == []
+    same = [f"{name} -> {name}" for name in PLANS]
+    assert [pair for pair in same if not found[pair]["exact"]] == []

@@ -1,0 +1,51 @@
+"""Parts of steps are timed apart."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from meshwright.executor.stopwatch import StepPart, Stopwatch
+
+
+class Clock:
+    """Every look is a second later."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 1.0
+        return self.now_s
+
+
+def test_parts_add_up_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", Clock())
+    watch = Stopwatch(torch.device("cpu"))
+    for forwards in (2, 1):
+        for _ in range(forwards):
+            with watch.part(StepPart.FORWARD), watch.part(StepPart.COLLECTIVES):
+                pass
+        watch.end_step()
+    with watch.part(StepPart.WAIT):  # of a step that has not ended
+        pass
+    first, second = watch.steps()
+    assert (first[StepPart.FORWARD], first[StepPart.COLLECTIVES], first[StepPart.WAIT]) == (6.0, 2.0, 0.0)
+    assert (second[StepPart.FORWARD], second[StepPart.COLLECTIVES]) == (3.0, 1.0)
+    assert watch.steps() == (first, second)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_is_the_devices_time() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    watch = Stopwatch(torch.device("cuda"))
+    for _ in range(2):
+        start_s = time.perf_counter()
+        with watch.part(StepPart.FORWARD):
+            torch.cuda._sleep(200_000_000)  # clock cycles
+        assert time.perf_counter() - start_s < 0.05
+        watch.end_step()
+    assert all(step[StepPart.FORWARD] > 0.05 for step in watch.steps())

@@ -1,0 +1,43 @@
+"""Stages are measured beside what was predicted, slow ranks are pointed at."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.executor.stopwatch import StepPart
+from meshwright.executor.train.stage_times import RankTimes, rank_times, slow_ranks, stage_times
+from meshwright.planner.plan import Plan
+
+
+def times(rank: int, stage: int, compute_s: float, collectives_s: float = 0.0) -> RankTimes:
+    seconds = dict.fromkeys(StepPart, 0.0)
+    seconds |= {StepPart.FORWARD: compute_s, StepPart.BACKWARD: collectives_s, StepPart.COLLECTIVES: collectives_s}
+    return RankTimes(rank=rank, host=f"host{rank}", stage=stage, seconds=seconds)
+
+
+def test_the_median_step_behind_the_first_few_counts() -> None:
+    steps = [dict.fromkeys(StepPart, seconds) for seconds in (9.0, 9.0, 9.0, 1.0, 5.0, 2.0)]
+    found = rank_times(3, 1, steps)
+    assert (found.rank, found.stage, set(found.seconds.values())) == (3, 1, {2.0})
+
+
+def test_ranks_are_compared_within_their_stage_without_what_they_wait_for() -> None:
+    ranks = [times(0, 0, 1.0), times(1, 0, 1.0, 9.0), times(2, 0, 1.2), times(3, 1, 5.0), times(4, 1, 5.4)]
+    (slow,) = slow_ranks(ranks)
+    assert (slow.rank, slow.host, slow.compute_s, slow.median_s) == (2, "host2", 1.2, 1.0)
+
+
+def test_predicted_parts_make_up_the_predicted_step(tiny_plan: Plan, tiny_configuration: TrainingConfiguration) -> None:
+    step_s = tiny_plan.prediction.step_time_s
+    (stage,) = stage_times(tiny_configuration, [times(0, 0, 1.0), times(1, 0, 3.0)], step_s)
+    assert stage.measured_s[StepPart.FORWARD] == 2.0
+    assert step_s <= sum(stage.predicted_s.values()) < 1.1 * step_s
+    assert stage.predicted_s[StepPart.FORWARD] > 0
+    assert stage.predicted_s[StepPart.BACKWARD] > stage.predicted_s[StepPart.FORWARD]
+
+
+def test_what_is_left_of_a_step_is_waiting(tiny_configuration: TrainingConfiguration) -> None:
+    (stage,) = stage_times(tiny_configuration, [times(0, 0, 1.0)], 10.0)
+    assert stage.predicted_s[StepPart.WAIT] > 9.0
+    assert sum(stage.predicted_s.values()) == pytest.approx(10.0)
