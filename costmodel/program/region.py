@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
+from msgspec.structs import replace
 
 from meshwright.costmodel.program.builder import ProgramBuilder
 from meshwright.costmodel.program.operators import GRADIENT, Axis, CollectiveWork, Precision
-
-replace = msgspec.structs.replace
 
 
 class TensorRegion:

@@ -108,6 +108,7 @@ def rebuild_profile(source: Path, output: Path, measurements: Path, base: str | 
             str(source), "", f"with --base {base or base_of_gpu.gpu.name} makes no profile: {error}"
         ) from error
     _print_comparisons(found.machine, comparisons(found, base_of_gpu.gpu))
+    _print_interference(found)
     write_json(profile, output)
     typer.echo(f"profile written to {output}")
 
@@ -147,6 +148,7 @@ def run(request: ProfileRequest) -> None:
     base = base_profile(outcome.measurements.machine.gpu, request.base)
     rows = comparisons(outcome.measurements, base.gpu)
     _print_comparisons(outcome.measurements.machine, rows)
+    _print_interference(outcome.measurements)
     _print_skipped(outcome)
     for warning in warnings_of(outcome, rows):
         typer.echo(f"warning: {warning}")
@@ -164,6 +166,14 @@ def _write_profile(request: ProfileRequest, outcome: ProfileOutcome, base: Hardw
 
 def _print_comparisons(machine: Machine, rows: tuple[Comparison, ...]) -> None:
     print_table(_title(machine), COLUMNS, [_row(row) for row in rows])
+
+
+def _print_interference(measurements: Measurements) -> None:
+    from meshwright.executor.measure_hardware.interference_table import TITLE, interference_table
+
+    if measurements.interference:
+        columns, rows = interference_table(measurements.interference)
+        print_table(TITLE, columns, rows)
 
 
 def _title(machine: Machine) -> str:
