@@ -10,6 +10,7 @@ import torch
 from meshwright.kernels.checking.cases import CASES, Case
 from meshwright.kernels.checking.check_index import check_index
 from meshwright.kernels.checking.check_permute import check_permute
+from meshwright.kernels.checking.check_regroup import check_regroup
 from meshwright.kernels.checking.check_route import check_route
 from meshwright.kernels.checking.check_swiglu import check_swiglu, check_swiglu_fp8
 from meshwright.kernels.checking.finding import Finding
@@ -30,6 +31,7 @@ def _each_format(
 CHECKS: Final[Mapping[str, Check]] = {
     "route": check_route,
     "index": check_index,
+    "regroup": check_regroup,
     "permute": _each_format(check_permute),
     "swiglu": _each_format(check_swiglu),
     "swiglu_fp8": check_swiglu_fp8,
