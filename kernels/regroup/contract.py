@@ -1,7 +1,7 @@
 """Where each row that other ranks sent goes: from (source rank, expert, token) to (expert, source rank, token).
 
-S source ranks, E experts here, R rows that arrived. What a rank sends is sorted by expert, so that its rows of an expert
-lie side by side: how many there are of each says where every row stands and goes. The map is that of `index`, a row
+S source ranks, E experts here, R rows that arrived. What a rank sends is sorted by expert: its rows of an expert
+lie side by side, and how many there are of each says where every row stands and goes. The map is that of `index`, a row
 being a token with one choice: `places_TK` is (R, 1).
 """
 
