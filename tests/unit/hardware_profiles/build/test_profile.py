@@ -236,7 +236,8 @@ def test_memory_bound_kernels_eager_and_fused(base: HardwareProfile) -> None:
     cluster = one_node(built)
     assert operator_timing(small, cluster, fused_kernels=False).time_s == pytest.approx(11.5e-6, rel=1e-2)
     assert operator_timing(backward, cluster).time_s == pytest.approx(3.0e-3, rel=1e-3)
-    assert operator_timing(work, one_node(built)).time_s == pytest.approx(1.0e-3, rel=1e-3)
+    start_s = built.launch.kernel_floor_s  # of one size all time is traffic, to which the least start is added
+    assert operator_timing(work, one_node(built)).time_s == pytest.approx(1.0e-3 + start_s, rel=1e-4)
     assert operator_timing(work, one_node(built), fused_kernels=False).time_s == pytest.approx(1.5e-3, rel=1e-3)
 
 
