@@ -206,7 +206,7 @@ def test_custom_kernels_count_where_they_run_and_are_measured(h100: ClusterSpec)
     assert timing.basis is Basis.INTERPOLATED
     assert operator_timing(work, h100) == operator_timing(plain, h100)
     assert operator_timing(plain, h100, custom_kernels=True) == operator_timing(plain, h100)
-    unmeasured = load_cluster("h200")
+    unmeasured = load_cluster("a100")
     assert unmeasured.profile.custom_kernels == ()
     assert operator_timing(work, unmeasured, custom_kernels=True) == operator_timing(plain, unmeasured)
 
