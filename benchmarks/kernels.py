@@ -2,6 +2,7 @@
 
     python benchmarks/kernels.py                           everything, in less than five minutes
     python benchmarks/kernels.py --check                   only check; with --small also under compute-sanitizer
+    python benchmarks/kernels.py --racecheck               small checks under compute-sanitizer's racecheck
     python benchmarks/kernels.py --only route,index        these kernels
     python benchmarks/kernels.py --check --device cpu      the references against float64, anywhere
     python benchmarks/kernels.py --table kernels.json      the table of docs/kernels.md from a run's JSON, anywhere
@@ -19,7 +20,9 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -39,6 +42,7 @@ from meshwright.kernels.catalogue import KERNELS
 from meshwright.kernels.checking.check_all import CHECKS, check_kernel
 from meshwright.kernels.checking.check_large import check_large
 from meshwright.kernels.checking.finding import Finding
+from meshwright.kernels.checking.racecheck import find_sanitizer, racecheck_command, with_shared_memory
 from meshwright.kernels.checking.shapes import MODELS
 from meshwright.kernels.checking.subjects import Subject, Target, subjects
 from meshwright.kernels.checking.timing import Spread, cache_bytes, copy_bytes_per_s, num_sets, time_works
@@ -109,7 +113,9 @@ def main() -> int:
             return 1
         os.environ["MESHWRIGHT_KERNELS"] = "cuda"  # nothing below may fall back
     kernels = options.only.split(",") if options.only else [kernel.name for kernel in KERNELS]
-    findings = check_all(kernels, device, options.seed, large=not options.small)
+    if options.racecheck:
+        return racecheck(options.seed)
+    findings = check_all(kernels, device, options)
     wrong = tuple(finding for finding in findings if not finding.is_right)
     if options.check or device.type != "cuda":
         return 1 if wrong else 0
@@ -123,6 +129,8 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="only check")
     parser.add_argument("--small", action="store_true", help="leave out the check of more than 2**31 numbers")
+    parser.add_argument("--most-slots", type=float, default=math.inf, help="of the cases that are checked")
+    parser.add_argument("--racecheck", action="store_true", help="run small checks under compute-sanitizer")
     parser.add_argument("--only", default="", help=f"of {','.join(CHECKS)}, separated by commas")
     parser.add_argument("--models", default=",".join(MODELS), help="presets whose shapes are timed")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -140,16 +148,26 @@ def parse_options() -> argparse.Namespace:
 # Checking.
 
 
-def check_all(kernels: Iterable[str], device: torch.device, seed: int, *, large: bool) -> list[Finding]:
+def racecheck(seed: int) -> int:
+    """The checks again, in a process of their own, watched; 1 where a race or an error is found."""
+    built = built_library()
+    reports = built.record.kernels if built else ()
+    check = (sys.executable, str(Path(__file__).resolve()))
+    command = racecheck_command(find_sanitizer(), check, with_shared_memory(reports), seed)
+    print(" ".join(command), flush=True)
+    return subprocess.run(command, check=False).returncode
+
+
+def check_all(kernels: Iterable[str], device: torch.device, options: argparse.Namespace) -> list[Finding]:
     """All findings; what is wrong is printed."""
-    print(f"checking on {device}, seed {seed}", flush=True)
+    print(f"checking on {device}, seed {options.seed}", flush=True)
     findings = []
     for kernel in kernels:
         start_s = time.perf_counter()
-        found = list(check_kernel(kernel, device, torch.Generator().manual_seed(seed)))
+        found = list(check_kernel(kernel, device, torch.Generator().manual_seed(options.seed), options.most_slots))
         _show_findings(kernel, found, time.perf_counter() - start_s)
         findings += found
-    if large and device.type == "cuda" and torch.cuda.mem_get_info()[0] > LARGE_CHECK_BYTES:
+    if not options.small and device.type == "cuda" and torch.cuda.mem_get_info()[0] > LARGE_CHECK_BYTES:
         start_s = time.perf_counter()
         found = list(check_large(device))
         _show_findings("large", found, time.perf_counter() - start_s)

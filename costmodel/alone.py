@@ -71,7 +71,11 @@ def _kind(work: Work) -> str:
 def timing(work: Work, cluster: ClusterSpec, runtime: RuntimeSpec) -> Timing:
     """Seconds of one operator that runs alone and what they rest on."""
     found = operator_timing(
-        work, cluster, attention_backend=runtime.attention_backend, fused_kernels=runtime.fused_kernels
+        work,
+        cluster,
+        attention_backend=runtime.attention_backend,
+        fused_kernels=runtime.fused_kernels,
+        custom_kernels=runtime.custom_kernels,
     )
     if isinstance(work, AttentionWork) and runtime.attention_time_factor != 1.0:
         return Timing(time_s=found.time_s * runtime.attention_time_factor, basis=Basis.EXTRAPOLATED)

@@ -13,6 +13,7 @@ from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.tables import (
     AttentionCurve,
     Citation,
+    CustomKernelShare,
     GemmTable,
     GemmVariant,
     GroupedGemmLaw,
@@ -256,6 +257,7 @@ class HardwareProfile(Value, frozen=True, kw_only=True):
     citations: tuple[Citation, ...]
     gemm_variants: tuple[GemmVariant, ...] = ()
     grouped_laws: tuple[GroupedGemmLaw, ...] = ()
+    custom_kernels: tuple[CustomKernelShare, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schema_version != PROFILE_SCHEMA_VERSION:

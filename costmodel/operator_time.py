@@ -41,13 +41,14 @@ from meshwright.costmodel.program.operators import (
     AttentionWork,
     CollectiveWork,
     CopyWork,
+    CustomWork,
     GemmWork,
     GroupedGemmWork,
     MemoryWork,
     Pass,
     Work,
 )
-from meshwright.costmodel.tables import AttentionBackend, GroupedGemmLaw, Source
+from meshwright.costmodel.tables import AttentionBackend, CustomKernelShare, GroupedGemmLaw, Source
 
 CACHE_SIZE = 1 << 18
 ATTENTION_BACKWARD_KERNELS = 3
@@ -60,17 +61,20 @@ def operator_timing(
     *,
     attention_backend: AttentionBackend = AttentionBackend.BEST,
     fused_kernels: bool = True,
+    custom_kernels: bool = False,
 ) -> Timing:
     """Seconds that `work` occupies the GPU or the link, and what the figure rests on. Host time is `host_time_s`.
 
     `fused_kernels`: norms, activations and the like run as fused kernels, not as eager framework code.
+    `custom_kernels`: where one of Meshwright's CUDA kernels can, and the profile has its figures, it does.
     """
     tables = prepare(cluster.profile)
     match work:
         case GemmWork():
             return _gemm(work, cluster.profile, tables)
         case MemoryWork():
-            return _memory_bound(work, cluster.profile, tables, fused_kernels)
+            own = custom_kernel(work, cluster.profile) if custom_kernels else None
+            return own.timing(cluster.profile) if own else _memory_bound(work, cluster.profile, tables, fused_kernels)
         case CollectiveWork():
             return collective_timing(work, cluster, tables)
         case AttentionWork():
@@ -80,6 +84,32 @@ def operator_timing(
         case CopyWork():
             time_s = host_copy_s(work.num_bytes, cluster.gpu.pcie_bytes_per_s)
             return Timing(time_s=time_s, basis=Basis.EXTRAPOLATED)
+
+
+class MeasuredKernel(NamedTuple):
+    """One of Meshwright's CUDA kernels with its work and its figures."""
+
+    work: CustomWork
+    entry: CustomKernelShare
+
+    def timing(self, profile: HardwareProfile) -> Timing:
+        """Seconds, and what they rest on."""
+        time_s = memory_bound_s(
+            num_bytes=self.work.num_bytes,
+            copy_bytes_per_s=profile.gpu.copy_bytes_per_s,
+            share=self.entry.share,
+            start_s=max(self.entry.start_s, profile.launch.kernel_floor_s),
+        )
+        derived = self.entry.provenance.source is Source.DERIVED
+        return Timing(time_s=time_s, basis=Basis.EXTRAPOLATED if derived else Basis.INTERPOLATED)
+
+
+def custom_kernel(work: MemoryWork, profile: HardwareProfile) -> MeasuredKernel | None:
+    """The custom kernel that computes `work`, where there is one and the profile has its figures."""
+    if work.custom is None:
+        return None
+    entry = prepare(profile).custom_kernel(work.custom.kernel)
+    return None if entry is None else MeasuredKernel(work.custom, entry)
 
 
 def num_kernels(work: Work) -> int:

@@ -10,10 +10,11 @@ from meshwright.costmodel.errors import ProfileError
 from meshwright.costmodel.formulas.collectives import wire_bytes
 from meshwright.costmodel.hardware import Basis, HardwareProfile
 from meshwright.costmodel.interpolate import LogCurve, LogGrid
-from meshwright.costmodel.program.operators import Collective, MemoryKernel, Pass, Precision
+from meshwright.costmodel.program.operators import Collective, CustomKernel, MemoryKernel, Pass, Precision
 from meshwright.costmodel.tables import (
     AttentionBackend,
     AttentionCurve,
+    CustomKernelShare,
     GemmTable,
     GemmVariant,
     GroupedGemmLaw,
@@ -64,6 +65,7 @@ class PreparedProfile:
     def __init__(self, profile: HardwareProfile) -> None:
         self._name = profile.gpu.name
         self._memory = {(entry.kernel, entry.backward): entry for entry in profile.memory}
+        self._custom = {entry.kernel: entry for entry in profile.custom_kernels}
         self._grouped_laws = {(law.precision, law.direction): law for law in profile.grouped_laws}
         self._gemm = {
             table.precision: GemmModel(
@@ -104,6 +106,10 @@ class PreparedProfile:
         if entry is None:
             raise ProfileError(self._name, f"memory.{kernel.value}", "is missing; expected a share of copy speed")
         return entry
+
+    def custom_kernel(self, kernel: CustomKernel) -> CustomKernelShare | None:
+        """How one of Meshwright's kernels runs; None where nobody measured it."""
+        return self._custom.get(kernel)
 
     def grouped_law(self, precision: Precision, direction: Pass) -> GroupedGemmLaw | None:
         """The law of grouped products of that kind; None where nobody measured enough of them.

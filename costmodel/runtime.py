@@ -25,6 +25,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     overlap: what communication may hide under inside a layer.
     attention_backend: the attention kernels it calls.
     fused_kernels: norms, RoPE, activation and cross-entropy are single kernels.
+    custom_kernels: Meshwright's CUDA kernels choose experts, move rows and compute SwiGLU, where a profile has them.
     cuda_graphs: the kernels of a layer are launched from a graph.
     fp32_gradients: wgrad accumulates into FP32 buffers.
     gate_before_fc2: the gate weight multiplies the FC2 input, so that the FC2 output is not kept.
@@ -59,6 +60,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     overlap: LayerOverlap = LayerOverlap()
     attention_backend: AttentionBackend = AttentionBackend.BEST
     fused_kernels: bool = True
+    custom_kernels: bool = False
     cuda_graphs: bool = False
     fp32_gradients: bool = True
     gate_before_fc2: bool = True

@@ -7,7 +7,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 from meshwright.costmodel.errors import ProfileError
-from meshwright.costmodel.program.operators import Collective, MemoryKernel, Pass, Precision
+from meshwright.costmodel.program.operators import Collective, CustomKernel, MemoryKernel, Pass, Precision
 from meshwright.costmodel.value import Value
 
 
@@ -185,6 +185,25 @@ class MemoryShare(Value, frozen=True, kw_only=True):
             value = getattr(self, field)
             if not (math.isfinite(value) and value >= 0.0):
                 raise ProfileError("profile", f"memory.{self.kernel.value}.{field}", f"{value} is not a time")
+
+
+class CustomKernelShare(Value, frozen=True, kw_only=True):
+    """Share of the copy bandwidth that one of Meshwright's CUDA kernels reaches on what it must move, beside its start.
+
+    A profile without an entry predicts the operator as if the kernel were not there.
+    """
+
+    kernel: CustomKernel
+    share: float
+    start_s: float
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        check_fraction(self.share, f"custom_kernels.{self.kernel.value}.share")
+        if not (math.isfinite(self.start_s) and self.start_s >= 0.0):
+            raise ProfileError(
+                "profile", f"custom_kernels.{self.kernel.value}.start_s", f"{self.start_s} is not a time"
+            )
 
 
 class LinkCurve(Value, frozen=True, kw_only=True):

@@ -28,7 +28,10 @@ class Purpose(StrEnum):
 
 
 class Implementation(StrEnum):
-    """What ran. EAGER: plain PyTorch operators; COMPILED: torch.compile; FUSED: one kernel that PyTorch ships."""
+    """What ran. EAGER: plain PyTorch operators; COMPILED: torch.compile; FUSED: one kernel that PyTorch ships.
+
+    CUSTOM: a CUDA kernel of Meshwright's own.
+    """
 
     CUBLAS = "cublas"
     GROUPED_MM = "grouped_mm"
@@ -37,6 +40,7 @@ class Implementation(StrEnum):
     EAGER = "eager"
     COMPILED = "compiled"
     FUSED = "fused"
+    CUSTOM = "custom"
     NCCL = "nccl"
     COPY_ENGINE = "copy_engine"
 

@@ -32,6 +32,11 @@ KERNELS: Final = (
         operators=("index_rows",),
     ),
     Kernel(
+        name="regroup",
+        summary="rows of several ranks, each rank's sorted by expert, grouped by expert",
+        operators=("regroup_rows",),
+    ),
+    Kernel(
         name="permute",
         summary="rows from tokens to experts and back, weighted",
         operators=("permute", "gather_sum", "unpermute_backward"),

@@ -9,6 +9,8 @@ from meshwright.costmodel.program.operators import (
     Axis,
     Collective,
     CollectiveWork,
+    CustomKernel,
+    CustomWork,
     Group,
     MemoryKernel,
     MemoryWork,
@@ -101,27 +103,46 @@ class ProgramBuilder:
         num_kernels: int = 1,
         *,
         backward: bool = False,
+        custom: CustomKernel | None = None,
     ) -> MemoryWork:
-        """A memory-bound kernel that reads and writes the named tensors once."""
+        """A memory-bound kernel that reads and writes the named tensors once, as the custom one does."""
+        read_bytes = sum(self.bytes_of(name) for name in reads)
+        write_bytes = sum(self.bytes_of(name) for name in writes)
         return MemoryWork(
             kernel=kernel,
-            read_bytes=sum(self.bytes_of(name) for name in reads),
-            write_bytes=sum(self.bytes_of(name) for name in writes),
+            read_bytes=read_bytes,
+            write_bytes=write_bytes,
             num_kernels=num_kernels,
             backward=backward,
+            custom=None if custom is None else CustomWork(kernel=custom, num_bytes=read_bytes + write_bytes),
         )
 
     def elementwise(
-        self, name: str, kernel: MemoryKernel, reads: tuple[str, ...], writes: tuple[str, ...], num_kernels: int = 1
+        self,
+        name: str,
+        kernel: MemoryKernel,
+        reads: tuple[str, ...],
+        writes: tuple[str, ...],
+        num_kernels: int = 1,
+        *,
+        custom: CustomKernel | None = None,
     ) -> None:
         """Append a memory-bound forward operator over whole tensors."""
-        self.forward(name, self.memory_work(kernel, reads, writes, num_kernels), reads, writes)
+        self.forward(name, self.memory_work(kernel, reads, writes, num_kernels, custom=custom), reads, writes)
 
     def elementwise_backward(
-        self, name: str, kernel: MemoryKernel, reads: tuple[str, ...], writes: tuple[str, ...], num_kernels: int = 1
+        self,
+        name: str,
+        kernel: MemoryKernel,
+        reads: tuple[str, ...],
+        writes: tuple[str, ...],
+        num_kernels: int = 1,
+        *,
+        custom: CustomKernel | None = None,
     ) -> None:
         """Append a memory-bound backward operator over whole tensors."""
-        self.backward(name, self.memory_work(kernel, reads, writes, num_kernels, backward=True), reads, writes)
+        work = self.memory_work(kernel, reads, writes, num_kernels, backward=True, custom=custom)
+        self.backward(name, work, reads, writes)
 
     def collective(
         self, name: str, axis: Axis, work: CollectiveWork, reads: tuple[str, ...], writes: tuple[str, ...]

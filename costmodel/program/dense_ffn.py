@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshwright.costmodel.program.builder import ProgramBuilder
 from meshwright.costmodel.program.linear import LinearLayer
-from meshwright.costmodel.program.operators import GRADIENT, MemoryKernel
+from meshwright.costmodel.program.operators import GRADIENT, CustomKernel, MemoryKernel
 from meshwright.costmodel.program.region import TensorRegion
 from meshwright.costmodel.program.split import share
 from meshwright.costmodel.value import Value
@@ -80,7 +80,9 @@ class DenseFfnBlock:
         for name in (*self._hidden_activations, f"{p}fc2_in"):
             b.tensor(name, self.tokens * self.shape.width)
         b.linear(self.fc1, self._source, *self._hidden_activations)
-        b.elementwise(f"{p}activation", MemoryKernel.ACTIVATION, self._hidden_activations, (f"{p}fc2_in",))
+        custom = CustomKernel.SWIGLU if self.shape.gated else None
+        activations = self._hidden_activations
+        b.elementwise(f"{p}activation", MemoryKernel.ACTIVATION, activations, (f"{p}fc2_in",), custom=custom)
         b.linear(self.fc2, f"{p}fc2_in", b.tensor(self._partial_output, self.tokens * hidden))
         self.region.leave(self._partial_output, self.output, b.setting.tokens * hidden)
 
@@ -91,7 +93,8 @@ class DenseFfnBlock:
         b.linear_backward(self.fc2, f"{p}fc2_in", (gradient,), f"{GRADIENT}{p}fc2_in")
         gradients = tuple(GRADIENT + name for name in self._hidden_activations)
         reads = (*self._hidden_activations, f"{GRADIENT}{p}fc2_in")
-        b.elementwise_backward(f"{p}activation.backward", MemoryKernel.ACTIVATION, reads, gradients)
+        custom = CustomKernel.SWIGLU_BACKWARD if self.shape.gated else None
+        b.elementwise_backward(f"{p}activation.backward", MemoryKernel.ACTIVATION, reads, gradients, custom=custom)
         target = self.region.inner_gradient(source, self._gradient_inside)
         b.linear_backward(self.fc1, self._source, gradients, target)
         num_products = 1 if self.entered else len(self._hidden_activations)

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from meshwright.costmodel.model import MoeFfnSpec
 from meshwright.costmodel.program.builder import ProgramBuilder
-from meshwright.costmodel.program.operators import GRADIENT, Axis, MemoryKernel
+from meshwright.costmodel.program.operators import GRADIENT, Axis, CustomKernel, CustomWork, MemoryKernel
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.strategy import Dispatch
+
+WITHOUT_ROWS = 2
+"""What a move of rows reads beside the rows whose products with gradients are those of gate weights."""
 
 
 class TokenExchange(Protocol):
@@ -67,11 +72,26 @@ def permute(
     *,
     backward: bool = False,
 ) -> None:
-    """Append a row gather or scatter: its cost is that of the rows it touches (`sizes`), not of its whole source."""
+    """Append a row gather or scatter: its cost is that of the rows it touches (`sizes`), not of its whole source.
+
+    The custom kernel reads each row of its source once, however many it is copied to, and all that `sizes` has twice
+    where gate weights are differentiated on the way (`reads` then has the rows themselves last).
+    """
     sums = builder.bytes_of(sizes[1]) < builder.bytes_of(sizes[0])
     kernel = MemoryKernel.UNPERMUTE if sums else MemoryKernel.PERMUTE
     work = builder.memory_work(kernel, sizes[:1], sizes[1:], backward=backward)
+    work = msgspec.structs.replace(work, custom=_custom(builder, sizes, reads, sums=sums))
     (builder.backward if backward else builder.forward)(name, work, reads, writes)
+
+
+def _custom(builder: ProgramBuilder, sizes: tuple[str, str], reads: tuple[str, ...], *, sums: bool) -> CustomWork:
+    source = builder.bytes_of(reads[0])
+    if sums:
+        return CustomWork(kernel=CustomKernel.UNPERMUTE, num_bytes=source + builder.bytes_of(sizes[1]))
+    if len(reads) > WITHOUT_ROWS:
+        both = builder.bytes_of(sizes[0]) + builder.bytes_of(sizes[1])
+        return CustomWork(kernel=CustomKernel.UNPERMUTE_BACKWARD, num_bytes=source + both)
+    return CustomWork(kernel=CustomKernel.PERMUTE, num_bytes=source + builder.bytes_of(sizes[1]))
 
 
 class GatherExchange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshwright.costmodel.model import MoeFfnSpec
 from meshwright.costmodel.program.builder import ProgramBuilder
 from meshwright.costmodel.program.linear import LinearLayer
-from meshwright.costmodel.program.operators import MemoryKernel
+from meshwright.costmodel.program.operators import CustomKernel, MemoryKernel
 from meshwright.costmodel.program.split import share
 
 
@@ -42,7 +42,8 @@ class GroupedExperts:
         for name in (*self.activations, "fc2_in"):
             b.tensor(name, self.rows * self.width)
         b.linear(self.fc1, "ffn_in", *self.activations)
-        b.elementwise("experts_activation", MemoryKernel.ACTIVATION, self.activations, ("fc2_in",))
+        custom = CustomKernel.SWIGLU if self.moe.gated else None
+        b.elementwise("experts_activation", MemoryKernel.ACTIVATION, self.activations, ("fc2_in",), custom=custom)
         b.linear(self.fc2, "fc2_in", b.tensor("fc2_out", self.rows * b.setting.hidden))
 
     def add_backward(self) -> None:
@@ -51,5 +52,6 @@ class GroupedExperts:
         b.linear_backward(self.fc2, "fc2_in", ("grad:fc2_out",), "grad:fc2_in")
         gradients = tuple(f"grad:{name}" for name in self.activations)
         reads = (*self.activations, "grad:fc2_in")
-        b.elementwise_backward("experts_activation.backward", MemoryKernel.ACTIVATION, reads, gradients)
+        name, custom = "experts_activation.backward", CustomKernel.SWIGLU_BACKWARD if self.moe.gated else None
+        b.elementwise_backward(name, MemoryKernel.ACTIVATION, reads, gradients, custom=custom)
         b.linear_backward(self.fc1, "ffn_in", gradients, "grad:ffn_in")

@@ -80,6 +80,29 @@ class MemoryKernel(StrEnum):
     OPTIMIZER = "optimizer"
 
 
+class CustomKernel(StrEnum):
+    """CUDA kernels of Meshwright's own (`meshwright.kernels`) that operators of a layer program are made of.
+
+    ROUTE chooses experts, weighs them and sorts the slots; PERMUTE gives rows to other places, with and without gate
+    weights; UNPERMUTE sums each token's rows; UNPERMUTE_BACKWARD is that of a weighted sum.
+    """
+
+    ROUTE = "route"
+    ROUTE_BACKWARD = "route_backward"
+    PERMUTE = "permute"
+    UNPERMUTE = "unpermute"
+    UNPERMUTE_BACKWARD = "unpermute_backward"
+    SWIGLU = "swiglu"
+    SWIGLU_BACKWARD = "swiglu_backward"
+
+
+class CustomWork(Value, frozen=True, kw_only=True):
+    """The custom kernel that can run an operator, and the bytes that it must move, every row once."""
+
+    kernel: CustomKernel
+    num_bytes: float
+
+
 class Group(Value, frozen=True, kw_only=True):
     """A communicator's place on the topology: `size` ranks, `ranks_per_node` of them in each node they touch.
 
@@ -153,7 +176,8 @@ class AttentionWork(Value, frozen=True, kw_only=True, tag="attention"):
 class MemoryWork(Value, frozen=True, kw_only=True, tag="memory"):
     """A memory-bound kernel: bytes it must read and write, and how many kernels are launched for it.
 
-    `backward`: it computes gradients, with a kernel of its own.
+    `backward`: it computes gradients, with a kernel of its own. `custom`: what one of Meshwright's kernels does for it,
+    where there is one; it counts where the runtime has these kernels and the profile their figures.
     """
 
     kernel: MemoryKernel
@@ -161,6 +185,7 @@ class MemoryWork(Value, frozen=True, kw_only=True, tag="memory"):
     write_bytes: float
     num_kernels: int = 1
     backward: bool = False
+    custom: CustomWork | None = None
 
 
 class CollectiveWork(Value, frozen=True, kw_only=True, tag="collective"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from meshwright.costmodel.model import MoeFfnSpec
 from meshwright.costmodel.program.builder import ProgramBuilder
 from meshwright.costmodel.program.linear import LinearLayer
-from meshwright.costmodel.program.operators import MemoryKernel, Pass, Precision
+from meshwright.costmodel.program.operators import CustomKernel, MemoryKernel, Pass, Precision
 
 ROUTER_KERNELS = 4
 """Kernels of scoring, choosing, sorting and counting: too small to be bound by anything but their launch."""
@@ -31,7 +33,9 @@ class Router:
         b.auxiliary("router_logits", 4.0 * tokens * moe.num_experts)
         b.auxiliary("routing", 8.0 * tokens * moe.top_k + 4.0 * moe.num_experts)
         b.forward("router", self.linear.forward_work(Precision.BF16), ("ln2_out",), ("router_logits",))
-        b.elementwise("topk", MemoryKernel.ROUTER, ("router_logits",), ("routing",), ROUTER_KERNELS)
+        b.elementwise(
+            "topk", MemoryKernel.ROUTER, ("router_logits",), ("routing",), ROUTER_KERNELS, custom=CustomKernel.ROUTE
+        )
         biases = int(moe.router_bias) + int(moe.score_correction_bias)
         b.add_weights(dense=moe.num_experts * (self.linear.width_in + biases))
 
@@ -41,7 +45,10 @@ class Router:
         b.module = "router"
         b.auxiliary("ln2_out_router", b.bytes_of("ln2_out"))
         reads, gradient = ("router_logits", "routing", "grad:routing"), "grad:router_logits"
-        b.elementwise_backward("topk.backward", MemoryKernel.ROUTER, reads, (gradient,), ROUTER_KERNELS)
+        work = b.memory_work(MemoryKernel.ROUTER, reads, (gradient,), ROUTER_KERNELS, backward=True)
+        without_logits = b.memory_work(MemoryKernel.ROUTER, reads[1:], (gradient,), custom=CustomKernel.ROUTE_BACKWARD)
+        work = msgspec.structs.replace(work, custom=without_logits.custom)
+        b.backward("topk.backward", work, reads, (gradient,))
         b.backward("router.dgrad", self.linear.dgrad_work(Precision.BF16), (gradient,), ("grad:ln2_out_router",))
         wgrad = self.linear.wgrad_work(Precision.BF16, fp32_gradients=fp32)
         b.backward("router.wgrad", wgrad, ("ln2_out", gradient), (), phase=Pass.WGRAD)

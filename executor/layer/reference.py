@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meshwright.costmodel.errors import ModelError
 from meshwright.costmodel.model import DenseFfnSpec, LayerSpec, MoeFfnSpec, RouterScore
 from meshwright.executor.layer.context import RoutingChoice
 from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
@@ -43,6 +44,12 @@ class ReferenceLayer:
             return middle + self._branch("ffn_out", self._dense("", ffn.gated, normed))
         routed = self._branch("ffn_out", self._experts(ffn, normed, experts_TK))
         return middle + routed + self._shared(ffn, normed)
+
+    def routed_experts(self, x_TH: Tensor, experts_TK: Tensor | None = None) -> Tensor:
+        """The routed experts alone, from their router on."""
+        if not isinstance(self.layer.ffn, MoeFfnSpec):
+            raise ModelError("layer", "ffn", "is dense; expected a mixture of experts")
+        return self._experts(self.layer.ffn, x_TH.to(self.wide), experts_TK)
 
     def _weight(self, name: str) -> Tensor | None:
         weight = self.weights.get(name)

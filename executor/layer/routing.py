@@ -18,6 +18,7 @@ from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.kernels.index.contract import RowMap
 from meshwright.kernels.index.operator import index
+from meshwright.kernels.regroup.operator import regroup
 
 EXPERTS = "experts"
 WEIGHTS = "weights"
@@ -54,27 +55,25 @@ class LocalLayout(Layout):
 class RowLayout(Layout):
     """Rows are sent to the ranks of their experts.
 
-    rowmap: this rank's slots in the order of all experts. sent, received: rows to and from every rank. arrived_R: order
-    that sorts received rows by expert; home_R: its inverse.
+    rowmap: this rank's slots in the order of all experts. sent, received: rows to and from every rank. arrived: what
+    was received, one choice a row, in the order of this rank's experts.
     """
 
     rowmap: RowMap
     sent: list[int]
     received: list[int]
-    arrived_R: Tensor
-    home_R: Tensor
+    arrived: RowMap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatherLayout(Layout):
     """All tokens of the group are here, and this rank picks the rows of its experts.
 
-    slots_R: their slots among those of all tokens; tokens_R: their tokens; gates_R1: their gate weights.
+    rowmap: slots of all tokens in the order of this rank's experts. weights_TK: gate weights of all tokens.
     """
 
-    slots_R: Tensor
-    tokens_R: Tensor
-    gates_R1: Tensor
+    rowmap: RowMap
+    weights_TK: Tensor
 
 
 def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> Layout:
@@ -123,18 +122,9 @@ def expert_ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
 def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> RowLayout:
     rowmap = index(experts_TK, layer.moe.num_experts)
     counts = _exchanged_counts(rowmap, layer, host)
-    sent, received = counts.sent, counts.received
-    num_ranks, per_rank = layer.groups.expert.size, layer.experts_per_rank
-    numbers = torch.arange(per_rank, device=layer.device).repeat(num_ranks)
-    arriving = torch.repeat_interleave(numbers, counts.arriving.flatten(), output_size=sum(received))
-    sorted_experts, arrived = torch.sort(arriving, stable=True)
+    arrived = regroup(counts.arriving, sum(counts.received))
     return RowLayout(
-        rowmap=rowmap,
-        sent=sent,
-        received=received,
-        arrived_R=arrived,
-        home_R=inverse(arrived),
-        offsets_E=expert_ends(sorted_experts, per_rank),
+        rowmap=rowmap, sent=counts.sent, received=counts.received, arrived=arrived, offsets_E=arrived.offsets_E
     )
 
 
@@ -155,32 +145,26 @@ def _exchanged_counts(rowmap: RowMap, layer: LayerContext, host: HostReads) -> _
         own = per_target[ranks.rank]
         sent, received = [sum(target) for target in per_target], [sum(own)] * ranks.size
         return _Counts(sent=sent, received=received, arriving=_on_device(own, ranks.size, layer.device))
-    sending = rowmap.counts_E.to(torch.int64).view(ranks.size, per_rank)
+    sending = rowmap.counts_E.view(ranks.size, per_rank)
     arriving = all_to_all_parts(sending, ranks)
-    numbers = host.read(torch.stack((sending.sum(1), arriving.sum(1))))
+    numbers = host.read(torch.stack((sending, arriving)).sum(-1))
     return _Counts(sent=numbers[: ranks.size], received=numbers[ranks.size :], arriving=arriving)
 
 
 @lru_cache(maxsize=8)
 def _on_device(counts: tuple[int, ...], num_ranks: int, device: torch.device) -> Tensor:
     """The same counts from every rank, copied to the device once."""
-    return torch.tensor([counts] * num_ranks, device=device)
+    return torch.tensor([counts] * num_ranks, dtype=torch.int32, device=device)
 
 
 def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> GatherLayout:
     ranks, per_rank = layer.groups.expert, layer.experts_per_rank
     experts = all_gather_rows(experts_TK, ranks)
-    gates = all_gather_rows(weights_TK, ranks)
-    local = experts.flatten() - ranks.rank * per_rank
-    elsewhere = (local < 0) | (local >= per_rank)
-    ordered, slots = torch.sort(local.masked_fill(elsewhere, per_rank), stable=True)
-    offsets = expert_ends(ordered, per_rank)
-    slots = slots[: _num_local_rows(experts_TK.shape[0], offsets, layer, host)]
+    rowmap = index(experts, per_rank, first_expert=ranks.rank * per_rank)
     return GatherLayout(
-        slots_R=slots,
-        tokens_R=slots // layer.moe.top_k,
-        gates_R1=gates.flatten().index_select(0, slots).unsqueeze(1),
-        offsets_E=offsets,
+        rowmap=rowmap.with_rows(_num_local_rows(experts_TK.shape[0], rowmap.offsets_E, layer, host)),
+        weights_TK=all_gather_rows(weights_TK, ranks),
+        offsets_E=rowmap.offsets_E,
     )
 
 

@@ -42,6 +42,7 @@ from meshwright.executor.measure_hardware.sustained import measure_sustained
 from meshwright.executor.measure_hardware.team import JoinedTeam, LocalTeam, Team, follow
 from meshwright.executor.measure_hardware.timer import median_clock_hz
 from meshwright.executor.measure_hardware.usable_memory import usable_memory_bytes
+from meshwright.kernels.dispatch import dispatcher
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,7 +112,16 @@ def _local_team(request: ProfileRequest) -> Team:
 
 
 def _lead(request: ProfileRequest, console: Console, team: Team, device: Device, started_s: float) -> ProfileOutcome:
-    survey = build_survey(request.extent, num_gpus=team.size, gpus_per_node=team.per_node, seed=request.seed)
+    why_not = dispatcher().why_not_on(device.torch_device)
+    if why_not and request.on_gpus:
+        console.print(f"custom kernels are not measured: {why_not}", highlight=False)
+    survey = build_survey(
+        request.extent,
+        num_gpus=team.size,
+        gpus_per_node=team.per_node,
+        seed=request.seed,
+        custom_kernels=why_not is None,
+    )
     usable = usable_memory_bytes(device.torch_device) if request.on_gpus else 2**30
     idle = describe_machine(
         device=device.torch_device, num_gpus=team.size, usable_bytes=usable, reading=reading_of(device.torch_device)

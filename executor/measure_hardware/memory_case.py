@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from meshwright.costmodel.program.head import EAGER_PASSES, STATISTICS
-from meshwright.costmodel.program.operators import MemoryKernel, MemoryWork
+from meshwright.costmodel.program.operators import CustomKernel, CustomWork, MemoryKernel, MemoryWork
 from meshwright.costmodel.program.router import ROUTER_KERNELS
 from meshwright.costmodel.value import Value
 
@@ -62,6 +62,19 @@ KERNELS = {
 }
 
 
+CUSTOM = {
+    MemoryOperator.SWIGLU: CustomKernel.SWIGLU,
+    MemoryOperator.SWIGLU_BACKWARD: CustomKernel.SWIGLU_BACKWARD,
+    MemoryOperator.PERMUTE: CustomKernel.PERMUTE,
+    MemoryOperator.PERMUTE_BACKWARD: CustomKernel.UNPERMUTE,
+    MemoryOperator.UNPERMUTE: CustomKernel.UNPERMUTE,
+    MemoryOperator.UNPERMUTE_BACKWARD: CustomKernel.PERMUTE,
+    MemoryOperator.ROUTER: CustomKernel.ROUTE,
+    MemoryOperator.ROUTER_BACKWARD: CustomKernel.ROUTE_BACKWARD,
+}
+"""Operators that a kernel of Meshwright's own can run. None of the survey weighs rows behind the experts."""
+
+
 class MemoryCase(Value, frozen=True, kw_only=True):
     """An operator over `rows` rows of `width` values.
 
@@ -84,7 +97,18 @@ class MemoryCase(Value, frozen=True, kw_only=True):
             write_bytes=float(write),
             num_kernels=num_kernels,
             backward=self.operator.value.endswith("_backward"),
+            custom=self._custom(float(read), float(write)),
         )
+
+    def _custom(self, read: float, write: float) -> CustomWork | None:
+        """What a custom kernel must move: of rows that are copied, the tokens' once; in a backward, no logits."""
+        kernel = CUSTOM.get(self.operator)
+        if kernel is None:
+            return None
+        if kernel is CustomKernel.ROUTE_BACKWARD:
+            read -= write  # the logits, as large as their gradient
+        copies = self.top_k if kernel is CustomKernel.PERMUTE else 1
+        return CustomWork(kernel=kernel, num_bytes=read / copies + write)
 
     def _traffic(self, *, eager: bool) -> tuple[float, float, int]:
         """Bytes read and written, kernels."""

@@ -82,7 +82,7 @@ def _points(samples: Iterable[Sample]) -> dict[tuple[Kind, Implementation], list
     points: dict[tuple[Kind, Implementation], list[Point]] = defaultdict(list)
     for sample in samples:
         work = sample.work
-        if isinstance(work, MemoryWork) and sample.gpu == 0:
+        if isinstance(work, MemoryWork) and sample.gpu == 0 and sample.implementation is not Implementation.CUSTOM:
             point = Point(work.read_bytes + work.write_bytes, sample.time_s)
             points[Kind(work.kernel, work.backward), sample.implementation].append(point)
     return points

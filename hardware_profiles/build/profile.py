@@ -15,6 +15,7 @@ from meshwright.hardware_profiles.build.clocks import (
     training_clock_hz,
     training_reference_s,
 )
+from meshwright.hardware_profiles.build.custom_kernels import custom_kernel_shares
 from meshwright.hardware_profiles.build.figures import gpu_figures, launch_cost
 from meshwright.hardware_profiles.build.grouped import grouped_laws
 from meshwright.hardware_profiles.build.interference import interference
@@ -57,6 +58,7 @@ def _with_other_tables(profile: HardwareProfile, fit: tuple[Sample, ...], proven
     laws = grouped_laws(fit, profile.gpu, provenance)
     attention = attention_curves(fit, profile, provenance)
     memory = memory_shares(fit, profile, provenance)
+    custom = custom_kernel_shares(fit, profile.gpu, provenance)
     links = link_curves(fit, profile.gpu, provenance)
     return msgspec.structs.replace(
         profile,
@@ -64,6 +66,7 @@ def _with_other_tables(profile: HardwareProfile, fit: tuple[Sample, ...], proven
         grouped_laws=(*laws, *_kept(profile.grouped_laws, laws, lambda law: (law.precision, law.direction))),
         attention=(*attention, *_kept(profile.attention, attention, lambda t: (t.backend, t.backward, t.head_dim))),
         memory=(*memory, *_kept(profile.memory, memory, lambda share: (share.kernel, share.backward))),
+        custom_kernels=(*custom, *_kept(profile.custom_kernels, custom, lambda entry: entry.kernel)),
         links=(*links, *_kept(profile.links, links, _link_key)),
     )
 

@@ -11,6 +11,7 @@
 
 #include "../index/index.h"
 #include "../permute/permute.h"
+#include "../regroup/regroup.h"
 #include "../route/route.h"
 #include "../swiglu/swiglu.h"
 #include "../swiglu_fp8/swiglu_fp8.h"
@@ -160,6 +161,30 @@ void index_rows(
         numbers<int32_t>(histograms, num_blocks * num_experts, "histograms"),
     };
     check(meshwright::index_rows(task, stream_of(stream)), "index_rows");
+}
+
+void regroup_rows(
+    const Tensor& arriving, const Tensor& slots, const Tensor& places, const Tensor& counts, const Tensor& offsets,
+    int64_t tile, int64_t num_blocks, int64_t stream) {
+    const int64_t num_sources = arriving.size(0), num_experts = arriving.size(1), num_rows = places.numel();
+    STD_TORCH_CHECK(arriving.numel() >= 1 && arriving.numel() <= 1024, "1 to 1024 pairs of source and expert");
+    STD_TORCH_CHECK(tile >= 1 && num_blocks >= 1, "a tile has a row, and rows have a block");
+    const int64_t padding = (num_rows < num_experts ? num_rows : num_experts) * (tile - 1);
+    STD_TORCH_CHECK(slots.numel() >= num_rows + padding, "slots is smaller than the worst case");
+    const meshwright::RegroupRows task{
+        num_rows,
+        slots.numel(),
+        static_cast<int>(num_sources),
+        static_cast<int>(num_experts),
+        static_cast<int>(tile),
+        static_cast<int>(num_blocks),
+        numbers<int32_t>(arriving, num_sources * num_experts, "arriving"),
+        numbers<int32_t>(slots, slots.numel(), "slots"),
+        numbers<int32_t>(places, num_rows, "places"),
+        numbers<int32_t>(counts, num_experts, "counts"),
+        numbers<int32_t>(offsets, num_experts, "offsets"),
+    };
+    check(meshwright::regroup_rows(task, stream_of(stream)), "regroup_rows");
 }
 
 meshwright::RowPlaces row_places(const Tensor& places, const Tensor& counts, const Tensor& offsets, bool padded) {
@@ -360,6 +385,9 @@ STABLE_TORCH_LIBRARY(meshwright_cuda, library) {
         "index_rows(Tensor experts, Tensor(a!) slots, Tensor(b!) places, Tensor(c!) counts, Tensor(d!) offsets, "
         "Tensor(e!) histograms, int first_expert, int tile, int chunk, int stream) -> ()");
     library.def(
+        "regroup_rows(Tensor arriving, Tensor(a!) slots, Tensor(b!) places, Tensor(c!) counts, Tensor(d!) offsets, "
+        "int tile, int num_blocks, int stream) -> ()");
+    library.def(
         "permute(Tensor tokens, Tensor? weights, Tensor places, Tensor counts, Tensor offsets, Tensor(a!) rows, "
         "Tensor(b!)? gates, bool padded, int stream) -> ()");
     library.def(
@@ -383,6 +411,7 @@ STABLE_TORCH_LIBRARY_IMPL(meshwright_cuda, CUDA, library) {
     library.impl("route_forward", TORCH_BOX(&route_forward));
     library.impl("route_backward", TORCH_BOX(&route_backward));
     library.impl("index_rows", TORCH_BOX(&index_rows));
+    library.impl("regroup_rows", TORCH_BOX(&regroup_rows));
     library.impl("permute", TORCH_BOX(&permute));
     library.impl("gather_sum", TORCH_BOX(&gather_sum));
     library.impl("unpermute_backward", TORCH_BOX(&unpermute_backward));

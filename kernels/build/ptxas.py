@@ -35,6 +35,8 @@ def parse_report(source: str, text: str) -> tuple[KernelReport, ...]:
     12
     """
     entries = list(_ENTRY.finditer(text))
+    if not entries:
+        return ()
     ends = [*(entry.start() for entry in entries[1:]), len(text)]
     parts = ((entry.group(1), text[entry.end() : end]) for entry, end in zip(entries, ends, strict=True))
     return tuple(_kernel(source, name, part) for name, part in parts)

@@ -47,6 +47,21 @@ def index_without_wait(experts_TK: Tensor, num_experts: int) -> tuple[Tensor, ..
     return slots, places, offsets
 
 
+def regroup(counts_SE: Tensor, num_rows: int) -> tuple[Tensor, ...]:
+    """Maps of rows that several ranks sent, by a stable sort of their experts."""
+    sources, experts = counts_SE.shape
+    numbers = torch.arange(experts, device=counts_SE.device).repeat(sources)
+    of_rows = torch.repeat_interleave(numbers, counts_SE.flatten().long(), output_size=num_rows)
+    ordered, slots = torch.sort(of_rows, stable=True)
+    places = torch.empty_like(slots).scatter_(0, slots, torch.arange(num_rows, device=counts_SE.device))
+    return slots, places, torch.searchsorted(ordered, numbers[:experts], right=True, out_int32=True)
+
+
+def picked(rows_RH: Tensor, gates_R1: Tensor, order_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and gates in another order."""
+    return rows_RH.index_select(0, order_R), gates_R1.index_select(0, order_R)
+
+
 def permute(tokens_TH: Tensor, weights_TK: Tensor, slots_R: Tensor, tokens_R: Tensor) -> tuple[Tensor, Tensor]:
     """Rows and their gates."""
     return tokens_TH.index_select(0, tokens_R), weights_TK.flatten().index_select(0, slots_R)

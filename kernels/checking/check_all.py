@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -10,6 +11,7 @@ import torch
 from meshwright.kernels.checking.cases import CASES, Case
 from meshwright.kernels.checking.check_index import check_index
 from meshwright.kernels.checking.check_permute import check_permute
+from meshwright.kernels.checking.check_regroup import check_regroup
 from meshwright.kernels.checking.check_route import check_route
 from meshwright.kernels.checking.check_swiglu import check_swiglu, check_swiglu_fp8
 from meshwright.kernels.checking.finding import Finding
@@ -30,6 +32,7 @@ def _each_format(
 CHECKS: Final[Mapping[str, Check]] = {
     "route": check_route,
     "index": check_index,
+    "regroup": check_regroup,
     "permute": _each_format(check_permute),
     "swiglu": _each_format(check_swiglu),
     "swiglu_fp8": check_swiglu_fp8,
@@ -37,7 +40,10 @@ CHECKS: Final[Mapping[str, Check]] = {
 """The check of each kernel of the catalogue."""
 
 
-def check_kernel(name: str, device: torch.device, generator: torch.Generator) -> Iterator[Finding]:
-    """Findings of a kernel in every case, on fresh data."""
+def check_kernel(
+    name: str, device: torch.device, generator: torch.Generator, most_slots: float = math.inf
+) -> Iterator[Finding]:
+    """Findings of a kernel in every case with so many slots at most, on fresh data."""
     for case in CASES:
-        yield from CHECKS[name](case, device, generator)
+        if case.tokens * case.top_k <= most_slots:
+            yield from CHECKS[name](case, device, generator)

@@ -18,14 +18,15 @@ def check_index(case: Case, device: torch.device, generator: torch.Generator) ->
     found, alike = twice(
         "index",
         case.name,
-        lambda: _as_tuple(index(experts, case.local_experts, first_expert=case.first, tile=case.tile)),
+        lambda: maps_of(index(experts, case.local_experts, first_expert=case.first, tile=case.tile)),
     )
-    truth = _as_tuple(index_reference(experts.cpu(), case.local_experts, case.first, case.tile))
+    truth = maps_of(index_reference(experts.cpu(), case.local_experts, case.first, case.tile))
     names = ("slots", "places", "counts", "offsets")
     pairs = zip(names, found, truth, strict=True)
     right = [exact(f"index: {name}", case.name, holds=torch.equal(own.cpu(), true)) for name, own, true in pairs]
     return [alike, *right]
 
 
-def _as_tuple(rowmap: RowMap) -> tuple[Tensor, ...]:
+def maps_of(rowmap: RowMap) -> tuple[Tensor, ...]:
+    """The tensors of a map."""
     return rowmap.slots_P, rowmap.places_TK, rowmap.counts_E, rowmap.offsets_E

@@ -19,6 +19,8 @@ from meshwright.kernels.index.operator import index
 from meshwright.kernels.index.reference import index_reference
 from meshwright.kernels.permute.contract import permute_bytes, weighted_backward_bytes
 from meshwright.kernels.permute.operator import permute, permute_backward, unpermute, unpermute_backward
+from meshwright.kernels.regroup.contract import moved_bytes as regroup_bytes
+from meshwright.kernels.regroup.operator import regroup
 from meshwright.kernels.route.contract import RouteOptions, backward_bytes, forward_bytes
 from meshwright.kernels.route.operator import route, route_backward
 from meshwright.kernels.swiglu import contract as swiglu_contract
@@ -29,6 +31,8 @@ from meshwright.kernels.swiglu_fp8.operator import swiglu_fp8
 Function = Callable[..., object]
 Compile = Callable[[Function], Function]
 BFLOAT16_BYTES: Final = 2
+RANKS: Final = 2
+"""That send rows to one another."""
 
 
 class Target(Value, frozen=True, kw_only=True):
@@ -68,6 +72,9 @@ def subjects(device: torch.device, models: tuple[str, ...] = MODELS) -> Iterator
     yield from _route_subjects(device)
     for shape in shapes:
         yield _index_subject(shape, device)
+    for shape in shapes[:1]:
+        yield _regroup_subject(shape, device)
+        yield from _arrived_subjects(shape, device)
     for shape in shapes:
         yield from _permute_subjects(shape, device)
         yield from _swiglu_subjects(shape, device)
@@ -158,6 +165,60 @@ def _index_subject(shape: MoeShape, device: torch.device) -> Subject:
         },
         target=Target(most_s=10e-6 if is_large else 0.0, ratio=5.0),
         waits=frozenset({"argsort, bincount, cumsum"}),
+    )
+
+
+# Rows that other ranks sent: half of the experts are here, and half of each rank's rows come.
+
+
+def _arriving(shape: MoeShape, device: torch.device) -> Tensor:
+    """Rows from each of two ranks for each expert here, as chance would have it; they add up to `slots` exactly."""
+    here = shape.experts // RANKS
+    numbers = torch.randint(here, (RANKS, shape.slots // RANKS), device=device)
+    return torch.stack([torch.bincount(of_source, minlength=here) for of_source in numbers]).to(torch.int32)
+
+
+def _regroup_subject(shape: MoeShape, device: torch.device) -> Subject:
+    return Subject(
+        kernel="regroup",
+        what="regroup",
+        shape=f"{shape.model}, {shape.slots} rows of {RANKS} ranks",
+        num_bytes=regroup_bytes(shape.slots, RANKS, shape.experts // RANKS),
+        make=lambda: (_arriving(shape, device),),
+        run=lambda counts: regroup(counts, shape.slots),
+        baselines={"repeat, sort, searchsorted": lambda _: _with(baselines.regroup, shape.slots)},
+        target=Target(most_s=10e-6, ratio=5.0),
+    )
+
+
+def _arrived_subjects(shape: MoeShape, device: torch.device) -> Iterator[Subject]:
+    """Sorting the rows themselves, one choice each, and back."""
+    rowmap = regroup(_arriving(shape, device), shape.slots)
+    num_bytes = permute_bytes(shape.slots, shape.slots, BFLOAT16_BYTES * shape.hidden)
+
+    def make() -> tuple[object, ...]:
+        rows = torch.randn(shape.slots, shape.hidden, device=device, dtype=torch.bfloat16)
+        return rows, torch.rand(shape.slots, 1, device=device)
+
+    yield Subject(
+        kernel="permute",
+        what="permute",
+        shape=f"{shape.model}, arrived rows",
+        num_bytes=num_bytes,
+        make=make,
+        run=lambda rows, gates: permute(rows, rowmap, gates),
+        baselines={"index_select": lambda _: _with(baselines.picked, rowmap.slots_P.long())},
+        target=Target(share=0.88),
+    )
+    yield Subject(
+        kernel="permute",
+        what="permute backward",
+        shape=f"{shape.model}, arrived rows",
+        num_bytes=num_bytes,
+        make=make,
+        run=lambda rows, gates: permute_backward(rows, rowmap, gates.squeeze(1)),
+        baselines={"index_select": lambda _: _with(baselines.picked, rowmap.places_TK.squeeze(1).long())},
+        target=Target(share=0.88),
     )
 
 

@@ -7,7 +7,7 @@ the size of the worst case, so that the host need not know how many rows there a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -40,6 +40,10 @@ class RowMap:
     def is_padded(self) -> bool:
         """Whether there may be padding between groups."""
         return self.tile > 1
+
+    def with_rows(self, num_rows: int) -> RowMap:
+        """The same map for buffers of so many rows, where the host knows that the groups end there."""
+        return replace(self, slots_P=self.slots_P.narrow(0, 0, num_rows))
 
 
 def capacity(num_slots: int, num_experts: int, tile: int) -> int:

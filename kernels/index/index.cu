@@ -4,12 +4,12 @@
 #include "index.h"
 
 #include "../device/dependent.cuh"
-#include "../device/warp.cuh"
+#include "../device/scan.cuh"
 
 namespace meshwright {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = kScanThreads;
 constexpr int kWarps = kThreads / kLanes;
 constexpr int kMostExperts = 512;
 constexpr size_t kUnaskedSharedBytes = 40 * 1024;  // of 48 KiB; the rest is static
@@ -44,31 +44,6 @@ __global__ void __launch_bounds__(kThreads) count_kernel(const IndexRows task) {
     for (int expert = threadIdx.x; expert < task.num_experts; expert += kThreads) {
         task.histograms[static_cast<int64_t>(blockIdx.x) * task.num_experts + expert] = counts[expert];
     }
-}
-
-// The sum of `value` over the threads before this one. All threads of the block take part.
-__device__ __forceinline__ int sum_before(int value, int* warp_sums) {
-    const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
-    int inclusive = value;
-#pragma unroll
-    for (int distance = 1; distance < kLanes; distance *= 2) {
-        const int lower = __shfl_up_sync(kAllLanes, inclusive, distance);
-        if (lane >= distance) inclusive += lower;
-    }
-    if (lane == kLanes - 1) warp_sums[warp] = inclusive;
-    __syncthreads();
-    if (warp == 0) {
-        const int own = warp_sums[lane];
-        int total = own;
-#pragma unroll
-        for (int distance = 1; distance < kLanes; distance *= 2) {
-            const int lower = __shfl_up_sync(kAllLanes, total, distance);
-            if (lane >= distance) total += lower;
-        }
-        warp_sums[lane] = total - own;
-    }
-    __syncthreads();
-    return inclusive - value + warp_sums[warp];
 }
 
 // The row where the first of this chunk's slots of each expert goes. Block 0 writes counts and offsets.

@@ -19,6 +19,7 @@ replace = msgspec.structs.replace
 OVERLAPS = ("tensor", "sequence", "context", "expert", "data")
 SWITCHES = (
     "fused_kernels",
+    "custom_kernels",
     "cuda_graphs",
     "fp32_gradients",
     "gate_before_fc2",

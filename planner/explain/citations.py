@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from meshwright.costmodel.formulas.attention import CUDNN_HEAD_DIMS, FA2_HEAD_DIMS, is_causal, kernel_head_dim
 from meshwright.costmodel.hardware import HardwareProfile
+from meshwright.costmodel.operator_time import custom_kernel
 from meshwright.costmodel.prepared import prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,
@@ -42,7 +43,7 @@ def citations_of(work: Work, profile: HardwareProfile, runtime: RuntimeSpec) -> 
         case AttentionWork():
             return tuple(_attention(profile, work, runtime.attention_backend))
         case MemoryWork():
-            return tuple(_memory(profile, work))
+            return tuple(_memory(profile, work, runtime))
         case CollectiveWork():
             return tuple(_collective(profile, work))
         case CopyWork():
@@ -109,7 +110,11 @@ def _curves(profile: HardwareProfile, work: AttentionWork, backend: AttentionBac
     return next(curves for curves in found if curves)
 
 
-def _memory(profile: HardwareProfile, work: MemoryWork) -> Iterator[CitedFigure]:
+def _memory(profile: HardwareProfile, work: MemoryWork, runtime: RuntimeSpec) -> Iterator[CitedFigure]:
+    own = custom_kernel(work, profile) if runtime.custom_kernels else None
+    if own is not None:
+        yield _cited(f"custom kernel {own.entry.kernel}", own.entry.provenance)
+        return
     entry = prepare(profile).memory_share(work.kernel, work.backward)
     yield _cited(f"memory {entry.kernel}{' backward' if entry.backward else ''}", entry.provenance)
 

@@ -8,6 +8,7 @@ from meshwright.costmodel.formulas.attention import attention_bytes, attention_f
 from meshwright.costmodel.formulas.collectives import wire_bytes
 from meshwright.costmodel.formulas.matmul import gemm_bytes, gemm_flops, grouped_gemm_bytes
 from meshwright.costmodel.hardware import Basis, ClusterSpec
+from meshwright.costmodel.operator_time import custom_kernel
 from meshwright.costmodel.prepared import prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,
@@ -84,7 +85,7 @@ def operator_term(
 ) -> tuple[OperatorTerm, tuple[CitedFigure, ...]]:
     """The operator with what its time rests on, and the cited figures. `routing`: what decides how many rows it has."""
     work = operator.work
-    measure, alone = measure_of(work, cluster), timing(work, cluster, runtime)
+    measure, alone = measure_of(work, cluster, runtime), timing(work, cluster, runtime)
     cited = citations_of(work, cluster.profile, runtime)
     rate_per_s = measure.counted / alone.time_s if alone.time_s else 0.0
     term = OperatorTerm(
@@ -112,7 +113,7 @@ def operator_term(
     return term, cited
 
 
-def measure_of(work: Work, cluster: ClusterSpec) -> Measure:
+def measure_of(work: Work, cluster: ClusterSpec, runtime: RuntimeSpec) -> Measure:
     """The work in words and numbers."""
     gpu = cluster.gpu
     match work:
@@ -131,7 +132,8 @@ def measure_of(work: Work, cluster: ClusterSpec) -> Measure:
             words = f"{work.batch} x {work.query_len} x {work.key_len}, {heads}"
             return _measure(words, "attention", flops, attention_bytes(work), flops, gpu.bf16_flops_per_s)
         case MemoryWork():
-            moved = work.read_bytes + work.write_bytes
+            own = custom_kernel(work, cluster.profile) if runtime.custom_kernels else None
+            moved = own.work.num_bytes if own else work.read_bytes + work.write_bytes
             kernels = f", {work.num_kernels} kernels" if work.num_kernels > 1 else ""
             return _measure(f"{work.kernel}{kernels}", "memory_bound", 0.0, moved, moved, gpu.copy_bytes_per_s)
         case CollectiveWork():

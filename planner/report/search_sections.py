@@ -121,6 +121,7 @@ def _profile(plan: Plan, configuration: TrainingConfiguration) -> Iterator[Html]
             ("grouped product", profile.grouped_gemm),
             ("attention", profile.attention),
             ("memory-bound kernel", profile.memory),
+            ("custom kernel", profile.custom_kernels),
             ("link", profile.links),
         )
         for entry in entries

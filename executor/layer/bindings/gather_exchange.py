@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator
@@ -15,6 +14,7 @@ from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.collectives import all_gather_rows, reduce_scatter_rows
 from meshwright.executor.layer.routing import GATES, LAYOUT, GatherLayout
 from meshwright.executor.layer.scope import Scope
+from meshwright.kernels.permute import operator as kernel
 
 
 def _layout(scope: Scope) -> GatherLayout:
@@ -43,36 +43,29 @@ def scatter_gradients(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 
 
 def pick_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
-    """The rows of this rank's experts; their gate weights ride along."""
-    layout = _layout(scope)
-    scope.values.ride(operator.writes[0], GATES, layout.gates_R1)
-    return {operator.writes[0]: scope.values[operator.reads[0]].index_select(0, layout.tokens_R)}
+    """The rows of this rank's experts; their gate weights ride along, (R, 1)."""
+    layout, target = _layout(scope), operator.writes[0]
+    picked = kernel.permute(scope.values[operator.reads[0]], layout.rowmap, layout.weights_TK)
+    assert picked.gates_P is not None
+    scope.values.ride(target, GATES, picked.gates_P.unsqueeze(1))
+    return {target: picked.rows_PH}
 
 
 def pick_gradients(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Each row's gradient is that of its token."""
-    return {operator.writes[0]: scope.values[operator.reads[0]].index_select(0, _layout(scope).tokens_R)}
+    grad, rowmap = scope.values[operator.reads[0]], _layout(scope).rowmap
+    return {operator.writes[0]: kernel.unpermute_backward(grad, None, rowmap).rows_PH}
 
 
 def sum_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
-    """The rows added into all tokens' places."""
-    return {operator.writes[0]: _added_up(scope.values[operator.reads[0]], scope)}
+    """The sum of the rows that each of all tokens has here."""
+    return {operator.writes[0]: kernel.unpermute(scope.values[operator.reads[0]], _layout(scope).rowmap)}
 
 
 def sum_gradients(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
-    """The rows' gradients added into all tokens' places; those of the gate weights, (T, K), ride along."""
+    """The sum of the gradients of each token's rows here; those of the gate weights, (T, K), ride along."""
     source, target = operator.reads[0], operator.writes[0]
-    gates = scope.values.rider(source, GATES, Tensor)
-    slots, top_k = _layout(scope).slots_R, scope.layer.moe.top_k
-    by_slot = gates.new_zeros(_num_tokens(scope) * top_k).scatter_(0, slots, gates.squeeze(1))
-    scope.values.ride(target, GATES, by_slot.unflatten(0, (-1, top_k)))
-    return {target: _added_up(scope.values[source], scope)}
-
-
-def _num_tokens(scope: Scope) -> int:
-    return int(scope.values[ROUTING].shape[0]) * scope.layer.groups.expert.size
-
-
-def _added_up(rows_RH: Tensor, scope: Scope) -> Tensor:
-    out = torch.zeros(_num_tokens(scope), rows_RH.shape[1], dtype=rows_RH.dtype, device=rows_RH.device)
-    return out.index_add_(0, _layout(scope).tokens_R, rows_RH)
+    gates = scope.values.rider(source, GATES, Tensor).squeeze(1)
+    found = kernel.permute_backward(scope.values[source], _layout(scope).rowmap, gates)
+    scope.values.ride(target, GATES, found.weights_TK)
+    return {target: found.tokens_TH}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -80,9 +81,16 @@ def _routed(scope: Scope, logits_TE: Tensor) -> tuple[Tensor, Tensor]:
         bias = None if correction is None else correction.to(logits_TE.dtype)
         routed = route(logits_TE, _options(layer), bias, sums=False)
         return routed.experts_TK, routed.weights_TK
-    experts = balanced_experts(logits_TE.shape[0], layer.moe.num_experts, layer.moe.top_k, layer.device)
-    weights = weigh(logits_TE, experts, layer.moe.score, normalize=choice.normalize, scale=choice.scale)
-    return experts.to(torch.int32), weights
+    experts, numbers = _in_turn(logits_TE.shape[0], layer.moe.num_experts, layer.moe.top_k, layer.device)
+    weights = weigh(logits_TE, numbers, layer.moe.score, normalize=choice.normalize, scale=choice.scale)
+    return experts, weights
+
+
+@lru_cache(maxsize=8)
+def _in_turn(num_tokens: int, num_experts: int, top_k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Balanced experts, which are the same every time, as int32 and as int64."""
+    numbers = balanced_experts(num_tokens, num_experts, top_k, device)
+    return numbers.to(torch.int32), numbers
 
 
 def _options(layer: LayerContext) -> RouteOptions:

@@ -11,6 +11,7 @@ from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.collectives import all_to_all_rows
 from meshwright.executor.layer.routing import GATES, LAYOUT, RowLayout
 from meshwright.executor.layer.scope import Scope
+from meshwright.kernels.permute import operator as kernel
 
 
 def _layout(scope: Scope) -> RowLayout:
@@ -40,17 +41,21 @@ def _exchange(operator: Operator, scope: Scope, received: list[int], sent: list[
 
 def sort_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Received rows, or gradients of results, in the order of this rank's experts."""
-    return _reordered(operator, scope, _layout(scope).arrived_R)
+    source, target = operator.reads[0], operator.writes[0]
+    gates = scope.values.optional_rider(source, GATES)
+    sorted_rows = kernel.permute(scope.values[source], _layout(scope).arrived, gates)
+    if sorted_rows.gates_P is not None:
+        scope.values.ride(target, GATES, sorted_rows.gates_P.unsqueeze(1))
+    return {target: sorted_rows.rows_PH}
 
 
 def unsort_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Results, or gradients of rows, in the order in which their rows arrived."""
-    return _reordered(operator, scope, _layout(scope).home_R)
-
-
-def _reordered(operator: Operator, scope: Scope, order_R: Tensor) -> dict[str, Tensor]:
     source, target = operator.reads[0], operator.writes[0]
     gates = scope.values.optional_rider(source, GATES)
-    if gates is not None:
-        scope.values.ride(target, GATES, gates.index_select(0, order_R))
-    return {target: scope.values[source].index_select(0, order_R)}
+    found = kernel.permute_backward(
+        scope.values[source], _layout(scope).arrived, None if gates is None else gates.squeeze(1)
+    )
+    if found.weights_TK is not None:
+        scope.values.ride(target, GATES, found.weights_TK)
+    return {target: found.tokens_TH}

@@ -48,7 +48,7 @@ def weigh(logits_TE: Tensor, experts_TK: Tensor, score: RouterScore, *, normaliz
         weights = chosen.softmax(-1)
     else:
         weights = logits_TE.softmax(-1).gather(-1, experts_TK)
-    return weights * scale
+    return weights if scale == 1.0 else weights * scale
 
 
 def weigh_backward(

@@ -11,6 +11,7 @@ import torch
 from meshwright.costmodel.program.operators import Precision
 from meshwright.executor.measure_hardware.memory_case import MemoryCase, MemoryOperator
 from meshwright.executor.measure_hardware.operators import memory_functions as functions
+from meshwright.executor.measure_hardware.operators.custom_kernels import custom_kernel
 from meshwright.executor.measure_hardware.operators.memory_inputs import memory_inputs
 from meshwright.executor.measure_hardware.operators.optimizer import adam_check, adam_update
 from meshwright.executor.measure_hardware.operators.runnable import LIMITS, Runnable, relative_error
@@ -84,6 +85,8 @@ def memory_bound(case: MemoryCase, implementation: Implementation, device: torch
 
 def _bound(operator: MemoryOperator, implementation: Implementation, inputs: Tensors) -> Callable[[], Any]:
     """The operator on one input set."""
+    if implementation is Implementation.CUSTOM:
+        return custom_kernel(operator, inputs)
     if implementation is Implementation.EAGER and operator in PREPARED:
         return PREPARED[operator](*inputs)
     if implementation is Implementation.COMPILED:

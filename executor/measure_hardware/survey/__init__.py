@@ -21,11 +21,16 @@ from meshwright.hardware_profiles.measurements import Implementation
 __all__ = ["build_survey"]
 
 
-def build_survey(extent: Extent, *, num_gpus: int, gpus_per_node: int, seed: int = 0) -> Survey:
-    """The samples of a run on `num_gpus` GPUs, in an order drawn by `seed`: drift does not follow the shape."""
+def build_survey(
+    extent: Extent, *, num_gpus: int, gpus_per_node: int, seed: int = 0, custom_kernels: bool = False
+) -> Survey:
+    """The samples of a run on `num_gpus` GPUs, in an order drawn by `seed`: drift does not follow the shape.
+
+    `custom_kernels`: those of Meshwright's CUDA kernels, too, which must run here.
+    """
     grid = (*dense_entries(extent), *grouped_entries(extent), *attention_entries(extent))
     checks = check_entries(grid, seed) if extent is Extent.FULL else ()
-    local = [*grid, *checks, *memory_entries(extent)]
+    local = [*grid, *checks, *memory_entries(extent, custom_kernels=custom_kernels)]
     random.Random(seed).shuffle(local)
     if num_gpus == 1:
         return Survey(extent=extent, local=tuple(local))

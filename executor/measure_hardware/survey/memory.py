@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshwright.costmodel.program.operators import CopyWork
 from meshwright.executor.measure_hardware.entry import Direction, Entry, Extent, memory_entry
-from meshwright.executor.measure_hardware.memory_case import MemoryCase, MemoryOperator
+from meshwright.executor.measure_hardware.memory_case import CUSTOM, MemoryCase, MemoryOperator
 from meshwright.hardware_profiles.measurements import Implementation
 
 TOKENS = (64, 512, 2048, 4096, 8192, 16384)
@@ -53,8 +53,11 @@ PERMUTATIONS = (
 )
 
 
-def memory_entries(extent: Extent) -> tuple[Entry, ...]:
-    """Entries of `MemoryWork` and of copies between GPU and host (`CopyWork`, both directions)."""
+def memory_entries(extent: Extent, *, custom_kernels: bool) -> tuple[Entry, ...]:
+    """Entries of `MemoryWork` and of copies between GPU and host (`CopyWork`, both directions).
+
+    `custom_kernels`: those of Meshwright's CUDA kernels, too.
+    """
     compiled = extent is Extent.FULL  # compiling takes longer than a quick run may
     entries = [
         memory_entry(case, implementation)
@@ -63,7 +66,12 @@ def memory_entries(extent: Extent) -> tuple[Entry, ...]:
         if compiled or implementation is not COMPILED
         for case in _cases(operator, extent)
     ]
-    return (*entries, *_host_copies(extent))
+    custom = [
+        memory_entry(case, Implementation.CUSTOM)
+        for operator in (CUSTOM if custom_kernels else ())
+        for case in _cases(operator, extent)
+    ]
+    return (*entries, *custom, *_host_copies(extent))
 
 
 def _cases(operator: MemoryOperator, extent: Extent) -> list[MemoryCase]:

@@ -45,6 +45,7 @@ def sample_error(sample: Sample, cluster: ClusterSpec) -> float:
         cluster,
         attention_backend=backend,
         fused_kernels=sample.implementation is not Implementation.EAGER,
+        custom_kernels=sample.implementation is Implementation.CUSTOM,
     )
     return timing.time_s / sample.time_s - 1.0
 
@@ -55,5 +56,6 @@ def _family(sample: Sample) -> str:
     if isinstance(sample.work, AttentionWork):
         return f"{family}, {sample.implementation.value}"
     if isinstance(sample.work, MemoryWork):
-        return f"{family}, {'eager' if sample.implementation is Implementation.EAGER else 'fused'}"
+        apart = (Implementation.EAGER, Implementation.CUSTOM)
+        return f"{family}, {sample.implementation.value if sample.implementation in apart else 'fused'}"
     return f"{family}, skewed" if sample.rows_per_group or sample.peer_shares else family

@@ -5,8 +5,8 @@ import pytest
 
 from meshwright.costmodel.alone import timing
 from meshwright.costmodel.hardware import Basis
-from meshwright.costmodel.program.operators import AttentionWork
-from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.program.operators import AttentionWork, CustomKernel, CustomWork, MemoryKernel, MemoryWork
+from meshwright.costmodel.runtime import RuntimeSpec, load_runtime, runtime_names
 from meshwright.hardware_profiles import load_cluster
 
 
@@ -25,3 +25,15 @@ def test_a_frameworks_own_attention_takes_a_multiple() -> None:
     )
     assert timing(work, cluster, slow).time_s == pytest.approx(2.0 * timing(work, cluster, plain).time_s)
     assert timing(work, cluster, slow).basis is Basis.EXTRAPOLATED
+
+
+def test_only_our_own_runtime_has_custom_kernels() -> None:
+    assert [name for name in runtime_names() if load_runtime(name).custom_kernels] == ["meshwright"]
+    cluster = load_cluster("h100", num_gpus=8)
+    custom = CustomWork(kernel=CustomKernel.UNPERMUTE, num_bytes=3e8)
+    work = MemoryWork(kernel=MemoryKernel.UNPERMUTE, read_bytes=2.7e8, write_bytes=0.3e8, custom=custom)
+    plain = msgspec.structs.replace(work, custom=None)
+    for name in runtime_names():
+        runtime = load_runtime(name)
+        ratio = timing(plain, cluster, runtime).time_s / timing(work, cluster, runtime).time_s
+        assert ratio > 2.5 if name == "meshwright" else ratio == 1.0

@@ -16,6 +16,8 @@ from meshwright.costmodel.program.operators import (
     AttentionWork,
     Collective,
     CollectiveWork,
+    CustomKernel,
+    CustomWork,
     GemmWork,
     Group,
     GroupedGemmWork,
@@ -191,6 +193,22 @@ def test_a_backward_has_its_own_line_where_it_was_measured(h100: ClusterSpec) ->
     assert operator_timing(backward, h100).time_s > 1.3 * operator_timing(forward, h100).time_s
     a100 = load_cluster("a100")
     assert operator_timing(backward, a100) == operator_timing(forward, a100)
+
+
+def test_custom_kernels_count_where_they_run_and_are_measured(h100: ClusterSpec) -> None:
+    """8,192 tokens of Qwen3-30B-A3B to 65,536 rows: benchmarks/kernels.json has 112.5 us for the kernel."""
+    tokens, rows = 8192 * 2048 * 2.0, 65_536 * 2048 * 2.0
+    custom = CustomWork(kernel=CustomKernel.PERMUTE, num_bytes=tokens + rows)
+    work = MemoryWork(kernel=MemoryKernel.PERMUTE, read_bytes=rows, write_bytes=rows, custom=custom)
+    plain = MemoryWork(kernel=MemoryKernel.PERMUTE, read_bytes=rows, write_bytes=rows)
+    timing = operator_timing(work, h100, custom_kernels=True)
+    assert timing.time_s == pytest.approx(112.5e-6, rel=0.03)
+    assert timing.basis is Basis.INTERPOLATED
+    assert operator_timing(work, h100) == operator_timing(plain, h100)
+    assert operator_timing(plain, h100, custom_kernels=True) == operator_timing(plain, h100)
+    unmeasured = load_cluster("a100")
+    assert unmeasured.profile.custom_kernels == ()
+    assert operator_timing(work, unmeasured, custom_kernels=True) == operator_timing(plain, unmeasured)
 
 
 def collective_us(cluster: ClusterSpec, collective: Collective, num_bytes: float, size: int, ranks: int) -> float:

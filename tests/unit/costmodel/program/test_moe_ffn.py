@@ -14,9 +14,11 @@ from meshwright.costmodel.program.operators import (
     Axis,
     Collective,
     CollectiveWork,
+    CustomKernel,
     GemmWork,
     Group,
     GroupedGemmWork,
+    MemoryWork,
     Operator,
     Pass,
 )
@@ -279,3 +281,43 @@ def test_biases_of_experts_and_routers_are_weights() -> None:
     assert more.expert - less.expert == E / 4 * (2 * F / 2 + H)
     assert more.dense - less.dense == 2 * E
     assert more.ffn - less.ffn == 2 * 512 + H
+
+
+def _custom(program: LayerProgram) -> dict[str, tuple[CustomKernel, float]]:
+    """Kernel and bytes in rows of the hidden size, of every operator that a custom kernel can run."""
+    return {
+        op.name: (op.work.custom.kernel, op.work.custom.num_bytes / ROW)
+        for op in (*program.forward, *program.backward)
+        if isinstance(op.work, MemoryWork) and op.work.custom
+    }
+
+
+def test_custom_kernels_read_a_copied_row_once() -> None:
+    """T tokens and K T rows here; the products of a gate weight's gradient read rows, too."""
+    early, late = _custom(_build(LayerStrategy())), _custom(_build(LayerStrategy(), gate_before_fc2=False))
+    tokens, rows = S, S * K
+    assert early["permute"] == early["unpermute.backward"] == (CustomKernel.PERMUTE, tokens + rows)
+    assert early["unpermute"] == early["permute.backward"] == (CustomKernel.UNPERMUTE, tokens + rows)
+    assert late["unpermute.backward"] == (CustomKernel.UNPERMUTE_BACKWARD, tokens + 2 * rows)
+    width = F / H
+    assert early["experts_activation"] == (CustomKernel.SWIGLU, 3 * rows * width)
+    assert early["experts_activation.backward"] == (CustomKernel.SWIGLU_BACKWARD, 5 * rows * width)
+    logits, routing = 4 * tokens * E / ROW, (8 * tokens * K + 4 * E) / ROW
+    assert early["topk"] == (CustomKernel.ROUTE, logits + routing)
+    assert early["topk.backward"] == (CustomKernel.ROUTE_BACKWARD, logits + 2 * routing)
+
+
+def test_sorting_rows_that_arrived_reads_every_row() -> None:
+    custom = _custom(_build(LayerStrategy(ep=4)))
+    rows = S * K
+    for name in ("sort", "unsort", "sort.backward", "unsort.backward"):
+        assert custom[name] == (CustomKernel.PERMUTE, 2 * rows)
+    gathered = _custom(_build(LayerStrategy(ep=4, dispatch=Dispatch.ALL_GATHER)))
+    assert gathered["permute"] == (CustomKernel.PERMUTE, 4 * S + rows)
+    assert gathered["unpermute"][1] == 4 * S + rows
+
+
+def test_no_custom_kernel_computes_another_activation() -> None:
+    custom = _custom(_build(LayerStrategy(), msgspec.structs.replace(MOE, gated=False)))
+    assert "experts_activation" not in custom
+    assert "permute" in custom

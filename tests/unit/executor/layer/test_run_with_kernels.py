@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
+from meshwright.costmodel.program.operators import Operator
 from meshwright.costmodel.program.recompute import plan_backward
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.executor.layer.bindings.router import ROUTING
@@ -89,12 +91,27 @@ def test_nothing_waits_between_router_and_combine(tiny_layer: Make) -> None:
     tiny = tiny_layer("moe, wide").on(CUDA, torch.bfloat16)
     tiny.run()  # loads the library
     runner = tiny.runner()
-    names = [operator.name for operator in runner.forward]
-    first, behind = names.index("topk"), names.index("unpermute") + 1
+    router, *_, combined = _part(runner.forward, "topk", "unpermute")
     batch = runner.start(tiny.hidden)
-    batch.run(runner.forward[:first])
+    batch.run(runner.forward[: runner.forward.index(router)])
+    with _no_waits():
+        batch.run(_part(runner.forward, "topk", "unpermute"))
+    batch.run(runner.forward[runner.forward.index(combined) + 1 :])
+    batch.put_output_gradient(tiny.upstream)
+    with _no_waits():
+        batch.run(_part(runner.backward, "unpermute.backward", "topk.backward"))
+
+
+def _part(operators: Sequence[Operator], first: str, last: str) -> Sequence[Operator]:
+    names = [operator.name for operator in operators]
+    return operators[names.index(first) : names.index(last) + 1]
+
+
+@contextmanager
+def _no_waits() -> Iterator[None]:
+    """Inside, whatever waits for the device is an error."""
     torch.cuda.set_sync_debug_mode("error")
     try:
-        batch.run(runner.forward[first:behind])
+        yield
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -9,6 +9,7 @@ from meshwright.costmodel.program.operators import (
     AttentionWork,
     Collective,
     CollectiveWork,
+    CustomKernel,
     GemmWork,
     Group,
     GroupedGemmWork,
@@ -152,3 +153,17 @@ def test_random_sizes_keep_to_their_bounds() -> None:
     sizes = log_uniform("seed", 200, 128.0, 4096.0, 16)
     assert all(112 <= size <= 4112 and size % 16 == 0 for size in sizes)
     assert sizes == log_uniform("seed", 200, 128.0, 4096.0, 16)
+
+
+def test_custom_kernels_are_measured_where_they_run(full: Survey) -> None:
+    def custom(survey: Survey) -> list[MemoryWork]:
+        return [
+            entry.work
+            for entry in survey.local
+            if entry.implementation is Implementation.CUSTOM and isinstance(entry.work, MemoryWork)
+        ]
+
+    assert custom(full) == []
+    works = custom(build_survey(Extent.FULL, num_gpus=2, gpus_per_node=2, custom_kernels=True))
+    kernels = {work.custom.kernel for work in works if work.custom}
+    assert kernels == set(CustomKernel) - {CustomKernel.UNPERMUTE_BACKWARD}  # the executor weighs before FC2

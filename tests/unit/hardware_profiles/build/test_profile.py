@@ -12,6 +12,8 @@ from meshwright.costmodel.program.operators import (
     Collective,
     CollectiveWork,
     CopyWork,
+    CustomKernel,
+    CustomWork,
     GemmWork,
     Group,
     GroupedGemmWork,
@@ -234,8 +236,31 @@ def test_memory_bound_kernels_eager_and_fused(base: HardwareProfile) -> None:
     cluster = one_node(built)
     assert operator_timing(small, cluster, fused_kernels=False).time_s == pytest.approx(11.5e-6, rel=1e-2)
     assert operator_timing(backward, cluster).time_s == pytest.approx(3.0e-3, rel=1e-3)
-    assert operator_timing(work, one_node(built)).time_s == pytest.approx(1.0e-3, rel=1e-3)
+    start_s = built.launch.kernel_floor_s  # of one size all time is traffic, to which the least start is added
+    assert operator_timing(work, one_node(built)).time_s == pytest.approx(1.0e-3 + start_s, rel=1e-4)
     assert operator_timing(work, one_node(built), fused_kernels=False).time_s == pytest.approx(1.5e-3, rel=1e-3)
+
+
+def test_custom_kernels_are_told_apart_from_those_of_pytorch(base: HardwareProfile) -> None:
+    custom = CustomWork(kernel=CustomKernel.PERMUTE, num_bytes=1.2e9)
+    work = MemoryWork(kernel=MemoryKernel.PERMUTE, read_bytes=1e9, write_bytes=1e9, custom=custom)
+    built = build_profile(
+        measurements(sample(work, 1e-3, Implementation.COMPILED), sample(work, 0.5e-3, Implementation.CUSTOM)),
+        base=msgspec.structs.replace(base, custom_kernels=()),
+    )
+    (entry,) = built.custom_kernels
+    assert (entry.kernel, entry.provenance.source) == (CustomKernel.PERMUTE, Source.MEASURED)
+    cluster = one_node(built)
+    start_s = built.launch.kernel_floor_s
+    assert operator_timing(work, cluster).time_s == pytest.approx(1e-3 + start_s, rel=1e-3)
+    assert operator_timing(work, cluster, custom_kernels=True).time_s == pytest.approx(0.5e-3 + start_s, rel=1e-3)
+
+
+def test_what_custom_kernels_were_not_measured_are_the_bases(base: HardwareProfile) -> None:
+    work = MemoryWork(kernel=MemoryKernel.NORM, read_bytes=1e9, write_bytes=1e9)
+    built = build_profile(measurements(sample(work, 1e-3, Implementation.COMPILED)), base=base)
+    assert built.custom_kernels == base.custom_kernels
+    assert {entry.kernel for entry in built.custom_kernels} == set(CustomKernel)
 
 
 def test_scalars_bring_their_citation(base: HardwareProfile) -> None:

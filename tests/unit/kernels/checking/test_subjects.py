@@ -14,6 +14,7 @@ from meshwright.kernels.checking.error import worst_row_error
 from meshwright.kernels.checking.shapes import MODELS, MoeShape, moe_shape
 from meshwright.kernels.checking.subjects import Subject
 from meshwright.kernels.index.operator import index
+from meshwright.kernels.regroup.operator import regroup
 from meshwright.kernels.route.operator import route
 
 CPU = torch.device("cpu")
@@ -33,6 +34,7 @@ LOOSE = 0.02
 
 
 def _rows_subjects() -> Iterable[Subject]:
+    yield from subjects._arrived_subjects(SHAPE, CPU)
     yield from subjects._permute_subjects(SHAPE, CPU)
     yield from (subject for subject in subjects._swiglu_subjects(SHAPE, CPU) if subject.kernel == "swiglu")
 
@@ -80,6 +82,17 @@ def test_the_index_baselines_give_the_same_maps(wait: bool) -> None:
     assert torch.equal(own.slots_P.long(), slots)
     assert torch.equal(own.places_TK.flatten().long(), places)
     assert torch.equal(own.offsets_E.long(), offsets.long())
+
+
+def test_the_regroup_baseline_gives_the_same_maps() -> None:
+    subject = subjects._regroup_subject(SHAPE, CPU)
+    (counts,) = subject.make()
+    assert isinstance(counts, Tensor)
+    own = regroup(counts, SHAPE.slots)
+    slots, places, offsets = baselines.regroup(counts, SHAPE.slots)
+    assert torch.equal(own.slots_P.long(), slots)
+    assert torch.equal(own.places_TK.flatten().long(), places)
+    assert torch.equal(own.offsets_E, offsets)
 
 
 @pytest.mark.parametrize("model", MODELS)

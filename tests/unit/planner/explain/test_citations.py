@@ -6,6 +6,8 @@ from meshwright.costmodel.program.operators import (
     AttentionWork,
     Collective,
     CollectiveWork,
+    CustomKernel,
+    CustomWork,
     GemmWork,
     Group,
     GroupedGemmWork,
@@ -76,6 +78,15 @@ def test_tables_that_a_time_is_looked_up_in(work: Work, expected: list[str]) -> 
     cited = citations_of(work, profile, load_runtime("meshwright"))
     assert [entry.name for entry in cited] == expected
     assert all(entry.text for entry in cited)
+
+
+def test_a_custom_kernel_is_cited_where_the_runtime_has_it() -> None:
+    custom = CustomWork(kernel=CustomKernel.SWIGLU, num_bytes=2.0)
+    work = MemoryWork(kernel=MemoryKernel.ACTIVATION, read_bytes=1.0, write_bytes=1.0, custom=custom)
+    (ours,) = citations_of(work, load_profile("h100"), load_runtime("meshwright"))
+    (theirs,) = citations_of(work, load_profile("h100"), load_runtime("megatron"))
+    assert (ours.name, theirs.name) == ("custom kernel swiglu", "memory activation")
+    assert "benchmarks/kernels.json" in ours.text
 
 
 def test_a_backend_of_the_runtime_has_its_own_curves() -> None:
