@@ -83,8 +83,7 @@ def _neighbours(law: GroupedGemmLaw, step: float) -> list[GroupedGemmLaw]:
 def _error(points: Sequence[_Point], machine: TiledMachine, law: GroupedGemmLaw) -> float:
     """Mean distance of predicted from measured time in the logarithm."""
     return fmean(
-        abs(log(tiled_product_s(point.tiles, point.num_bytes, law, machine) / point.time_s))
-        for point in points
+        abs(log(tiled_product_s(point.tiles, point.num_bytes, law, machine) / point.time_s)) for point in points
     )
 
 
