@@ -154,8 +154,7 @@ def _grouped_gemm(work: GroupedGemmWork, profile: HardwareProfile, tables: Prepa
 def _by_tiles(work: GroupedGemmWork, profile: HardwareProfile, law: GroupedGemmLaw) -> Timing:
     peak = profile.gpu.peak_flops_per_s(work.precision)
     machine = TiledMachine(profile.gpu.num_sms, peak, profile.gpu.copy_bytes_per_s)
-    tiles, depth = grouped_tiles(work)
-    time_s = tiled_product_s(tiles, depth, grouped_gemm_bytes(work), law, machine)
+    time_s = tiled_product_s(grouped_tiles(work), grouped_gemm_bytes(work), law, machine)
     return Timing(time_s=time_s, basis=Basis.INTERPOLATED)
 
 

@@ -10,7 +10,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from meshwright.costmodel.formulas.matmul import TiledMachine, grouped_gemm_bytes, grouped_tiles, tiled_product_s
+from meshwright.costmodel.formulas.matmul import (
+    OutputTiles,
+    TiledMachine,
+    grouped_gemm_bytes,
+    grouped_tiles,
+    tiled_product_s,
+)
 from meshwright.costmodel.hardware import GpuSpec
 from meshwright.costmodel.program.operators import GroupedGemmWork, Pass, Precision
 from meshwright.costmodel.tables import GroupedGemmLaw, Provenance
@@ -29,8 +35,7 @@ DIGITS = 4
 class _Point(NamedTuple):
     """A sample as the law sees it."""
 
-    tiles: float
-    depth: float
+    tiles: OutputTiles
     num_bytes: float
     time_s: float
 
@@ -41,7 +46,7 @@ def grouped_laws(samples: Iterable[Sample], gpu: GpuSpec, provenance: Provenance
     for sample in samples:
         work = sample.work
         if isinstance(work, GroupedGemmWork) and not sample.rows_per_group and not work.accumulates_fp32:
-            point = _Point(*grouped_tiles(work), grouped_gemm_bytes(work), sample.time_s)
+            point = _Point(grouped_tiles(work), grouped_gemm_bytes(work), sample.time_s)
             points[work.precision, work.direction].append(point)
     return tuple(
         _fitted(found, TiledMachine(gpu.num_sms, gpu.peak_flops_per_s(precision), gpu.copy_bytes_per_s), law)
@@ -78,8 +83,7 @@ def _neighbours(law: GroupedGemmLaw, step: float) -> list[GroupedGemmLaw]:
 def _error(points: Sequence[_Point], machine: TiledMachine, law: GroupedGemmLaw) -> float:
     """Mean distance of predicted from measured time in the logarithm."""
     return fmean(
-        abs(log(tiled_product_s(point.tiles, point.depth, point.num_bytes, law, machine) / point.time_s))
-        for point in points
+        abs(log(tiled_product_s(point.tiles, point.num_bytes, law, machine) / point.time_s)) for point in points
     )
 
 

@@ -8,6 +8,7 @@ from meshwright.costmodel.formulas.matmul import (
     gemm_bytes,
     grouped_gemm_bytes,
     grouped_gemm_flops,
+    grouped_tiles,
     padded,
     roofline_s,
     sustained_s,
@@ -38,6 +39,20 @@ def test_each_group_is_padded_to_whole_tiles() -> None:
     assert [padded(x) for x in (1, 64, 65)] == [64, 64, 128]
     one_row_each = GroupedGemmWork(num_groups=10, rows=10, n=64, k=100)
     assert grouped_gemm_flops(one_row_each) == 2 * 10 * 64 * 64 * 100
+
+
+def test_few_rows_or_columns_get_small_tiles() -> None:
+    large, small = 128 * 256, 64 * 128
+    assert grouped_tiles(GroupedGemmWork(num_groups=4, rows=4 * 160, n=1024, k=512)) == (4 * 2 * 4, large, 512)
+    assert grouped_tiles(GroupedGemmWork(num_groups=4, rows=4 * 128, n=1024, k=512)) == (4 * 2 * 8, small, 512)
+    assert grouped_tiles(GroupedGemmWork(num_groups=4, rows=4 * 160, n=128, k=512)) == (4 * 3, small, 512)
+    in_fp8 = GroupedGemmWork(num_groups=4, rows=4 * 128, n=1024, k=512, precision=Precision.FP8)
+    assert grouped_tiles(in_fp8) == (4 * 4, large, 512)
+
+
+def test_rows_of_a_group_are_the_depth_of_its_weight_gradient_in_whole_steps() -> None:
+    work = GroupedGemmWork(num_groups=4, rows=4 * 144, n=1024, k=512, direction=Pass.WGRAD)
+    assert grouped_tiles(work) == (4 * 4 * 4, 128 * 256, 192)
 
 
 def test_roofline_and_sustained_time() -> None:
