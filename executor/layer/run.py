@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -20,10 +20,11 @@ from meshwright.executor.layer.lifetime import INPUT, Lifetimes
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.position import make_rotary_tables
 from meshwright.executor.layer.scope import Binding, Scope
+from meshwright.executor.layer.stream_plan import StreamPass
+from meshwright.executor.layer.streams import Around, Streams
 from meshwright.executor.layer.values import Values
 
-Around = Callable[[Operator, Callable[[], None]], None]
-"""Called with each operator and what runs it: to time it, or to put it on a stream."""
+__all__ = ["Around", "LayerRunner", "MicroBatch"]
 
 
 class LayerRunner:
@@ -75,6 +76,13 @@ class MicroBatch:
                     self._run_one(operator)
                 else:
                     around(operator, partial(self._run_one, operator))
+
+    def run_on(self, streams: Streams, planned: StreamPass, around: Around | None = None) -> None:
+        """Issue a pass to streams. What it leaves in the end is there for the compute stream."""
+        with torch.no_grad():
+            streams.run(planned, self.scope.values, self._run_one, around)
+        for name in {self._output, GRADIENT + INPUT} & self.scope.values.names():
+            streams.hand_over(self.scope.values, name)
 
     def _run_one(self, operator: Operator) -> None:
         written = self._bindings[operator.name](operator, self.scope)
