@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.registry import binding_of
 from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.groups import LayerGroups
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.lifetime import INPUT, Lifetimes
 from meshwright.executor.layer.parameters import Parameters
@@ -76,6 +78,11 @@ class MicroBatch:
                     self._run_one(operator)
                 else:
                     around(operator, partial(self._run_one, operator))
+
+    def talk_in(self, groups: LayerGroups) -> None:
+        """What is run from here on communicates in these groups, of the same ranks as those before."""
+        if groups != self.scope.layer.groups:
+            self.scope = replace(self.scope, layer=replace(self.scope.layer, groups=groups))
 
     def run_on(self, streams: Streams, planned: StreamPass, around: Around | None = None) -> None:
         """Issue a pass to streams. What it leaves in the end is there for the compute stream."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
@@ -11,6 +12,7 @@ from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.groups import LayerGroups
 from meshwright.executor.layer.order import on_streams
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.run import Around, LayerRunner, MicroBatch
@@ -20,13 +22,16 @@ from meshwright.executor.layer.streams import Streams
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDescription:
-    """What a part runs. `order` None: program order, on one stream."""
+    """What a part runs. `order` None: program order, on one stream. `groups`: communicators of passes that have some
+    of their own.
+    """
 
     title: str
     program: LayerProgram
     context: LayerContext
     recompute: Recompute
     order: LayerOrder | None
+    groups: Mapping[PassKind, LayerGroups] = field(default_factory=dict)
 
     def passes(self) -> dict[PassKind, tuple[Placed, ...]]:
         """The operators of each pass, in the plan's order and on its streams where it has one."""
@@ -57,9 +62,12 @@ class Part:
         overlaps = any(one.stream is not Resource.COMPUTE for placed in passes.values() for one in placed)
         self._streams = streams if overlaps else None
         self._planned = {kind: plan_streams(placed) for kind, placed in passes.items()}
+        self._groups = description.groups
 
     def run(self, batch: MicroBatch, kind: PassKind, around: Around | None = None) -> None:
         """Run a pass of a micro-batch."""
+        if kind in self._groups:
+            batch.talk_in(self._groups[kind])
         if self._streams is None:
             batch.run(self._operators[kind], around)
         else:

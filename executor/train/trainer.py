@@ -20,6 +20,7 @@ from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.model.sm_shares import strategy_sms
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
@@ -81,11 +82,16 @@ class Trainer:
             end_strategy(configuration.mesh),
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
         )
+        self.watch = Stopwatch(choices.numerics.device)
+        streams = self._streams()
         self.communicators = Communicators(
-            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
+            Place(mesh=configuration.mesh, rank=rank),
+            strategies,
+            end_devices(configuration),
+            sms=() if streams is None else strategy_sms(configuration),
+            gpus_per_node=configuration.cluster.gpus_per_node,
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
-        self.watch = Stopwatch(choices.numerics.device)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
             configuration,
@@ -94,7 +100,7 @@ class Trainer:
             seed=choices.seed,
             routed=self._load.count,
             around=self.watch.around,
-            streams=self._streams(),
+            streams=streams,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
