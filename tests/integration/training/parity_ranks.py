@@ -1,6 +1,6 @@
 """Run as a script: trains every plan of a folder on so many processes, and on one by autograd in float64.
 
-    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE
+    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE [one-stream]
 
 Prints, as JSON, for each plan the greatest relative errors of losses and gradient norms, those of all parameters in the
 end, and a digest of these.
@@ -45,10 +45,11 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(run_rank, args=(num_ranks, port, folder, device, dtype), nprocs=num_ranks)
+    one_stream = "one-stream" in sys.argv[5:]
+    spawn(run_rank, args=(num_ranks, port, folder, device, dtype, one_stream), nprocs=num_ranks)
 
 
-def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str, dtype: str) -> None:
+def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str, dtype: str, one_stream: bool) -> None:
     """Train every plan on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -59,7 +60,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     found = {}
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration = configuration_of(read_plan(path))
-        results, initial, final = train(configuration, rank, numerics)
+        results, initial, final = train(configuration, rank, numerics, one_stream=one_stream)
         if rank == 0:
             found[path.name.removesuffix(".plan.json")] = {
                 "errors": errors(configuration, results, initial, final),
@@ -80,10 +81,10 @@ def open_device(device_type: str, rank: int) -> torch.device:
 
 
 def train(
-    configuration: TrainingConfiguration, rank: int, numerics: Numerics
+    configuration: TrainingConfiguration, rank: int, numerics: Numerics, *, one_stream: bool
 ) -> tuple[list[StepResult], dict[str, Tensor], dict[str, Tensor]]:
     """Six steps; what they showed, and all parameters before and after."""
-    choices = TrainingChoices(numerics=numerics, learning_rate=RATE, optimizer=OPTIMIZER)
+    choices = TrainingChoices(numerics=numerics, learning_rate=RATE, optimizer=OPTIMIZER, one_stream=one_stream)
     trainer = Trainer(configuration, rank, choices, tokens_of(configuration))
     initial = everywhere(whole_masters(trainer.model))
     results = [trainer.step(step) for step in range(NUM_STEPS)]
