@@ -142,6 +142,16 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
         assert len({found[case]["digest"] for case in group if case in found}) <= 1, group
 
 
+def test_what_streams_run_is_what_one_stream_runs(train_all: Callable[..., Results]) -> None:
+    cases = ("moe: tp, edp", "moe: zb-v, sp", "latent: tp, dp", "moe: ep, edp")
+    streams = train_all(4, "cpu", "float64", cases, "host-streams")
+    assert wrong(streams, {}, TOLERANCE) == []
+    alone = train_all(4, "cpu", "float64", cases)
+    assert {case: result["digest"] for case, result in streams.items()} == {
+        case: result["digest"] for case, result in alone.items()
+    }
+
+
 def test_sixteen_bits_stay_within_their_budget(train_all: Callable[..., Results]) -> None:
     found = train_all(2, "cpu", "bfloat16", ("dense: dp", "dense: tp", "moe: ep", "moe: zb-v"))
     assert wrong(found, BFLOAT16_BUDGET, OTHER_BUDGET) == []
