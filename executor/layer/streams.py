@@ -19,7 +19,7 @@ from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator, Resource
 from meshwright.executor.layer.stream_plan import BEGIN, StreamPass, StreamStep
-from meshwright.executor.layer.values import HERE, Use, Values
+from meshwright.executor.layer.values import HERE, Values
 
 Around = Callable[[Operator, Callable[[], None]], None]
 """Called with each operator and what runs it, with the operator's stream current, behind its waits: to time it."""
@@ -28,6 +28,9 @@ Waiting = Callable[[Callable[[], None]], None]
 """Called with what makes the compute stream wait: to time it."""
 
 COMPUTE = Resource.COMPUTE
+_AT_HOME = {stream: frozenset((stream,)) for stream in Resource} | {COMPUTE: HERE}
+_Foreign = tuple[object, frozenset[Resource]]
+"""What an operator has used, and the homes of its memory."""
 
 
 class StreamDevice(Protocol):
@@ -115,33 +118,35 @@ class Streams:
         self._held[stream] = [one for one in self._held[stream] if one.number > known[one.stream]]
 
     def _launch(self, step: StreamStep, values: Values, run: Callable[[], None], around: Around | None) -> None:
+        own = _AT_HOME[step.stream]
         with self._device.on(step.stream), values.noted() as use:
             if around is None:
                 run()
             else:
                 around(step.operator, run)
         self._known[step.stream][step.stream] += 1
-        self._hold(use, step.stream)
+        foreign = [(thing, homes) for _, thing, homes in use.read if homes != own]
+        if foreign:
+            self._hold(foreign, step.stream)
         for key, thing in use.written:
-            values.homes[key] = _homes(thing, step.stream, use)
+            homes = _homes(thing, own, foreign) if foreign else own
+            if homes != HERE:
+                values.homes[key] = homes
 
-    def _hold(self, use: Use, stream: Resource) -> None:
+    def _hold(self, foreign: list[_Foreign], stream: Resource) -> None:
         """Hold what a stream has used of others."""
-        for _, thing, homes in use.read:
-            for home in homes:
-                if home is not stream:
-                    number = self._known[stream][stream]
-                    self._held[home].append(_Held(thing=thing, stream=stream, number=number))
+        number = self._known[stream][stream]
+        for thing, homes in foreign:
+            for home in homes - _AT_HOME[stream]:
+                self._held[home].append(_Held(thing=thing, stream=stream, number=number))
 
 
-def _homes(thing: object, stream: Resource, use: Use) -> frozenset[Resource]:
+def _homes(thing: object, own: frozenset[Resource], foreign: list[_Foreign]) -> frozenset[Resource]:
     """Where the memory of what an operator has written may have been allocated: elsewhere if it is a view."""
-    found = {stream}
-    for _, source, homes in use.read:
-        if homes == {stream}:
-            continue
+    found = own
+    for source, homes in foreign:
         if not isinstance(thing, Tensor) or not isinstance(source, Tensor):
             found |= homes
         elif thing.untyped_storage().data_ptr() == source.untyped_storage().data_ptr():
             return homes
-    return frozenset(found)
+    return found
