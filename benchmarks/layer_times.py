@@ -2,6 +2,7 @@
 
     python benchmarks/layer_times.py                       one GPU
     python benchmarks/layer_times.py --num-gpus 2          two GPUs of a host: EP2, SP2, TP2 (starts both ranks itself)
+    python benchmarks/layer_times.py --num-gpus 2 --overlap    the passes on several streams, too, as they are solved
     python benchmarks/layer_times.py --check               first: small layers, all gradients against float32 autograd
     python benchmarks/layer_times.py --again FILE.json     anywhere: measured layers beside present predictions
     python benchmarks/layer_times.py --device cpu --tiny   anywhere: tiny shapes, to try the driver itself
@@ -32,17 +33,25 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
+from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
+from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.context import AttentionKernel
+from meshwright.executor.layer.cuda_streams import CudaStreams
 from meshwright.executor.layer.groups import Communicator, groups_over_all_ranks
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.layer_timing.cases import MODELS, Case, make_case, shapes_for, strategies_for, timed_layer
 from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors, host_waits
 from meshwright.executor.layer_timing.machine import describe_machine
-from meshwright.executor.layer_timing.measure import TimingChoice, measure_layer
+from meshwright.executor.layer_timing.measure import Overlap, TimingChoice, measure_layer
 from meshwright.executor.layer_timing.predict_again import predicted_again
-from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, plain_runtime
+from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, overlapping, plain_runtime
 from meshwright.executor.layer_timing.record import (
     LAYER_TIMES_SCHEMA_VERSION,
     LayerTimes,
@@ -52,6 +61,7 @@ from meshwright.executor.layer_timing.record import (
 )
 from meshwright.executor.layer_timing.table import layer_table, operator_table, summary_table
 from meshwright.kernels.dispatch import dispatcher
+from meshwright.planner.operator_order import solve_pass
 
 CPU_MEMORY_BYTES = 1e12
 CHECK_LIMIT = {torch.bfloat16: 0.03, torch.float32: 1e-4}
@@ -130,6 +140,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--attention", choices=[kernel.value for kernel in AttentionKernel], default="cudnn")
     parser.add_argument("--compile", action="store_true", help="compile memory-bound functions")
     parser.add_argument("--natural-routing", action="store_true")
+    parser.add_argument("--overlap", action="store_true", help="time passes on several streams, too; needs GPUs")
     parser.add_argument("--passes", type=int, default=25)
     parser.add_argument(
         "--profile", default="", help="hardware profile that predicts, name or path; by GPU where empty"
@@ -139,7 +150,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--again", type=Path, help="predict the layers of this file anew; needs no GPU")
     parser.add_argument("--tiny", action="store_true", help="small made-up layers: only a try")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.overlap and options.device == "cpu":
+        parser.error("--overlap: a CPU has no streams")
+    return options
 
 
 def predict_again(options: argparse.Namespace) -> int:
@@ -229,6 +243,22 @@ def _time_one(case: Case, rank: Rank, options: argparse.Namespace) -> LayerTimes
         groups_over_all_ranks(strategy, rank.communicator),
         replica=rank.number // strategy.replica_gpus,
         predict=lambda timed: LayerPrediction(timed.program, cluster, runtime),
+        overlap=_overlap(case, cluster, overlapping(runtime), rank) if options.overlap else None,
+    )
+
+
+def _overlap(case: Case, cluster: ClusterSpec, runtime: RuntimeSpec, rank: Rank) -> Overlap:
+    """The order that the solver finds, which is the same on all ranks."""
+    program = case.program
+    orders = {}
+    for kind in (PassKind.FORWARD, PassKind.BACKWARD):
+        problem = problem_of(pass_operators(program, Recompute.NONE, kind), cluster, runtime)
+        orders[kind.value] = solve_pass(problem, num_nodes=1500, num_replays=250).ordered.order()
+    order = LayerOrder(**orders)
+    return Overlap(
+        streams=Streams(CudaStreams(rank.device)),
+        order=order,
+        prediction=LayerPrediction(program, cluster, runtime, order),
     )
 
 
