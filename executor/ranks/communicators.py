@@ -99,11 +99,11 @@ def _are_in_one_node(ranks: tuple[int, ...], gpus_per_node: int) -> bool:
 
 def _group(ranks: tuple[int, ...], num_sms: int) -> dist.ProcessGroup | None:
     if num_sms:
-        return _group_on_sms(ranks, num_sms)
+        return group_on_sms(ranks, num_sms)
     return dist.group.WORLD if len(ranks) == dist.get_world_size() else dist.new_group(list(ranks))
 
 
-def _group_on_sms(ranks: tuple[int, ...], num_sms: int) -> dist.ProcessGroup | None:
+def group_on_sms(ranks: tuple[int, ...], num_sms: int) -> dist.ProcessGroup | None:
     """A group whose collectives NCCL runs on so many thread blocks, each of which takes an SM."""
     options = dist.ProcessGroupNCCL.Options()
     options.config.min_ctas = num_sms
