@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -26,7 +26,27 @@ from meshwright.executor.layer.stream_plan import StreamPass
 from meshwright.executor.layer.streams import Around, Streams
 from meshwright.executor.layer.values import Values
 
-__all__ = ["Around", "LayerRunner", "MicroBatch"]
+__all__ = ["Around", "LayerPass", "LayerRunner", "MicroBatch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPass:
+    """The operators of a pass as they are planned. `streams` None: one after another.
+
+    `groups`: the communicators of the pass, where it has some of its own.
+    """
+
+    on_streams: StreamPass
+    streams: Streams | None = None
+    groups: LayerGroups | None = None
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """In their order."""
+        return tuple(step.operator for step in self.on_streams.steps)
+
+    def __iter__(self) -> Iterator[Operator]:
+        return iter(self.operators)
 
 
 class LayerRunner:
@@ -71,7 +91,10 @@ class MicroBatch:
         self._output = output
 
     def run(self, operators: Iterable[Operator], around: Around | None = None) -> None:
-        """Run operators one after another. No autograd: backward operators are operators like all others."""
+        """Run operators one after another, a pass as it is planned. No autograd: all operators are alike."""
+        if isinstance(operators, LayerPass):
+            self._run_pass(operators, around)
+            return
         with torch.no_grad():
             for operator in operators:
                 if around is None:
@@ -79,10 +102,14 @@ class MicroBatch:
                 else:
                     around(operator, partial(self._run_one, operator))
 
-    def talk_in(self, groups: LayerGroups) -> None:
-        """What is run from here on communicates in these groups, of the same ranks as those before."""
-        if groups != self.scope.layer.groups:
+    def _run_pass(self, planned: LayerPass, around: Around | None) -> None:
+        groups = planned.groups
+        if groups is not None and groups != self.scope.layer.groups:
             self.scope = replace(self.scope, layer=replace(self.scope.layer, groups=groups))
+        if planned.streams is None:
+            self.run(planned.operators, around)
+        else:
+            self.run_on(planned.streams, planned.on_streams, around)
 
     def run_on(self, streams: Streams, planned: StreamPass, around: Around | None = None) -> None:
         """Issue a pass to streams. What it leaves in the end is there for the compute stream."""

@@ -43,7 +43,7 @@ class Values:
     def __init__(self) -> None:
         self.homes: dict[Key, frozenset[Resource]] = {}
         self._tensors: dict[str, Tensor] = {}
-        self._riders: dict[Key, object] = {}
+        self._riders: dict[str, object] = {}
         self._joined: dict[tuple[str, ...], Tensor] = {}
         self._use: Use | None = None
 
@@ -83,15 +83,15 @@ class Values:
 
     def ride(self, tensor: str, name: str, rider: object) -> None:
         """Hand `rider` on beside a tensor. An operator that is run again hands on what it did: the first stays."""
-        if (tensor, name) in self._riders:
+        if f"{tensor}.{name}" in self._riders:
             return
-        self._riders[tensor, name] = rider
+        self._riders[f"{tensor}.{name}"] = rider
         if self._use is not None:
             self._use.written.append(((tensor, name), rider))
 
     def rider(self, tensor: str, name: str, kind: type[Rider]) -> Rider:
         """What rides beside a tensor."""
-        rider = self._riders[tensor, name]
+        rider = self._riders[f"{tensor}.{name}"]
         if not isinstance(rider, kind):
             raise TypeError(f"{tensor}.{name} is a {type(rider).__name__}, expected {kind.__name__}")
         self._note_read((tensor, name), rider)
@@ -99,7 +99,8 @@ class Values:
 
     def optional_rider(self, tensor: str, name: str) -> Tensor | None:
         """The tensor that rides beside a tensor, if one does."""
-        return self.rider(tensor, name, Tensor) if isinstance(self._riders.get((tensor, name)), Tensor) else None
+        rides = isinstance(self._riders.get(f"{tensor}.{name}"), Tensor)
+        return self.rider(tensor, name, Tensor) if rides else None
 
     def joined(self, names: tuple[str, ...], join: Callable[[list[Tensor]], Tensor] | None = None) -> Tensor:
         """The named tensors side by side, (T, sum of widths): a view where they lie so, else one copy for all users."""

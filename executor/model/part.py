@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
-from meshwright.costmodel.program.operators import Operator, Resource
+from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.router import ROUTING
@@ -15,7 +15,7 @@ from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.groups import LayerGroups
 from meshwright.executor.layer.order import on_streams
 from meshwright.executor.layer.parameters import Parameters
-from meshwright.executor.layer.run import Around, LayerRunner, MicroBatch
+from meshwright.executor.layer.run import LayerPass, LayerRunner
 from meshwright.executor.layer.stream_plan import Placed, plan_streams
 from meshwright.executor.layer.streams import Streams
 
@@ -56,19 +56,12 @@ class Part:
         self.runner = LayerRunner(description.program, description.context, parameters, description.recompute)
         self.routes = ROUTING in description.program.sizes()
         passes = description.passes()
-        self._operators: dict[PassKind, tuple[Operator, ...]] = {
-            kind: tuple(one.operator for one in placed) for kind, placed in passes.items()
-        }
         overlaps = any(one.stream is not Resource.COMPUTE for placed in passes.values() for one in placed)
-        self._streams = streams if overlaps else None
-        self._planned = {kind: plan_streams(placed) for kind, placed in passes.items()}
-        self._groups = description.groups
-
-    def run(self, batch: MicroBatch, kind: PassKind, around: Around | None = None) -> None:
-        """Run a pass of a micro-batch."""
-        if kind in self._groups:
-            batch.talk_in(self._groups[kind])
-        if self._streams is None:
-            batch.run(self._operators[kind], around)
-        else:
-            batch.run_on(self._streams, self._planned[kind], around)
+        self.passes = {
+            kind: LayerPass(
+                on_streams=plan_streams(placed),
+                streams=streams if overlaps else None,
+                groups=description.groups.get(kind),
+            )
+            for kind, placed in passes.items()
+        }

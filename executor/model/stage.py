@@ -55,7 +55,7 @@ class Stage:
             batch = part.runner.start(hidden_TH)
             if tokens is not None:
                 self._ride(batch, tokens)
-            part.run(batch, PassKind.FORWARD, self._around)
+            batch.run(part.passes[PassKind.FORWARD], self._around)
             if part.routes:
                 experts = batch.scope.values.rider(ROUTING, EXPERTS, Tensor)
                 self._routed(part.title, part.runner.layer.moe.num_experts, experts)
@@ -83,14 +83,14 @@ class Stage:
     def backward_weight(self, number: int) -> None:
         """The gradients of the weights, after `backward_input`."""
         for part, batch in self._reversed(number):
-            part.run(batch, PassKind.WGRAD, self._around)
+            batch.run(part.passes[PassKind.WGRAD], self._around)
         del self._running[number]
 
     def _backward(self, number: int, grad_TH: Tensor | None, kind: PassKind) -> Tensor | None:
         for part, batch in self._reversed(number):
             if grad_TH is not None:
                 batch.put_output_gradient(grad_TH)
-            part.run(batch, kind, self._around)
+            batch.run(part.passes[kind], self._around)
             grad_TH = None if self.is_first and part is self.parts[0] else batch.take_input_gradient()
         return grad_TH
 
