@@ -351,6 +351,21 @@ def test_what_another_stream_reads_is_held_until_its_own_has_waited() -> None:
     assert streams.num_held() == 1
 
 
+def test_a_rider_may_have_memory_of_another_stream_inside() -> None:
+    placed = (
+        Placed(operator=operator("gather", ("in.0",), ("latent",)), stream=NVLINK),
+        Placed(operator=operator("up", ("latent",), ("key",)), stream=COMPUTE),
+        Placed(operator=operator("rope", ("key",), ("rotated",)), stream=COMPUTE),
+    )
+    plain = {"view": False, "rides": False, "rider_view": False, "asks": False}
+    changes: tuple[dict[str, bool], ...] = ({}, {"rides": True, "rider_view": True}, {"asks": True})
+    world = World()
+    world.run([[Drawn(placed=one, **{**plain, **change}) for one, change in zip(placed, changes, strict=True)]])
+    assert problems(world.device.notes) == []
+    # In either micro-batch the latent by `up`, what rides with the key by `rope`: the second gather ends the first two.
+    assert world.streams.num_held() == 2
+
+
 def test_what_leaves_a_layer_may_be_used_anywhere() -> None:
     device = Device()
     streams, values = Streams(device), Values()
