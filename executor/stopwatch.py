@@ -15,11 +15,16 @@ from meshwright.costmodel.program.operators import Operator
 
 
 class StepPart(StrEnum):
-    """A part of a step. COLLECTIVES lie inside FORWARD and BACKWARD; a wait is for a message of another stage."""
+    """A part of a step. A wait is for a message of another stage.
+
+    EXPOSED lies inside FORWARD and BACKWARD: what computation waits for collectives. COLLECTIVES are whole, also where
+    they run beside computation.
+    """
 
     FORWARD = "forward"
     BACKWARD = "backward"
     COLLECTIVES = "collectives"
+    EXPOSED = "exposed"
     WAIT = "wait"
     GRADIENTS = "gradients"
     OPTIMIZER = "optimizer"
@@ -58,12 +63,23 @@ class Stopwatch:
         self._running.pairs.append((part, begin, self._event()))
 
     def around(self, operator: Operator, run: Callable[[], None]) -> None:
-        """Run an operator of a layer; collectives are timed."""
+        """Run an operator of a layer; collectives are timed. On the compute stream they block."""
         if not operator.is_communication:
             run()
-            return
-        with self.part(StepPart.COLLECTIVES):
-            run()
+        elif self._is_beside():
+            with self.part(StepPart.COLLECTIVES):
+                run()
+        else:
+            with self.part(StepPart.COLLECTIVES), self.part(StepPart.EXPOSED):
+                run()
+
+    def waiting(self, wait: Callable[[], None]) -> None:
+        """Make the compute stream wait for a collective on another."""
+        with self.part(StepPart.EXPOSED):
+            wait()
+
+    def _is_beside(self) -> bool:
+        return self._on_cuda and torch.cuda.current_stream() != torch.cuda.default_stream()
 
     def end_step(self) -> None:
         """What is timed from here on is of the next step."""

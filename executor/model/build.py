@@ -16,6 +16,7 @@ from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, Communicator
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
 from meshwright.executor.layer.run import Around
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
 from meshwright.executor.model.numerics import Numerics
@@ -56,7 +57,10 @@ def _buckets(owned: Iterable[OwnedParameter]) -> Iterator[tuple[OwnedParameter, 
 
 
 class RankModel:
-    """What one rank holds: a stage for each of its chunks, and the buffers of their parameters."""
+    """What one rank holds: a stage for each of its chunks, and the buffers of their parameters.
+
+    `streams` None: operators run one after another.
+    """
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class RankModel:
         seed: int,
         routed: Routed,
         around: Around | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self.configuration = configuration
         self.communicators = communicators
@@ -81,7 +86,7 @@ class RankModel:
         last = len(configuration.stages) - 1
         self.stages = tuple(
             Stage(
-                [Part(part.description, self._parameters(part)) for part in parts],
+                [Part(part.description, self._parameters(part), streams) for part in parts],
                 is_first=stage == 0,
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,

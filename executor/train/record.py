@@ -51,8 +51,8 @@ class NumericsRecord(Value, frozen=True, kw_only=True):
 class StageTimes(Value, frozen=True, kw_only=True):
     """Seconds a step of a device of the pipeline, by part: the mean of its ranks, and what was predicted.
 
-    Predicted parts are whole, also where they overlap, and waits the rest of the predicted step, if there is one;
-    collectives inside layers are not predicted apart.
+    Predicted parts are whole, also where they overlap, and waits the rest of the predicted step, if there is one.
+    Collectives, and what is exposed of them, lie inside the passes.
     """
 
     stage: int

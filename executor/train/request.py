@@ -36,7 +36,8 @@ class RunRequest(Value, frozen=True, kw_only=True):
     checkpoints, one every `save_every` steps (0: none) and one at the end; with `resume` it goes on from the newest.
     A run takes steps until it has `num_steps`, those before a checkpoint included. `balanced`: tokens go to experts
     in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is not finite are left out instead
-    of ending the run. `tensorboard`: event files are written, too.
+    of ending the run. `tensorboard`: event files are written, too. `one_stream`: operators of layers run one after
+    another, for comparison with what the plan overlaps.
     """
 
     plan: Path
@@ -60,6 +61,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     balanced: bool = False
     skip_not_finite: bool = False
     tensorboard: bool = False
+    one_stream: bool = False
 
     def __post_init__(self) -> None:
         self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")

@@ -15,9 +15,12 @@ from meshwright.costmodel.simulate import build_schedule
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.executor.data.source import TokenSource
 from meshwright.executor.layer.collectives import all_reduce
+from meshwright.executor.layer.cuda_streams import CudaStreams
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.model.sm_shares import strategy_sms
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
@@ -56,13 +59,14 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingChoices:
-    """What a plan leaves open."""
+    """What a plan leaves open. `one_stream`: operators of layers run one after another, for comparison."""
 
     numerics: Numerics
     learning_rate: LearningRate
     optimizer: AdamWSettings = field(default_factory=AdamWSettings)
     seed: int = 0
     skip_not_finite: bool = False
+    one_stream: bool = False
 
 
 class Trainer:
@@ -78,11 +82,16 @@ class Trainer:
             end_strategy(configuration.mesh),
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
         )
+        self.watch = Stopwatch(choices.numerics.device)
+        streams = self._streams()
         self.communicators = Communicators(
-            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
+            Place(mesh=configuration.mesh, rank=rank),
+            strategies,
+            end_devices(configuration),
+            sms=() if streams is None else strategy_sms(configuration),
+            gpus_per_node=configuration.cluster.gpus_per_node,
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
-        self.watch = Stopwatch(choices.numerics.device)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
             configuration,
@@ -91,10 +100,17 @@ class Trainer:
             seed=choices.seed,
             routed=self._load.count,
             around=self.watch.around,
+            streams=streams,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
         self._reads_tokens = self.communicators.place.stage in end_devices(configuration)
+
+    def _streams(self) -> Streams | None:
+        device = self.choices.numerics.device
+        if device.type != "cuda" or self.choices.one_stream:
+            return None
+        return Streams(CudaStreams(device), self.watch.waiting)
 
     def _pipeline_device(self) -> PipelineDevice:
         configuration, numerics, place = self.configuration, self.choices.numerics, self.communicators.place

@@ -77,6 +77,9 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Event files in RUN_DIR/tensorboard, too; needs that package.")
     ] = False,
+    one_stream: Annotated[
+        bool, typer.Option("--one-stream", help="Overlap nothing inside layers, to see what the plan's overlap brings.")
+    ] = False,
     print_launch: Annotated[
         bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
     ] = False,
@@ -113,6 +116,7 @@ def command(
         balanced=balanced,
         skip_not_finite=skip_not_finite,
         tensorboard=tensorboard,
+        one_stream=one_stream,
     )
     if print_launch:
         _print_launch(request)
@@ -189,6 +193,7 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--skip-not-finite": request.skip_not_finite,
         "--resume": request.resume,
         "--tensorboard": request.tensorboard,
+        "--one-stream": request.one_stream,
     }
     return arguments + [option for option, is_set in flags.items() if is_set]
 

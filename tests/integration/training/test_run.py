@@ -38,7 +38,8 @@ def test_a_tiny_mixture_of_experts_trains_on_four_processes(
     assert (record["num_steps"], record["comparable"], record["device"]) == (20, False, "cpu")
     (stage,) = record["stages"]
     measured, predicted = stage["measured_s"], stage["predicted_s"]
-    assert 0 < measured["collectives"] < measured["forward"] + measured["backward"] < record["step_time_s"]
+    assert 0 < measured["exposed"] <= measured["collectives"]
+    assert measured["collectives"] < measured["forward"] + measured["backward"] < record["step_time_s"]
     assert predicted["forward"] < predicted["backward"] < plan.prediction.step_time_s <= sum(predicted.values())
     assert record["tokens_per_s"] == pytest.approx(8 * 16 / record["step_time_s"])
 
