@@ -15,7 +15,14 @@ from meshwright.executor.train.event_log import EventLog
 from meshwright.executor.train.gathering import gather_whole, weight_pieces
 from meshwright.executor.train.inputs import RunInputs
 from meshwright.executor.train.loading import load_weights
-from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, write_run
+from meshwright.executor.train.operator_times import (
+    OperatorTimes,
+    alike_parts,
+    gather_medians,
+    operator_times,
+    rank_medians,
+)
+from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, recorded_steps, write_run
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import RunCheckpoints
 from meshwright.executor.train.stage_times import gather_times, rank_times
@@ -119,10 +126,12 @@ class Job:
 
     def _steps(self, first_step: int, stop: StopSignal | None) -> Iterator[StepRecord]:
         before_s, every = time.perf_counter(), self._request.save_every
+        timed = recorded_steps(first_step, self._request.num_steps, self._request.time_operators)
         for number in range(first_step, self._request.num_steps):
-            result = self._trainer.step(number, stop=stop is not None and stop.asked)
+            records = number in timed
+            result = self._trainer.step(number, stop=stop is not None and stop.asked, records=records)
             now_s = time.perf_counter()
-            yield step_record(number, result, self._plan, now_s - before_s, self._device)
+            yield step_record(number, result, self._plan, now_s - before_s, self._device, recorded=records)
             before_s = now_s
             if result.stop_asked:
                 return
@@ -139,12 +148,21 @@ class Job:
         peaks = stage_peaks(place.stage, place.mesh.pp, self._device, world)
         if not records:
             return None
-        times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.steps()), world)
+        times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.stopwatch.steps()), world)
+        operators = self._operator_times()
         if self._rank > 0:
             return None
-        summary = run_record(self._request, self._plan, self._trainer, self._inputs.described, records, peaks, times)
+        summary = run_record(
+            self._request, self._plan, self._trainer, self._inputs.described, records, peaks, times, operators
+        )
         write_run(summary, self._request.output)
         return summary
+
+    def _operator_times(self) -> tuple[OperatorTimes, ...]:
+        """Of all ranks on the first; a collective."""
+        configuration, samples = self._trainer.configuration, self._trainer.watch.samples
+        ranks = gather_medians(rank_medians(samples, alike_parts(configuration)), self._host)
+        return () if self._rank > 0 else operator_times(configuration, ranks)
 
     def _export(self) -> None:
         """Write the weights as a Hugging Face folder; the first rank does, others give it their parts."""

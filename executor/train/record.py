@@ -13,6 +13,7 @@ from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.stopwatch import StepPart
+from meshwright.executor.train.operator_times import OperatorTimes
 from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
@@ -23,7 +24,10 @@ are loaded and chosen."""
 
 
 class StepRecord(Value, frozen=True, kw_only=True):
-    """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts."""
+    """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts.
+
+    `recorded`: its operators were timed, which slows a step; it does not count for the measured step time.
+    """
 
     step: int
     loss: float
@@ -35,6 +39,7 @@ class StepRecord(Value, frozen=True, kw_only=True):
     expert_load: float
     peak_memory_bytes: int
     skipped: bool
+    recorded: bool = False
 
 
 class NumericsRecord(Value, frozen=True, kw_only=True):
@@ -73,8 +78,9 @@ class SlowRank(Value, frozen=True, kw_only=True):
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU.
 
-    `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage;
-    `kernels` is what ran each custom operation on rank 0, CUDA kernel or reference, how often, and why.
+    `step_time_s` is the median step behind the first few, steps whose operators were timed left out; memory is that of
+    the fullest rank of each pipeline stage; `kernels` is what ran each custom operation on rank 0, CUDA kernel or
+    reference, how often, and why; `operators` the measured and predicted times of those operators that were timed.
     """
 
     plan: str
@@ -105,11 +111,22 @@ class RunRecord(Value, frozen=True, kw_only=True):
     stages: tuple[StageTimes, ...]
     slow_ranks: tuple[SlowRank, ...]
     kernels: tuple[Choice, ...]
+    operators: tuple[OperatorTimes, ...]
 
     @property
     def step_time_error(self) -> float:
         """Predicted over measured, less 1."""
         return self.predicted_step_time_s / self.step_time_s - 1.0
+
+
+def recorded_steps(first_step: int, num_steps: int, num_asked: int) -> range:
+    """The steps whose operators are timed: the last ones, as many as asked for if as many settled ones come before.
+
+    >>> recorded_steps(0, 20, 3), recorded_steps(0, 5, 3), recorded_steps(10, 12, 3)
+    (range(17, 20), range(4, 5), range(12, 12))
+    """
+    count = min(num_asked, max(0, (num_steps - first_step - SETTLING_STEPS) // 2))
+    return range(num_steps - count, num_steps)
 
 
 def settled_step_time_s(times_s: list[float]) -> float:

@@ -36,7 +36,8 @@ class RunRequest(Value, frozen=True, kw_only=True):
     checkpoints, one every `save_every` steps (0: none) and one at the end; with `resume` it goes on from the newest.
     A run takes steps until it has `num_steps`, those before a checkpoint included. `balanced`: tokens go to experts
     in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is not finite are left out instead
-    of ending the run. `tensorboard`: event files are written, too.
+    of ending the run. `tensorboard`: event files are written, too. `time_operators`: steps at the end whose operators
+    are timed, fewer in a short run.
     """
 
     plan: Path
@@ -60,10 +61,12 @@ class RunRequest(Value, frozen=True, kw_only=True):
     balanced: bool = False
     skip_not_finite: bool = False
     tensorboard: bool = False
+    time_operators: int = 3
 
     def __post_init__(self) -> None:
         self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")
         self._check("--save-every", self.save_every >= 0, self.save_every, "a number >= 0")
+        self._check("--time-operators", self.time_operators >= 0, self.time_operators, "a number >= 0")
         if self.checkpoint is None and (self.save_every or self.resume):
             option = "--resume" if self.resume else "--save-every"
             raise InputError(option, "", "needs --checkpoint DIR")

@@ -18,6 +18,7 @@ from meshwright.executor.layer.collectives import all_reduce
 from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.observe.observer import StepObserver
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
@@ -26,7 +27,7 @@ from meshwright.executor.state.exchange import reduce_gradients
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
-from meshwright.executor.stopwatch import StepPart, Stopwatch
+from meshwright.executor.stopwatch import StepPart
 from meshwright.executor.train.expert_load import ExpertLoad
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.step_tokens import StepTokens
@@ -82,7 +83,7 @@ class Trainer:
             Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
-        self.watch = Stopwatch(choices.numerics.device)
+        self.watch = StepObserver(choices.numerics.device)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
             configuration,
@@ -90,7 +91,7 @@ class Trainer:
             choices.numerics,
             seed=choices.seed,
             routed=self._load.count,
-            around=self.watch.around,
+            watch=self.watch,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
@@ -111,11 +112,14 @@ class Trainer:
         )
         return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox, self.watch)
 
-    def step(self, number: int, *, stop: bool = False) -> StepResult:
+    def step(self, number: int, *, stop: bool = False, records: bool = False) -> StepResult:
         """Step `number`, from 0; `stop` tells all ranks that this one is asked to end the run.
 
-        Raises `LossError` on all ranks where the loss is not finite, unless asked to skip.
+        `records`: all operators are timed, on all ranks or on none. Raises `LossError` on all ranks where the loss is
+        not finite, unless asked to skip.
         """
+        if records:
+            self._begin_record()
         loss, gradients = self._loss_and_gradients(number)
         loss_value, square_sum, load, stop_asked = self._totals(loss, gradients, stop=stop)
         norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
@@ -137,6 +141,12 @@ class Trainer:
             skipped=not finite,
             stop_asked=stop_asked,
         )
+
+    def _begin_record(self) -> None:
+        """Ranks begin together: what they wait for in the step is of the step."""
+        if self.communicators.world.size > 1:
+            dist.barrier()
+        self.watch.record_step()
 
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""

@@ -77,6 +77,9 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Event files in RUN_DIR/tensorboard, too; needs that package.")
     ] = False,
+    time_operators: Annotated[
+        int, typer.Option(metavar="N", help="Time every operator in the last N steps; 0: never. Slows these steps.")
+    ] = 3,
     print_launch: Annotated[
         bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
     ] = False,
@@ -113,6 +116,7 @@ def command(
         balanced=balanced,
         skip_not_finite=skip_not_finite,
         tensorboard=tensorboard,
+        time_operators=time_operators,
     )
     if print_launch:
         _print_launch(request)
@@ -182,6 +186,7 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--warm-up-steps": request.warm_up_steps,
         "--weight-decay": request.weight_decay,
         "--clip": request.max_norm,
+        "--time-operators": request.time_operators,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
     flags = {
@@ -239,4 +244,17 @@ def _print_summary(summary: RunRecord, folder: Path) -> None:
             f"slow: rank {slow.rank} on {slow.host} computes {slow.compute_s:.4g} s a step,"
             f" the median of stage {slow.stage} is {slow.median_s:.4g} s"
         )
+    _print_operators(summary)
     typer.echo(f"written to {folder}: steps.jsonl, run.json")
+
+
+def _print_operators(summary: RunRecord) -> None:
+    from meshwright.commands.output import print_table
+    from meshwright.executor.train.operator_table import operator_rows, worst_operators
+
+    if not summary.operators:
+        return
+    on = "" if summary.comparable else " on the plan's GPUs"
+    title = f"operators alone, predicted{on} and measured, those farthest apart ({len(summary.operators)} in run.json)"
+    columns = ("part", "pass", "operator", "measured", "predicted", "error", "a step")
+    print_table(title, columns, operator_rows(worst_operators(summary.operators)))

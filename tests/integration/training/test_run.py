@@ -7,10 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from meshwright.costmodel.stage_cost import cost_context
 from meshwright.planner.plan import Plan
+from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import write_plan
 
 LONGEST_S = 60
@@ -40,7 +43,24 @@ def test_a_tiny_mixture_of_experts_trains_on_four_processes(
     measured, predicted = stage["measured_s"], stage["predicted_s"]
     assert 0 < measured["collectives"] < measured["forward"] + measured["backward"] < record["step_time_s"]
     assert predicted["forward"] < predicted["backward"] < plan.prediction.step_time_s <= sum(predicted.values())
+    assert [step["recorded"] for step in steps] == [False] * 17 + [True] * 3
+    check_operators(record["operators"], plan)
+    assert "operators alone, predicted on the plan's GPUs and measured" in done.stdout
     assert record["tokens_per_s"] == pytest.approx(8 * 16 / record["step_time_s"])
+
+
+def check_operators(operators: list[dict[str, Any]], plan: Plan) -> None:
+    """Every operator of the passes that ran, each once, measured and predicted."""
+    found = [(one["part"], one["phase"], one["name"]) for one in operators]
+    assert len(set(found)) == len(found)
+    assert {part for part, _, _ in found} == {"embedding", "layers 0-3", "head"}
+    context = cost_context(configuration_of(plan))
+    program = context.program(plan.model.layers[0], plan.layers[0].strategy)
+    forward = {name for part, phase, name in found if (part, phase) == ("layers 0-3", "forward")}
+    assert forward == {operator.name for operator in program.forward}
+    assert all(0 < one["measured_s"] <= one["longest_s"] and one["predicted_s"] > 0 for one in operators)
+    (dispatch,) = (one for one in operators if one["name"] == "dispatch")
+    assert (dispatch["work"], dispatch["runs"]) == ("collective", 4 * plan.pipeline.num_micro_batches)
 
 
 def test_a_failed_rank_ends_the_run_with_one_reason(

@@ -36,6 +36,7 @@ RECORD = StepRecord(
         (["--dtype", "fp8"], "--dtype: fp8: is unknown"),
         (["--decay", "never"], "--decay: never: is unknown"),
         (["--learning-rate", "-1"], "--learning-rate: -1.0 is not a positive number"),
+        (["--time-operators", "-1"], "--time-operators: -1 is not a number >= 0"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
         ([], "missing.json: no such file"),
     ],
@@ -66,6 +67,7 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         max_norm=0.5,
         balanced=True,
         skip_not_finite=True,
+        time_operators=7,
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)
