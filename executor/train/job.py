@@ -25,6 +25,7 @@ from meshwright.executor.train.operator_times import (
 from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, recorded_steps, write_run
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import RunCheckpoints
+from meshwright.executor.train.run_trace import write_run_trace
 from meshwright.executor.train.stage_times import gather_times, rank_times
 from meshwright.executor.train.stopping import StoppedError, StopSignal
 from meshwright.executor.train.summary import run_record, stage_peaks, step_record
@@ -126,7 +127,8 @@ class Job:
 
     def _steps(self, first_step: int, stop: StopSignal | None) -> Iterator[StepRecord]:
         before_s, every = time.perf_counter(), self._request.save_every
-        timed = recorded_steps(first_step, self._request.num_steps, self._request.time_operators)
+        request = self._request
+        timed = recorded_steps(first_step, request.num_steps, request.time_operators, at_least=int(request.profile))
         for number in range(first_step, self._request.num_steps):
             records = number in timed
             result = self._trainer.step(number, stop=stop is not None and stop.asked, records=records)
@@ -150,6 +152,10 @@ class Job:
             return None
         times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.stopwatch.steps()), world)
         operators = self._operator_times()
+        if self._request.profile and self._trainer.watch.latest is not None:
+            write_run_trace(
+                self._trainer.watch.latest, self._trainer.configuration, place, self._host, self._request.output
+            )
         if self._rank > 0:
             return None
         summary = run_record(

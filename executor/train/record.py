@@ -119,14 +119,16 @@ class RunRecord(Value, frozen=True, kw_only=True):
         return self.predicted_step_time_s / self.step_time_s - 1.0
 
 
-def recorded_steps(first_step: int, num_steps: int, num_asked: int) -> range:
+def recorded_steps(first_step: int, num_steps: int, num_asked: int, *, at_least: int = 0) -> range:
     """The steps whose operators are timed: the last ones, as many as asked for if as many settled ones come before.
 
     >>> recorded_steps(0, 20, 3), recorded_steps(0, 5, 3), recorded_steps(10, 12, 3)
     (range(17, 20), range(4, 5), range(12, 12))
+    >>> recorded_steps(10, 12, 3, at_least=1)
+    range(11, 12)
     """
-    count = min(num_asked, max(0, (num_steps - first_step - SETTLING_STEPS) // 2))
-    return range(num_steps - count, num_steps)
+    count = max(at_least, min(num_asked, (num_steps - first_step - SETTLING_STEPS) // 2))
+    return range(max(first_step, num_steps - count), num_steps)
 
 
 def settled_step_time_s(times_s: list[float]) -> float:

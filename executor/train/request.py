@@ -37,7 +37,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     A run takes steps until it has `num_steps`, those before a checkpoint included. `balanced`: tokens go to experts
     in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is not finite are left out instead
     of ending the run. `tensorboard`: event files are written, too. `time_operators`: steps at the end whose operators
-    are timed, fewer in a short run.
+    are timed, fewer in a short run; `profile`: the last step is one of them and is written as a trace.
     """
 
     plan: Path
@@ -62,6 +62,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     skip_not_finite: bool = False
     tensorboard: bool = False
     time_operators: int = 3
+    profile: bool = False
 
     def __post_init__(self) -> None:
         self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")

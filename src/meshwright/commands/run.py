@@ -23,6 +23,7 @@ EXAMPLES = """\b
 Examples:
   meshwright plan docs/tiny_moe.json --cluster h100 --gpus 4 --global-batch 16 --seq-len 64 --fix zero=1 -o plan.json
   meshwright run plan.json --steps 20 --device cpu
+  meshwright run plan.json --steps 20 --profile -o run      # then open run/trace.json in ui.perfetto.dev
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
 """
@@ -80,6 +81,9 @@ def command(
     time_operators: Annotated[
         int, typer.Option(metavar="N", help="Time every operator in the last N steps; 0: never. Slows these steps.")
     ] = 3,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a late step, and the predicted one, to RUN_DIR/trace.json.")
+    ] = False,
     print_launch: Annotated[
         bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
     ] = False,
@@ -117,6 +121,7 @@ def command(
         skip_not_finite=skip_not_finite,
         tensorboard=tensorboard,
         time_operators=time_operators,
+        profile=profile,
     )
     if print_launch:
         _print_launch(request)
@@ -162,7 +167,7 @@ def _run(request: RunRequest) -> None:
             raise typer.Exit(error.exit_status) from error
         raise
     if summary is not None:
-        _print_summary(summary, request.output)
+        _print_summary(summary, request)
     elif not silent and request.export is not None:
         typer.echo(f"weights written to {request.export}")
 
@@ -194,6 +199,7 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--skip-not-finite": request.skip_not_finite,
         "--resume": request.resume,
         "--tensorboard": request.tensorboard,
+        "--profile": request.profile,
     }
     return arguments + [option for option, is_set in flags.items() if is_set]
 
@@ -228,7 +234,7 @@ def step_text(record: StepRecord) -> str:
     return "  ".join([*parts, f"{record.peak_memory_bytes / 2**30:.1f} GiB"])
 
 
-def _print_summary(summary: RunRecord, folder: Path) -> None:
+def _print_summary(summary: RunRecord, request: RunRequest) -> None:
     skipped = f", {summary.skipped_steps} skipped" if summary.skipped_steps else ""
     typer.echo(
         f"{summary.model}: {summary.num_steps} steps{skipped}, loss {summary.first_loss:.4f} to {summary.last_loss:.4f}"
@@ -245,7 +251,8 @@ def _print_summary(summary: RunRecord, folder: Path) -> None:
             f" the median of stage {slow.stage} is {slow.median_s:.4g} s"
         )
     _print_operators(summary)
-    typer.echo(f"written to {folder}: steps.jsonl, run.json")
+    traced = ", trace.json" if request.profile else ""
+    typer.echo(f"written to {request.output}: steps.jsonl, run.json{traced}")
 
 
 def _print_operators(summary: RunRecord) -> None:

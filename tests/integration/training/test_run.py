@@ -15,6 +15,7 @@ from meshwright.costmodel.stage_cost import cost_context
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import write_plan
+from meshwright.planner.trace.action_slices import Lane
 
 LONGEST_S = 60
 FOLDED = "sp=2,dp=2,ep=4,dispatch=alltoall"
@@ -28,7 +29,7 @@ def test_a_tiny_mixture_of_experts_trains_on_four_processes(
     plan = make_plan("moe", 4, FOLDED)
     write_plan(plan, tmp_path / "plan.json")
     start_s = time.monotonic()
-    done = run("plan.json", "--steps", "20", "--device", "cpu", "--learning-rate", "1e-2", "-o", "out")
+    done = run("plan.json", "--steps", "20", "--device", "cpu", "--learning-rate", "1e-2", "-o", "out", "--profile")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start_s < LONGEST_S
     assert "moe: 20 steps, loss 4.1" in done.stdout
@@ -45,6 +46,7 @@ def test_a_tiny_mixture_of_experts_trains_on_four_processes(
     assert predicted["forward"] < predicted["backward"] < plan.prediction.step_time_s <= sum(predicted.values())
     assert [step["recorded"] for step in steps] == [False] * 17 + [True] * 3
     check_operators(record["operators"], plan)
+    check_trace(json.loads((tmp_path / "out" / "trace.json").read_text()))
     assert "operators alone, predicted on the plan's GPUs and measured" in done.stdout
     assert record["tokens_per_s"] == pytest.approx(8 * 16 / record["step_time_s"])
 
@@ -61,6 +63,23 @@ def check_operators(operators: list[dict[str, Any]], plan: Plan) -> None:
     assert all(0 < one["measured_s"] <= one["longest_s"] and one["predicted_s"] > 0 for one in operators)
     (dispatch,) = (one for one in operators if one["name"] == "dispatch")
     assert (dispatch["work"], dispatch["runs"]) == ("collective", 4 * plan.pipeline.num_micro_batches)
+
+
+def check_trace(trace: dict[str, Any]) -> None:
+    """A process for the predicted stage and one for each rank, with the same layers and operators on like threads."""
+    events = trace["traceEvents"]
+    names = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert list(names.values()) == ["stage 0: 4 GPUs, predicted", *(f"rank {n}: stage 0, measured" for n in range(4))]
+    seen: dict[int, set[tuple[str, str, int]]] = {pid: set() for pid in names}
+    for event in events:
+        if event["ph"] == "X" and event["cat"] not in ("wait", "parameter gather"):
+            lane = event["tid"] - 10 * event["pid"]
+            seen[event["pid"]] |= {(name, event["cat"], lane) for name in event["name"].split(" + ")}
+    predicted, *measured = seen.values()
+    assert ("dispatch", "forward", Lane.NVLINK) in predicted
+    for one in measured:
+        assert one <= predicted
+        assert {name for name, _, _ in one} == {name for name, _, _ in predicted}
 
 
 def test_a_failed_rank_ends_the_run_with_one_reason(

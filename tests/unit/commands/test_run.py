@@ -68,6 +68,7 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         balanced=True,
         skip_not_finite=True,
         time_operators=7,
+        profile=True,
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)
