@@ -11,7 +11,11 @@ from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.observe.operator_samples import OperatorSamples
 from meshwright.executor.observe.spans import OperatorAt, PartAt, PassAt, SpanRecorder, StepSpans
+from meshwright.executor.observe.whereabouts import Whereabouts, operator_words, pass_words
 from meshwright.executor.stopwatch import StepPart, Stopwatch
+
+WAITS = (StepPart.WAIT, StepPart.GRADIENTS, StepPart.OPTIMIZER)
+"""Parts that have messages or collectives of their own."""
 
 NOWHERE = PassAt(title="", kind=PassKind.FORWARD, micro_batch=0)
 
@@ -23,7 +27,8 @@ class StepObserver:
     operators, `latest` all of the last such step.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, whereabouts: Whereabouts | None = None) -> None:
+        self.whereabouts = whereabouts or Whereabouts()
         self.stopwatch = Stopwatch(device)
         self.samples = OperatorSamples()
         self.latest: StepSpans | None = None
@@ -36,21 +41,26 @@ class StepObserver:
         self._recorder = SpanRecorder(self._device)
 
     def part(self, part: StepPart, name: str = "") -> AbstractContextManager[None]:
-        """Time what runs inside; `name` tells it from others of its kind in a recorded step."""
+        """Time what runs inside; `name` tells it from others of its kind."""
+        self.whereabouts.do(name or part.value, waits=part in WAITS)
+        what = PartAt(part=part, name=name or part.value)
         if self._recorder is None:
-            return self.stopwatch.part(part)
-        return self._recorder.around(PartAt(part=part, name=name or part.value))
+            return self.stopwatch.part(part, what if part in WAITS else None)
+        return self._recorder.around(what)
 
     def enter(self, title: str, kind: PassKind, micro_batch: int) -> None:
         """The operators that follow are those of this pass."""
         self._at = PassAt(title=title, kind=kind, micro_batch=micro_batch)
+        self.whereabouts.enter(self._at)
 
     def around(self, operator: Operator, run: Callable[[], None]) -> None:
         """Run an operator of a layer."""
+        self.whereabouts.operator(operator)
+        what = OperatorAt(within=self._at, operator=operator)
         if self._recorder is None:
-            self.stopwatch.around(operator, run)
+            self.stopwatch.around(operator, run, what)
             return
-        with self._recorder.around(OperatorAt(within=self._at, operator=operator)):
+        with self._recorder.around(what):
             run()
 
     def end_step(self) -> None:
@@ -60,3 +70,14 @@ class StepObserver:
             return
         self.latest, self._recorder = self._recorder.finish(), None
         self.samples.add(self.latest)
+
+    def device_at(self) -> str:
+        """What the device has not ended, in words; nothing where it is idle. For other threads, too."""
+        recorder = self._recorder
+        match self.stopwatch.pending() if recorder is None else recorder.pending():
+            case OperatorAt(within=within, operator=operator):
+                return f"{pass_words(within)}, {operator_words(operator)}"
+            case PartAt(name=name):
+                return name
+            case _:
+                return ""

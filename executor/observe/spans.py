@@ -87,6 +87,13 @@ class SpanRecorder:
         yield
         self._entries[place] = (what, begin, Mark(self.device))
 
+    def pending(self) -> What | None:
+        """What the device has not ended, the innermost; None where it is idle. For other threads, too."""
+        for what, _, end in list(self._entries):
+            if isinstance(what, OperatorAt) and end is not None and not end.has_passed:
+                return what
+        return None
+
     def finish(self) -> StepSpans:
         """What was recorded, in the order in which it began; waits for the device."""
         wait_for(self.device)

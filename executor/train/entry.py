@@ -43,7 +43,7 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     make_folder(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
         return run_rank(request, plan, inputs, told)
-    launch_ranks(plan.mesh.num_gpus, arguments, on_cpu=request.device is DeviceChoice.CPU)
+    launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=request.device is DeviceChoice.CPU)
     return None
 
 

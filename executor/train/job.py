@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -10,6 +12,8 @@ import torch
 import torch.distributed as dist
 
 from meshwright.executor.checkpoint.checkpointer import host_group
+from meshwright.executor.observe.lookout import Lookout
+from meshwright.executor.observe.whereabouts import Whereabouts
 from meshwright.executor.train.choices import training_choices
 from meshwright.executor.train.event_log import EventLog
 from meshwright.executor.train.gathering import gather_whole, weight_pieces
@@ -29,6 +33,7 @@ from meshwright.executor.train.run_trace import write_run_trace
 from meshwright.executor.train.stage_times import gather_times, rank_times
 from meshwright.executor.train.stopping import StoppedError, StopSignal
 from meshwright.executor.train.summary import run_record, stage_peaks, step_record
+from meshwright.executor.train.supervision import is_supervised
 from meshwright.executor.train.trainer import Trainer
 from meshwright.executor.weights.export_weights import export_weights
 from meshwright.executor.weights.model_parameters import model_shapes
@@ -42,7 +47,14 @@ class Job:
     """A rank's run; all ranks make one and `run` it. Rank 0 writes the records and tells of every step."""
 
     def __init__(
-        self, request: RunRequest, plan: Plan, inputs: RunInputs, rank: int, device: torch.device, told: Told
+        self,
+        request: RunRequest,
+        plan: Plan,
+        inputs: RunInputs,
+        rank: int,
+        device: torch.device,
+        told: Told,
+        whereabouts: Whereabouts,
     ) -> None:
         self._request = request
         self._plan = plan
@@ -51,7 +63,7 @@ class Job:
         self._device = device
         self._told = told
         choices = training_choices(request, inputs.described.numerics, device)
-        self._trainer = Trainer(configuration_of(plan), rank, choices, inputs.data)
+        self._trainer = Trainer(configuration_of(plan), rank, choices, inputs.data, whereabouts)
         self._host = host_group()
         self._checkpoints = (
             None
@@ -62,6 +74,33 @@ class Job:
 
     def run(self) -> RunRecord | None:
         """Train; the summary on rank 0, if there was a step. Raises `StoppedError` after SIGTERM, everything saved."""
+        with self._looked_after():
+            return self._run()
+
+    @contextmanager
+    def _looked_after(self) -> Iterator[None]:
+        """Somebody looks whether the ranks get on."""
+        whereabouts, timeout_s = self._trainer.watch.whereabouts, self._request.timeout_s
+
+        def tell() -> None:
+            if not is_supervised():
+                problem = f"waits for {timeout_s:g} s in {whereabouts.position}: others do not come (--timeout)"
+                sys.stderr.write(f"meshwright: run: rank {self._rank} {problem}\n")
+
+        lookout = Lookout(
+            whereabouts,
+            self._trainer.watch.device_at,
+            timeout_s=timeout_s,
+            parent=os.getppid() if is_supervised() else 0,
+            hung=tell,
+        )
+        lookout.start()
+        try:
+            yield
+        finally:
+            lookout.close()
+
+    def _run(self) -> RunRecord | None:
         first_step = self._begin()
         stop = None if self._checkpoints is None else StopSignal()
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import BinaryIO
 
 import msgspec
 
@@ -151,7 +150,7 @@ class StepLog:
         try:
             kept = _lines_before(self.path, first_step)
             write_whole(b"".join(kept), self.path)
-            self._file: BinaryIO = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)  # nothing is left to be written by `close`
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -166,8 +165,9 @@ class StepLog:
     def add(self, record: StepRecord) -> None:
         """Write a line, at once."""
         try:
-            self._file.write(msgspec.json.encode(record) + b"\n")
-            self._file.flush()
+            line = msgspec.json.encode(record) + b"\n"
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise self._unwritten(error) from error
 

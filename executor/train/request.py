@@ -38,6 +38,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is not finite are left out instead
     of ending the run. `tensorboard`: event files are written, too. `time_operators`: steps at the end whose operators
     are timed, fewer in a short run; `profile`: the last step is one of them and is written as a trace.
+    `timeout_s`: how long ranks wait for one that does not come before the run ends.
     """
 
     plan: Path
@@ -63,11 +64,13 @@ class RunRequest(Value, frozen=True, kw_only=True):
     tensorboard: bool = False
     time_operators: int = 3
     profile: bool = False
+    timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")
         self._check("--save-every", self.save_every >= 0, self.save_every, "a number >= 0")
         self._check("--time-operators", self.time_operators >= 0, self.time_operators, "a number >= 0")
+        self._check("--timeout", self.timeout_s > 0, self.timeout_s, "a positive number of seconds")
         if self.checkpoint is None and (self.save_every or self.resume):
             option = "--resume" if self.resume else "--save-every"
             raise InputError(option, "", "needs --checkpoint DIR")

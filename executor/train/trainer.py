@@ -19,6 +19,7 @@ from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.observe.observer import StepObserver
+from meshwright.executor.observe.whereabouts import Whereabouts
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
@@ -70,7 +71,12 @@ class Trainer:
     """Trains a configuration on rank `rank` of its mesh; where there are several, torch.distributed must be ready."""
 
     def __init__(
-        self, configuration: TrainingConfiguration, rank: int, choices: TrainingChoices, tokens: TokenSource
+        self,
+        configuration: TrainingConfiguration,
+        rank: int,
+        choices: TrainingChoices,
+        tokens: TokenSource,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         check_runs(configuration)
         self.configuration = configuration
@@ -83,7 +89,7 @@ class Trainer:
             Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
-        self.watch = StepObserver(choices.numerics.device)
+        self.watch = StepObserver(choices.numerics.device, whereabouts)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
             configuration,
@@ -118,6 +124,7 @@ class Trainer:
         `records`: all operators are timed, on all ranks or on none. Raises `LossError` on all ranks where the loss is
         not finite, unless asked to skip.
         """
+        self.watch.whereabouts.enter_step(number)
         if records:
             self._begin_record()
         loss, gradients = self._loss_and_gradients(number)
@@ -133,6 +140,7 @@ class Trainer:
                 " (--skip-not-finite leaves out such steps)"
             )
         self.watch.end_step()
+        self.watch.whereabouts.do("end", waits=False)
         return StepResult(
             loss=loss_value,
             gradient_norm=norm,
@@ -145,6 +153,7 @@ class Trainer:
     def _begin_record(self) -> None:
         """Ranks begin together: what they wait for in the step is of the step."""
         if self.communicators.world.size > 1:
+            self.watch.whereabouts.do("barrier before a recorded step", waits=True)
             dist.barrier()
         self.watch.record_step()
 
@@ -183,6 +192,7 @@ class Trainer:
         at_begin = place.stage == end_devices(self.configuration)[0]
         square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
         copies_of_tokens = self.configuration.mesh.tp
+        self.watch.whereabouts.do("sums of loss and norm over all ranks", waits=True)
         share = 1.0 / (self.configuration.workload.tokens * copies_of_tokens)
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share
         sums = all_reduce(torch.stack((own_loss, square_sum)), world)

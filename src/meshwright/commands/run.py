@@ -84,6 +84,9 @@ def command(
     profile: Annotated[
         bool, typer.Option("--profile", help="Write a late step, and the predicted one, to RUN_DIR/trace.json.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="End the run when ranks wait so long for one that does not come.")
+    ] = 600.0,
     print_launch: Annotated[
         bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
     ] = False,
@@ -122,6 +125,7 @@ def command(
         tensorboard=tensorboard,
         time_operators=time_operators,
         profile=profile,
+        timeout_s=timeout,
     )
     if print_launch:
         _print_launch(request)
@@ -153,15 +157,23 @@ def _choice(kind: type[Choice], option: str, text: str) -> Choice:
 
 
 def _run(request: RunRequest) -> None:
-    """Run; of the ranks that torchrun started only the first speaks, unless another alone knows what went wrong."""
+    """Run; of the ranks that torchrun started only the first speaks, unless another alone knows what went wrong.
+
+    Where others have failed, whoever has started the ranks says so for all, if it is `meshwright run` itself.
+    """
     from meshwright.costmodel.errors import MeshwrightError
     from meshwright.executor.train.entry import is_started_rank, run
-    from meshwright.executor.train.rank import RankMemoryError
+    from meshwright.executor.train.rank import LostRanksError, RankMemoryError
+    from meshwright.executor.train.supervision import is_supervised
 
     silent = is_started_rank() and os.environ["RANK"] != "0"
     try:
         with _step_bar(request.num_steps, shown=not silent) as told:
             summary = run(request, arguments_of(request), told)
+    except LostRanksError as error:
+        if is_supervised():
+            raise typer.Exit(error.exit_status) from error
+        raise
     except MeshwrightError as error:
         if silent and not isinstance(error, RankMemoryError):
             raise typer.Exit(error.exit_status) from error
@@ -192,6 +204,7 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--weight-decay": request.weight_decay,
         "--clip": request.max_norm,
         "--time-operators": request.time_operators,
+        "--timeout": request.timeout_s,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
     flags = {

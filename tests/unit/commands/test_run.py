@@ -37,6 +37,7 @@ RECORD = StepRecord(
         (["--decay", "never"], "--decay: never: is unknown"),
         (["--learning-rate", "-1"], "--learning-rate: -1.0 is not a positive number"),
         (["--time-operators", "-1"], "--time-operators: -1 is not a number >= 0"),
+        (["--timeout", "0"], "--timeout: 0.0 is not a positive number of seconds"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
         ([], "missing.json: no such file"),
     ],
@@ -69,6 +70,7 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         skip_not_finite=True,
         time_operators=7,
         profile=True,
+        timeout_s=7.5,
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)

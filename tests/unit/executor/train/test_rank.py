@@ -32,13 +32,32 @@ def test_out_of_memory_says_what_was_predicted_and_what_helps(
         run_rank(request, alone, open_inputs(request, tiny_plan), lambda _: None)
 
 
-def test_ranks_on_different_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_on_different_gpus_are_refused(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def gather(names: list[str], _own: str) -> None:
-        names[:] = ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"]
+        names[:] = ["NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3"]
 
     monkeypatch.setattr(dist, "all_gather_object", gather)
-    with pytest.raises(InputError, match=r"different devices \(NVIDIA A100-SXM4-80GB, NVIDIA H100 80GB HBM3\)"):
-        rank._check_same_device(torch.device("cpu"), 2)
+    with pytest.raises(InputError) as refused:
+        rank._check_same_device(torch.device("cpu"), tiny_plan, 0)
+    assert str(refused.value) == (
+        "run: ranks are on different devices (NVIDIA H100 80GB HBM3: ranks 0, 2-3; NVIDIA A100-SXM4-80GB: ranks 1);"
+        " the plan is for H100 SXM 80GB alone"
+    )
+
+
+@pytest.mark.parametrize(("name", "warns"), [("NVIDIA H200", True), ("NVIDIA H100 80GB HBM3", False)])
+def test_other_gpus_than_planned_are_said(
+    tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, *, warns: bool
+) -> None:
+    monkeypatch.setattr(dist, "all_gather_object", lambda names, own: names.__setitem__(slice(None), [own] * 4))
+    monkeypatch.setattr(rank, "device_name", lambda _: name)
+    rank._check_same_device(torch.device("cuda"), tiny_plan, 0)
+    said = capsys.readouterr().err
+    assert said == (
+        f"meshwright: run: on {name}, the plan is for H100 SXM 80GB: its predictions do not hold here\n"
+        if warns
+        else ""
+    )
 
 
 def test_a_port_in_use_is_named(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
