@@ -10,8 +10,10 @@ from contextlib import ExitStack, closing, contextmanager
 
 import torch
 import torch.distributed as dist
+from msgspec.structs import replace
 
 from meshwright.executor.checkpoint.checkpointer import host_group
+from meshwright.executor.emulate.emulation import Emulation
 from meshwright.executor.observe.lookout import Lookout
 from meshwright.executor.observe.whereabouts import Whereabouts
 from meshwright.executor.train.choices import training_choices
@@ -55,6 +57,7 @@ class Job:
         device: torch.device,
         told: Told,
         whereabouts: Whereabouts,
+        emulation: Emulation | None = None,
     ) -> None:
         self._request = request
         self._plan = plan
@@ -62,6 +65,7 @@ class Job:
         self._rank = rank
         self._device = device
         self._told = told
+        self._emulation = emulation
         choices = training_choices(request, inputs.described.numerics, device)
         self._trainer = Trainer(configuration_of(plan), rank, choices, inputs.data, whereabouts)
         self._host = host_group()
@@ -200,14 +204,21 @@ class Job:
         summary = run_record(
             self._request, self._plan, self._trainer, self._inputs.described, records, peaks, times, operators
         )
+        if self._emulation is not None:
+            summary = replace(summary, emulation=self._emulation.record)
         write_run(summary, self._request.output)
         return summary
 
     def _operator_times(self) -> tuple[OperatorTimes, ...]:
         """Of all ranks on the first; a collective."""
-        configuration, samples = self._trainer.configuration, self._trainer.watch.samples
-        ranks = gather_medians(rank_medians(samples, alike_parts(configuration)), self._host)
-        return () if self._rank > 0 else operator_times(configuration, ranks)
+        emulation, samples = self._emulation, self._trainer.watch.samples
+        configuration = self._trainer.configuration if emulation is None else emulation.full
+        parts = alike_parts(configuration) if emulation is None else emulation.parts
+        ranks = gather_medians(rank_medians(samples, parts), self._host)
+        if self._rank > 0:
+            return ()
+        found = operator_times(configuration, ranks)
+        return found if emulation is None else emulation.of_the_plan(found)
 
     def _export(self) -> None:
         """Write the weights as a Hugging Face folder; the first rank does, others give it their parts."""

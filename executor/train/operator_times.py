@@ -116,7 +116,7 @@ def gather_medians(own: dict[OperatorKey, float], host: Communicator) -> list[di
 def operator_times(
     configuration: TrainingConfiguration, ranks: Sequence[Mapping[OperatorKey, float]]
 ) -> tuple[OperatorTimes, ...]:
-    """Every operator that was measured, in the order of the model and of its programs."""
+    """Every operator that was measured, in the order of the model and of its programs; `ranks` by parts alike."""
     context = cost_context(configuration)
     found = []
     for part in alike_parts(configuration):

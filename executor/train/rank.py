@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 
 from meshwright.costmodel.errors import InputError, MeshwrightError
+from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.units import format_bytes
+from meshwright.executor.emulate.emulation import Emulation
 from meshwright.executor.observe.whereabouts import Outcome
 from meshwright.executor.ranks.place import Place
 from meshwright.executor.train.inputs import RunInputs
@@ -38,8 +40,13 @@ class LostRanksError(MeshwrightError):
     """Other ranks no longer answer."""
 
 
-def run_rank(request: RunRequest, plan: Plan, inputs: RunInputs, told: Told) -> RunRecord | None:
-    """Train on this rank. Rank 0 tells of every step, writes the records and returns the summary."""
+def run_rank(
+    request: RunRequest, plan: Plan, inputs: RunInputs, told: Told, emulation: Emulation | None = None
+) -> RunRecord | None:
+    """Train on this rank; `plan` stands for that of the emulation, if there is one.
+
+    Rank 0 tells of every step, writes the records and returns the summary.
+    """
     rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
     device = _open_device(request.device)
     if rank:
@@ -49,7 +56,7 @@ def run_rank(request: RunRequest, plan: Plan, inputs: RunInputs, told: Told) -> 
         _join(device, request.timeout_s)
     try:
         _check_same_device(device, plan, rank)
-        record = Job(request, plan, inputs, rank, device, told, whereabouts).run()
+        record = Job(request, plan, inputs, rank, device, told, whereabouts, emulation).run()
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(plan, rank, device) from error
     except RuntimeError as error:
@@ -74,9 +81,18 @@ def _out_of_memory(plan: Plan, rank: int, device: torch.device) -> RankMemoryErr
     predicted = format_bytes(plan.prediction.peak_memory_bytes[stage])
     return RankMemoryError(
         f"run: rank {rank} (pipeline stage {stage}) is out of memory at {format_bytes(peak_memory_bytes(device))} of"
-        f" tensors, predicted were {predicted}; plan again with --fix mbs={max(1, plan.pipeline.micro_batch_size // 2)}"
-        " or --fix recompute=full"
+        f" tensors, predicted were {predicted}; plan again with {_what_needs_less(plan)}"
     )
+
+
+def _what_needs_less(plan: Plan) -> str:
+    """What of a plan can be changed so that it needs less memory."""
+    micro_batch, ways = plan.pipeline.micro_batch_size, []
+    if micro_batch > 1:
+        ways.append(f"--fix mbs={micro_batch // 2}")
+    if any(group.strategy.recompute is not Recompute.FULL for group in plan.layers):
+        ways.append("--fix recompute=full")
+    return " or ".join(ways or [f"more GPUs than {plan.mesh.num_gpus}"])
 
 
 def _open_device(choice: DeviceChoice) -> torch.device:

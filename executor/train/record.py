@@ -11,6 +11,7 @@ import msgspec
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
+from meshwright.executor.emulate.emulation import EmulationRecord
 from meshwright.executor.stopwatch import StepPart
 from meshwright.executor.train.operator_times import OperatorTimes
 from meshwright.kernels.dispatch import Choice
@@ -80,6 +81,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     `step_time_s` is the median step behind the first few, steps whose operators were timed left out; memory is that of
     the fullest rank of each pipeline stage; `kernels` is what ran each custom operation on rank 0, CUDA kernel or
     reference, how often, and why; `operators` the measured and predicted times of those operators that were timed.
+    `emulation`: this was a part of another plan, of which `operators` are; all else is of what ran.
     """
 
     plan: str
@@ -111,6 +113,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     slow_ranks: tuple[SlowRank, ...]
     kernels: tuple[Choice, ...]
     operators: tuple[OperatorTimes, ...]
+    emulation: EmulationRecord | None = None
 
     @property
     def step_time_error(self) -> float:

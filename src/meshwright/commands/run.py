@@ -24,6 +24,7 @@ Examples:
   meshwright plan docs/tiny_moe.json --cluster h100 --gpus 4 --global-batch 16 --seq-len 64 --fix zero=1 -o plan.json
   meshwright run plan.json --steps 20 --device cpu
   meshwright run plan.json --steps 20 --profile -o run      # then open run/trace.json in ui.perfetto.dev
+  meshwright run plan_for_64_gpus.json --emulate layers --steps 12     # its operators' times on the GPUs here
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
 """
@@ -87,6 +88,13 @@ def command(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="End the run when ranks wait so long for one that does not come.")
     ] = 600.0,
+    emulate: Annotated[
+        str,
+        typer.Option(
+            metavar="layers|STAGE",
+            help="Of a plan for more ranks than are here, time a layer of each kind, or a virtual stage by number.",
+        ),
+    ] = "",
     print_launch: Annotated[
         bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
     ] = False,
@@ -126,6 +134,7 @@ def command(
         time_operators=time_operators,
         profile=profile,
         timeout_s=timeout,
+        emulate=emulate,
     )
     if print_launch:
         _print_launch(request)
@@ -195,7 +204,7 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--checkpoint": request.checkpoint,
     }
     arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
-    arguments += ["--data", request.data]
+    arguments += ["--data", request.data, *(["--emulate", request.emulate] if request.emulate else [])]
     numbers = {
         "--seed": request.seed,
         "--save-every": request.save_every,
@@ -263,9 +272,28 @@ def _print_summary(summary: RunRecord, request: RunRequest) -> None:
             f"slow: rank {slow.rank} on {slow.host} computes {slow.compute_s:.4g} s a step,"
             f" the median of stage {slow.stage} is {slow.median_s:.4g} s"
         )
+    _print_emulation(summary)
     _print_operators(summary)
     traced = ", trace.json" if request.profile else ""
     typer.echo(f"written to {request.output}: steps.jsonl, run.json{traced}")
+
+
+def _print_emulation(summary: RunRecord) -> None:
+    emulation = summary.emulation
+    if emulation is None:
+        return
+    cut, mesh, plan = ", with fewer experts" if emulation.experts_cut else "", summary.mesh, emulation.plan_mesh
+    typer.echo(
+        f"emulated: {len(emulation.layers)} of {emulation.plan_layers} layers, pp {plan.pp} cut to 1, dp {plan.dp} to"
+        f" {mesh.dp}, ep {plan.ep} to {mesh.ep}{cut}; the step is of that, the operators below are those of the plan"
+    )
+    if emulation.expert_imbalance > 1.0:
+        typer.echo(
+            f"experts: predicted for {emulation.expert_imbalance:.3g} times the mean rows, as the plan expects of its"
+            " busiest rank; measured with the rows that were routed here (--balanced: the mean)"
+        )
+    names = list(dict.fromkeys(one.name for one in emulation.predicted_only))
+    typer.echo(f"predicted only, not run as planned ({len(names)}): {', '.join(names)}")
 
 
 def _print_operators(summary: RunRecord) -> None:

@@ -96,6 +96,23 @@ def test_a_failed_rank_ends_the_run_with_one_reason(
     assert second.startswith("meshwright: run: rank ")
 
 
+def test_a_part_of_a_plan_for_more_ranks_is_emulated(
+    make_plan: Callable[[str, int, str], Plan],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    write_plan(make_plan("moe", 8, "dp=8,ep=8,dispatch=alltoall"), tmp_path / "plan.json")
+    done = run("plan.json", "--steps", "5", "--device", "cpu", "--emulate", "layers", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "emulated: 1 of 4 layers, pp 1 cut to 1, dp 8 to 4, ep 8 to 4, with fewer experts;" in done.stdout
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    measured = {one["name"] for one in record["operators"] if one["part"] == "layers 0-3"}
+    predicted = {one["name"] for one in record["emulation"]["predicted_only"] if one["part"] == "layers 0-3"}
+    assert {"attention", "experts_fc1", "experts_fc2.dgrad"} <= measured
+    assert {"router", "dispatch", "combine.backward"} <= predicted
+    assert not measured & predicted
+
+
 def test_another_number_of_ranks_is_refused_before_anything_starts(
     make_plan: Callable[[str, int, str], Plan],
     run: Callable[..., subprocess.CompletedProcess[str]],

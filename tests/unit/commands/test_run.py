@@ -38,6 +38,7 @@ RECORD = StepRecord(
         (["--learning-rate", "-1"], "--learning-rate: -1.0 is not a positive number"),
         (["--time-operators", "-1"], "--time-operators: -1 is not a number >= 0"),
         (["--timeout", "0"], "--timeout: 0.0 is not a positive number of seconds"),
+        (["--emulate", "0", "--export", "x"], "--export: does not go with --emulate"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
         ([], "missing.json: no such file"),
     ],
@@ -71,6 +72,7 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         time_operators=7,
         profile=True,
         timeout_s=7.5,
+        emulate="layers",
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from msgspec.structs import replace
 
 from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.train import rank
 from meshwright.executor.train.inputs import open_inputs
 from meshwright.executor.train.rank import RankMemoryError, run_rank
@@ -28,8 +29,26 @@ def test_out_of_memory_says_what_was_predicted_and_what_helps(
     monkeypatch.setattr(rank, "Job", no_room)
     alone = replace(tiny_plan, mesh=replace(tiny_plan.mesh, dp=1, sp=1, ep=1))
     request = RunRequest(plan=tmp_path, output=tmp_path, num_steps=1, device=DeviceChoice.CPU)
-    with pytest.raises(RankMemoryError, match=r"rank 0 \(pipeline stage 0\) .* predicted were .*--fix mbs=\d"):
+    with pytest.raises(RankMemoryError, match=r"rank 0 \(pipeline stage 0\) .* predicted were .*; plan again") as said:
         run_rank(request, alone, open_inputs(request, tiny_plan), lambda _: None)
+    assert "\n" not in str(said.value)
+
+
+def with_memory(plan: Plan, micro_batch: int, recompute: Recompute) -> Plan:
+    layers = tuple(replace(one, strategy=replace(one.strategy, recompute=recompute)) for one in plan.layers)
+    return replace(plan, pipeline=replace(plan.pipeline, micro_batch_size=micro_batch), layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "recompute", "ways"),
+    [
+        (4, Recompute.NONE, "--fix mbs=2 or --fix recompute=full"),
+        (1, Recompute.NONE, "--fix recompute=full"),
+        (1, Recompute.FULL, "more GPUs than 4"),
+    ],
+)
+def test_only_what_helps_is_advised(tiny_plan: Plan, micro_batch: int, recompute: Recompute, ways: str) -> None:
+    assert rank._what_needs_less(with_memory(tiny_plan, micro_batch, recompute)) == ways
 
 
 def test_ranks_on_different_gpus_are_refused(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
