@@ -56,6 +56,9 @@ class StepObserver:
     def around(self, operator: Operator, run: Callable[[], None]) -> None:
         """Run an operator of a layer."""
         self.whereabouts.operator(operator)
+        if self._recorder is None and not operator.is_communication:
+            run()
+            return
         what = OperatorAt(within=self._at, operator=operator)
         if self._recorder is None:
             self.stopwatch.around(operator, run, what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,10 +61,9 @@ def _cause(ends: Sequence[RankEnd], positions: Sequence[Position]) -> RankEnd:
     failed = [end for end in ends if end.status]
 
     def weight(end: RankEnd) -> int:
-        outcome = positions[end.rank].outcome
         if end.status < 0:
-            return 0
-        return {Outcome.HUNG: 1, None: 2, Outcome.LOST: 3}[outcome]
+            return 2 if -end.status == signal.SIGABRT else 0  # NCCL aborts ranks that have lost others
+        return {Outcome.HUNG: 1, None: 3, Outcome.LOST: 4}[positions[end.rank].outcome]
 
     stopped = [end for end in failed if end.status == STOPPED_STATUS]
     return min(stopped or failed, key=weight)

@@ -128,6 +128,7 @@ class Job:
 
     def _begin(self) -> int:
         """The weights to begin with; the first step to take."""
+        self._trainer.watch.whereabouts.do("first weights", waits=False)
         if self._request.resume and self._checkpoints is not None:
             self._saved_steps = self._checkpoints.resume()
             return self._saved_steps
@@ -185,10 +186,12 @@ class Job:
 
     def _save(self, num_steps: int) -> None:
         if self._checkpoints is not None and num_steps != self._saved_steps:
+            self._trainer.watch.whereabouts.do("checkpoint", waits=False)
             self._checkpoints.save(num_steps)
             self._saved_steps = num_steps
 
     def _summary(self, records: list[StepRecord]) -> RunRecord | None:
+        self._trainer.watch.whereabouts.do("summary", waits=False)
         place, world = self._trainer.communicators.place, self._trainer.communicators.world
         peaks = stage_peaks(place.stage, place.mesh.pp, self._device, world)
         if not records:

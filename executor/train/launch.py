@@ -13,13 +13,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 from torch._C._distributed_c10d import TCPStore
 
+from meshwright.costmodel.errors import InputError
 from meshwright.executor.train.failure import RankEnd, RankError, described_failure, write_failure
 from meshwright.executor.train.stopping import STOPPED_STATUS, StoppedError
 from meshwright.executor.train.supervision import WHEREABOUTS
@@ -42,9 +43,11 @@ def launch_ranks(num_ranks: int, arguments: Sequence[str], folder: Path, *, on_c
         ranks = _Ranks(num_ranks, arguments, _environment(num_ranks, store.port, whereabouts, on_cpu=on_cpu))
         try:
             ends = ranks.wait(stop)
+            if stop and (len(ends) < num_ranks or any(end.status for end in ends)):
+                raise StoppedError("run: stopped by SIGTERM")
             if any(end.status for end in ends):
                 ranks.settle()
-                _raise(described_failure(ranks.ends(), Path(whereabouts), num_ranks), folder, stopped=bool(stop))
+                _raise(described_failure(ranks.ends(), Path(whereabouts), num_ranks), folder)
         finally:
             ranks.end()
 
@@ -62,10 +65,11 @@ def _environment(num_ranks: int, port: int, whereabouts: str, *, on_cpu: bool) -
     }
 
 
-def _raise(error: RankError, folder: Path, *, stopped: bool) -> None:
-    if stopped or error.exit_status == STOPPED_STATUS:
+def _raise(error: RankError, folder: Path) -> None:
+    if error.exit_status == STOPPED_STATUS:
         raise StoppedError("run: stopped by SIGTERM")
-    write_failure(error.record, folder)
+    with suppress(InputError):  # why the run has failed matters more
+        write_failure(error.record, folder)
     raise error
 
 

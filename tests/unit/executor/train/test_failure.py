@@ -32,6 +32,11 @@ def test_a_killed_rank_comes_before_those_that_lost_it(places: list[Whereabouts]
     assert error.exit_status == 1
 
 
+def test_a_killed_rank_comes_before_those_that_its_loss_aborts(places: list[Whereabouts], tmp_path: Path) -> None:
+    error = described_failure(ends((0, -6), (2, -9)), tmp_path, len(places))
+    assert error.record.rank == 2
+
+
 def test_an_error_of_its_own_comes_before_lost_ranks(places: list[Whereabouts], tmp_path: Path) -> None:
     places[0].end(Outcome.LOST)
     error = described_failure(ends((0, 1), (1, 2)), tmp_path, 3)
