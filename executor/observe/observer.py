@@ -17,6 +17,9 @@ from meshwright.executor.stopwatch import StepPart, Stopwatch
 WAITS = (StepPart.WAIT, StepPart.GRADIENTS, StepPart.OPTIMIZER)
 """Parts that have messages or collectives of their own."""
 
+WAITS_WORD = "waits: "
+"""Begins the names of waits, as the simulator's trace has them."""
+
 NOWHERE = PassAt(title="", kind=PassKind.FORWARD, micro_batch=0)
 
 
@@ -42,7 +45,7 @@ class StepObserver:
 
     def part(self, part: StepPart, name: str = "") -> AbstractContextManager[None]:
         """Time what runs inside; `name` tells it from others of its kind."""
-        self.whereabouts.do(name or part.value, waits=part in WAITS)
+        self.whereabouts.do(name.removeprefix(WAITS_WORD) or part.value, waits=part in WAITS)
         what = PartAt(part=part, name=name or part.value)
         if self._recorder is None:
             return self.stopwatch.part(part, what if part in WAITS else None)

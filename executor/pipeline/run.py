@@ -10,7 +10,7 @@ from meshwright.costmodel.simulate import Schedule
 from meshwright.costmodel.simulate.actions import Action, ActionKind
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.stage import Stage
-from meshwright.executor.observe.observer import StepObserver
+from meshwright.executor.observe.observer import WAITS_WORD, StepObserver
 from meshwright.executor.pipeline.instructions import (
     Compute,
     Passage,
@@ -78,7 +78,11 @@ class PipelineDevice:
         return yielded if stage.is_last and action.kind is ActionKind.FORWARD else None
 
     def _taken(self, passage: Passage, mailbox: Mailbox) -> Tensor:
-        with self._watch.part(StepPart.WAIT, f"waits: micro-batch {passage.micro_batch} of stage {passage.source}"):
+        if mailbox.has_kept(passage):
+            return mailbox.take(passage)
+        with self._watch.part(
+            StepPart.WAIT, f"{WAITS_WORD}micro-batch {passage.micro_batch} of stage {passage.source}"
+        ):
             return mailbox.take(passage)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from datetime import timedelta
 
@@ -63,12 +64,20 @@ def run_rank(
         if not _is_of_others(error):
             raise
         whereabouts.end(Outcome.LOST)
-        problem = str(error).partition("\n")[0]
-        raise LostRanksError(f"run: rank {rank} lost others in {whereabouts.position}: {problem}") from error
+        raise LostRanksError(f"run: rank {rank} lost others in {whereabouts.position}: {_reason(error)}") from error
     finally:
         if num_ranks > 1 and whereabouts.position.outcome is None:
             dist.destroy_process_group()
     return record
+
+
+def _reason(error: RuntimeError) -> str:
+    """What an error of a connection says, without the place in gloo's sources and without its advice.
+
+    >>> _reason(RuntimeError("[/gloo/pair.cc:537] Read error [127.0.0.1]:65196: Connection reset by peer. This is ..."))
+    'Read error [127.0.0.1]:65196: Connection reset by peer'
+    """
+    return re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0]).partition(". ")[0]
 
 
 def _is_of_others(error: RuntimeError) -> bool:
