@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import write_plan
@@ -24,7 +25,7 @@ FOLDED = "sp=2,dp=2,ep=4,dispatch=alltoall"
 FAILS = """
 import os, signal, sys, time
 
-if os.environ.get("RANK") == "2" and "meshwright" in " ".join(sys.orig_argv):
+if os.environ.get("RANK") == os.environ["FAILS"] and "meshwright" in " ".join(sys.orig_argv):
     from meshwright.executor.observe.observer import StepObserver
 
     around = StepObserver.around
@@ -58,20 +59,20 @@ def processes_with(word: str) -> list[str]:
 
 @pytest.fixture
 def fails(make_plan: MakePlan, run: Run, tmp_path: Path, process_environment: dict[str, str]) -> Callable[..., str]:
-    """Runs four ranks of which rank 2 fails in an operator; returns what is said in the end."""
-    write_plan(make_plan("moe", 4, FOLDED), tmp_path / "plan.json")
+    """Runs ranks of which one fails in an operator; returns what is said in the end."""
 
-    def start(what: str, *arguments: str) -> str:
+    def start(what: str, *arguments: str, device: str = "cpu") -> str:
+        ranks, fixes, failing = (4, FOLDED, "2") if device == "cpu" else (2, "dp=2,ep=2,dispatch=alltoall", "1")
+        write_plan(make_plan("moe", ranks, fixes), tmp_path / "plan.json")
         (tmp_path / "sitecustomize.py").write_text(FAILS.format(what=what))
         path = os.pathsep.join((str(tmp_path), process_environment["PYTHONPATH"]))
-        common = ("plan.json", "--device", "cpu", "--steps", "1000", "-o", "out")
-        done = run(*common, *arguments, PYTHONPATH=path, MARK=f"mark-{tmp_path}")
+        common = ("plan.json", "--device", device, "--dtype", "float32", "--steps", "1000", "-o", "out")
+        done = run(*common, *arguments, PYTHONPATH=path, MARK=f"mark-{tmp_path}", FAILS=failing)
         assert done.returncode == 1, done.stderr
         assert processes_with(f"MARK=mark-{tmp_path}") == []
         assert "Traceback" not in done.stderr
-        fallback, *said = done.stderr.splitlines()
-        assert fallback.startswith("kernels: ")
-        (line,) = said
+        *before, line = done.stderr.splitlines()
+        assert device != "cpu" or [text.partition(":")[0] for text in before] == ["kernels"], done.stderr
         assert len((tmp_path / "out" / "steps.jsonl").read_bytes().splitlines()) == 2
         return line
 
@@ -90,6 +91,18 @@ def test_a_killed_rank_is_named_with_where_it_was_and_where_the_others_waited(
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert (record["rank"], record["status"], record["positions"][2]["doing"]) == (2, -9, "experts_fc1")
     assert f"meshwright: run: {record['failed']}" == line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("what", "arguments"), [(DIES, ()), (SLEEPS, ("--timeout", "10"))])
+def test_the_same_on_gpus(fails: Callable[..., str], what: str, arguments: tuple[str, ...]) -> None:
+    """The host of the rank that waits has gone on: where its device stands is told."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+    line = fails(what, *arguments, device="cuda")
+    where = "died (signal 9)" if what is DIES else "was"
+    assert re.search(rf"rank 1 {re.escape(where)} in {AT}, experts_fc1", line), line
+    assert re.search(r"rank 0 waited in step 2, ", line), line
 
 
 def test_a_rank_that_hangs_is_named_after_the_timeout(fails: Callable[..., str]) -> None:
