@@ -11,7 +11,7 @@ from torch import Tensor
 
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import PassKind
-from meshwright.costmodel.program.operators import GRADIENT, Operator
+from meshwright.costmodel.program.operators import GRADIENT, Operator, Resource
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.registry import binding_of
@@ -47,6 +47,12 @@ class LayerPass:
 
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)
+
+    def beside(self) -> dict[str, Resource]:
+        """The streams of the operators that do not run on the compute stream, by name."""
+        if self.streams is None:
+            return {}
+        return {one.operator.name: one.stream for one in self.on_streams.steps if one.stream is not Resource.COMPUTE}
 
 
 class LayerRunner:

@@ -15,13 +15,12 @@ from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, Communicator
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
-from meshwright.executor.layer.run import Around
 from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.part import Part
-from meshwright.executor.model.stage import Routed, Stage
+from meshwright.executor.model.stage import Routed, Stage, Watch
 from meshwright.executor.ranks.communicators import Communicators
 from meshwright.executor.state.flat import FlatKind, FlatParameters, OwnedParameter
 
@@ -70,7 +69,7 @@ class RankModel:
         *,
         seed: int,
         routed: Routed,
-        around: Around | None = None,
+        watch: Watch | None = None,
         streams: Streams | None = None,
     ) -> None:
         self.configuration = configuration
@@ -91,7 +90,7 @@ class RankModel:
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,
                 routed=routed,
-                around=around,
+                watch=watch,
             )
             for stage, parts in planned.items()
         )

@@ -49,7 +49,10 @@ class PartDescription:
 
 
 class Part:
-    """A part with its weights. `routes`: its tokens choose experts. `streams` None: it runs on one stream."""
+    """A part with its weights. `routes`: its tokens choose experts. `streams` None: it runs on one stream.
+
+    `beside`: for each pass the streams of the operators that are not on the compute stream, by name.
+    """
 
     def __init__(self, description: PartDescription, parameters: Parameters, streams: Streams | None = None) -> None:
         self.title = description.title
@@ -65,3 +68,4 @@ class Part:
             )
             for kind, placed in passes.items()
         }
+        self.beside = {kind: one.beside() for kind, one in self.passes.items()}

@@ -37,8 +37,8 @@ class RankTimes(Value, frozen=True, kw_only=True):
 
 
 def rank_times(rank: int, stage: int, steps: Sequence[PartTimes]) -> RankTimes:
-    """The medians of the steps behind the first few."""
-    settled = steps[SETTLING_STEPS:] or steps
+    """The medians of the steps behind the first few; nothing where all steps had their operators timed instead."""
+    settled = steps[SETTLING_STEPS:] or steps or [dict.fromkeys(StepPart, 0.0)]
     seconds = {part: median(step[part] for step in settled) for part in StepPart}
     return RankTimes(rank=rank, host=socket.gethostname(), stage=stage, seconds=seconds)
 
