@@ -2,6 +2,7 @@
 
     python benchmarks/layer_times.py                       one GPU
     python benchmarks/layer_times.py --num-gpus 2          two GPUs of a host: EP2, SP2, TP2 (starts both ranks itself)
+    python benchmarks/layer_times.py --num-gpus 2 --overlap    the passes on several streams, too, as they are solved
     python benchmarks/layer_times.py --check               first: small layers, all gradients against float32 autograd
     python benchmarks/layer_times.py --again FILE.json     anywhere: measured layers beside present predictions
     python benchmarks/layer_times.py --device cpu --tiny   anywhere: tiny shapes, to try the driver itself
@@ -32,17 +33,25 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
+from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
+from meshwright.costmodel.pass_times import problem_of, sm_shares
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.context import AttentionKernel
+from meshwright.executor.layer.cuda_streams import CudaStreams
 from meshwright.executor.layer.groups import Communicator, groups_over_all_ranks
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.layer_timing.cases import MODELS, Case, make_case, shapes_for, strategies_for, timed_layer
 from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors, host_waits
 from meshwright.executor.layer_timing.machine import describe_machine
-from meshwright.executor.layer_timing.measure import TimingChoice, measure_layer
+from meshwright.executor.layer_timing.measure import Overlap, TimingChoice, measure_layer
 from meshwright.executor.layer_timing.predict_again import predicted_again
-from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, plain_runtime
+from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, overlapping, plain_runtime
 from meshwright.executor.layer_timing.record import (
     LAYER_TIMES_SCHEMA_VERSION,
     LayerTimes,
@@ -51,7 +60,9 @@ from meshwright.executor.layer_timing.record import (
     write_record,
 )
 from meshwright.executor.layer_timing.table import layer_table, operator_table, summary_table
+from meshwright.executor.ranks.communicators import group_on_sms
 from meshwright.kernels.dispatch import dispatcher
+from meshwright.planner.operator_order import solve_pass
 
 CPU_MEMORY_BYTES = 1e12
 CHECK_LIMIT = {torch.bfloat16: 0.03, torch.float32: 1e-4}
@@ -84,12 +95,12 @@ class Rank:
     number: int
     world: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
     @property
     def communicator(self) -> Communicator:
         """All ranks."""
-        group = dist.group.WORLD if self.world > 1 else None
-        return Communicator(size=self.world, rank=self.number, group=group)
+        return Communicator(size=self.world, rank=self.number, group=self.group)
 
     def agree(self, flag: bool) -> bool:
         """The first rank's answer, on all ranks."""
@@ -130,6 +141,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--attention", choices=[kernel.value for kernel in AttentionKernel], default="cudnn")
     parser.add_argument("--compile", action="store_true", help="compile memory-bound functions")
     parser.add_argument("--natural-routing", action="store_true")
+    parser.add_argument("--overlap", action="store_true", help="time passes on several streams, too; needs GPUs")
+    parser.add_argument("--sms", type=int, default=0, help="SMs of collectives; with --overlap a share of the profile")
     parser.add_argument("--passes", type=int, default=25)
     parser.add_argument(
         "--profile", default="", help="hardware profile that predicts, name or path; by GPU where empty"
@@ -139,7 +152,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--again", type=Path, help="predict the layers of this file anew; needs no GPU")
     parser.add_argument("--tiny", action="store_true", help="small made-up layers: only a try")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    for name in ("overlap", "sms"):
+        if getattr(options, name) and options.device == "cpu":
+            parser.error(f"--{name}: needs GPUs")
+    return options
 
 
 def predict_again(options: argparse.Namespace) -> int:
@@ -172,7 +189,14 @@ def _join(number: int, options: argparse.Namespace, port: int) -> Rank:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=number, world_size=options.num_gpus)
     options.profile = options.profile or _profile_of(device)
-    return Rank(number=number, world=options.num_gpus, device=device)
+    return Rank(number=number, world=options.num_gpus, device=device, group=_group(options))
+
+
+def _group(options: argparse.Namespace) -> dist.ProcessGroup | None:
+    """All ranks, on as many SMs as asked for."""
+    if options.num_gpus == 1:
+        return None
+    return group_on_sms(tuple(range(options.num_gpus)), options.sms) if options.sms else dist.group.WORLD
 
 
 def _profile_of(device: torch.device) -> str:
@@ -229,6 +253,26 @@ def _time_one(case: Case, rank: Rank, options: argparse.Namespace) -> LayerTimes
         groups_over_all_ranks(strategy, rank.communicator),
         replica=rank.number // strategy.replica_gpus,
         predict=lambda timed: LayerPrediction(timed.program, cluster, runtime),
+        overlap=_overlap(case, cluster, overlapping(runtime), rank, options.sms) if options.overlap else None,
+    )
+
+
+def _overlap(case: Case, cluster: ClusterSpec, runtime: RuntimeSpec, rank: Rank, num_sms: int) -> Overlap:
+    """The order that the solver finds, which is the same on all ranks."""
+    program = case.program
+    share = next((one for one in sm_shares(cluster, runtime) if one.num_sms == num_sms), None)
+    if num_sms and share is None:
+        known = ", ".join(str(one.num_sms) for one in sm_shares(cluster, runtime))
+        raise MeshwrightError(f"--sms: {num_sms} is no share that the profile has; expected one of {known}")
+    orders = {}
+    for kind in (PassKind.FORWARD, PassKind.BACKWARD):
+        problem = problem_of(pass_operators(program, Recompute.NONE, kind), cluster, runtime, share)
+        orders[kind.value] = solve_pass(problem, num_nodes=1500, num_replays=250).ordered.order()
+    order = LayerOrder(**orders)
+    return Overlap(
+        streams=Streams(CudaStreams(rank.device)),
+        order=order,
+        prediction=LayerPrediction(program, cluster, runtime, order),
     )
 
 

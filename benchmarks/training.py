@@ -1,6 +1,7 @@
 """Training steps of two small-layered MoE models on the GPUs of this host, beside their prediction.
 
     python benchmarks/training.py                  two GPUs; the models that torchtitan 0.2.2 was measured on
+    python benchmarks/training.py --both           each run once more on one stream, where nothing in layers overlaps
     python benchmarks/training.py --plans FOLDER   only make the plans, anywhere
 
 Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced, and natural beside it. torchtitan 0.2.2 on
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -73,6 +75,7 @@ def main() -> int:
     parser.add_argument("--plans", type=Path, help="make the plans there and do no more")
     parser.add_argument("--from", type=Path, dest="made", help="take the plans from this folder")
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--both", action="store_true", help="each run on one stream, too")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     cases = [case for case in CASES if options.only in case.name]
@@ -87,8 +90,8 @@ def main() -> int:
             plan = (options.made or Path(folder)) / f"{case.name}.json"
             if options.made is None:
                 make_plan(case, options.cluster, options.gpus, plan)
-            for balanced in (True, False):
-                rows.append(trained(case, plan, Path(folder) / "run", balanced=balanced))
+            for balanced, one_stream in product((True, False), (False, True) if options.both else (False,)):
+                rows.append(trained(case, plan, Path(folder) / "run", balanced=balanced, one_stream=one_stream))
                 _print(rows[-1])
                 record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command(), "rows": rows}
                 options.output.write_text(json.dumps(record, indent=1) + "\n")
@@ -113,13 +116,19 @@ def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
     )
 
 
-def trained(case: Case, plan: Path, folder: Path, *, balanced: bool) -> dict[str, object]:
+def trained(case: Case, plan: Path, folder: Path, *, balanced: bool, one_stream: bool) -> dict[str, object]:
     """The run's record with what it stands beside; the error's last line where it failed."""
     command = [sys.executable, "-m", "meshwright", "run", str(plan), "--steps", str(STEPS), "-o", str(folder)]
     if balanced:
         command.append("--balanced")
+    if one_stream:
+        command.append("--one-stream")
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=RUN_LIMIT_S)
-    row: dict[str, object] = {"case": case.name, "routing": "balanced" if balanced else "natural"}
+    row: dict[str, object] = {
+        "case": case.name,
+        "routing": "balanced" if balanced else "natural",
+        "streams": "one" if one_stream else "planned",
+    }
     if done.returncode:
         return row | {"failed": (done.stderr.strip().splitlines() or ["no word"])[-12:]}
     run = json.loads((folder / "run.json").read_text())
@@ -136,16 +145,23 @@ def trained(case: Case, plan: Path, folder: Path, *, balanced: bool) -> dict[str
 
 def _print(row: dict[str, object]) -> None:
     if "failed" in row:
-        print(f"{row['case']} {row['routing']}: failed", *row["failed"], sep="\n  ")  # type: ignore[misc]
+        print(f"{_title(row)}: failed", *row["failed"], sep="\n  ")  # type: ignore[misc]
         return
     run = row["run"]
     assert isinstance(run, dict)
     peak, predicted_peak = max(run["peak_memory_bytes"]), max(run["predicted_peak_memory_bytes"])
+    measured, planned = run["stages"][0]["measured_s"], run["stages"][0]["predicted_s"]
     print(
-        f"{row['case']} {row['routing']}: {row['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU (torchtitan on H100 "
+        f"{_title(row)}: {row['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU (torchtitan on H100 "
         f"{row['torchtitan_tokens_per_s_per_gpu']:,.0f}); step {run['step_time_s'] * 1e3:.1f} ms, predicted "
         f"{run['predicted_step_time_s'] * 1e3:.1f}; peak {peak / 2**30:.1f} GiB, predicted {predicted_peak / 2**30:.1f}"
+        f"; collectives {measured['collectives'] * 1e3:.1f} ms, exposed {measured['exposed'] * 1e3:.1f}, predicted"
+        f" {planned['collectives'] * 1e3:.1f} and {planned['exposed'] * 1e3:.1f}"
     )
+
+
+def _title(row: dict[str, object]) -> str:
+    return f"{row['case']} {row['routing']}{' on one stream' if row['streams'] == 'one' else ''}"
 
 
 def _command() -> str:

@@ -15,11 +15,16 @@ from meshwright.costmodel.program.operators import Operator
 
 
 class StepPart(StrEnum):
-    """A part of a step. COLLECTIVES lie inside FORWARD and BACKWARD; a wait is for a message of another stage."""
+    """A part of a step. A wait is for a message of another stage.
+
+    EXPOSED lies inside FORWARD and BACKWARD: what computation waits for collectives. COLLECTIVES are whole, also where
+    they run beside computation.
+    """
 
     FORWARD = "forward"
     BACKWARD = "backward"
     COLLECTIVES = "collectives"
+    EXPOSED = "exposed"
     WAIT = "wait"
     GRADIENTS = "gradients"
     OPTIMIZER = "optimizer"
@@ -46,8 +51,8 @@ class Stopwatch:
         self._free: list[torch.cuda.Event] = []
 
     @contextmanager
-    def part(self, part: StepPart) -> Iterator[None]:
-        """Time what runs inside."""
+    def part(self, part: StepPart, what: object = None) -> Iterator[None]:
+        """Time what runs inside; `what` it is, for `pending`."""
         if not self._on_cuda:
             start_s = time.perf_counter()
             yield
@@ -55,15 +60,33 @@ class Stopwatch:
             return
         begin = self._event()
         yield
-        self._running.pairs.append((part, begin, self._event()))
+        self._running.pairs.append((part, begin, self._event(), what))
 
-    def around(self, operator: Operator, run: Callable[[], None]) -> None:
-        """Run an operator of a layer; collectives are timed."""
+    def pending(self) -> object:
+        """What the device has not ended, the innermost; None where it is idle. For other threads, too."""
+        for _, _, end, what in list(self._running.pairs):
+            if what is not None and not end.query():
+                return what
+        return None
+
+    def around(self, operator: Operator, run: Callable[[], None], what: object = None) -> None:
+        """Run an operator of a layer; collectives are timed. On the compute stream they block."""
         if not operator.is_communication:
             run()
-            return
-        with self.part(StepPart.COLLECTIVES):
-            run()
+        elif self._is_beside():
+            with self.part(StepPart.COLLECTIVES, what):
+                run()
+        else:
+            with self.part(StepPart.COLLECTIVES, what), self.part(StepPart.EXPOSED):
+                run()
+
+    def waiting(self, wait: Callable[[], None]) -> None:
+        """Make the compute stream wait for a collective on another."""
+        with self.part(StepPart.EXPOSED):
+            wait()
+
+    def _is_beside(self) -> bool:
+        return self._on_cuda and torch.cuda.current_stream() != torch.cuda.default_stream()
 
     def end_step(self) -> None:
         """What is timed from here on is of the next step."""
@@ -78,7 +101,7 @@ class Stopwatch:
     def _read_ended(self) -> None:
         if self._ended is None:
             return
-        for part, begin, end in self._ended.pairs:
+        for part, begin, end, _ in self._ended.pairs:
             end.synchronize()
             self._ended.seconds[part] += begin.elapsed_time(end) / 1e3
             self._free += (begin, end)
@@ -94,7 +117,7 @@ class Stopwatch:
 
 @dataclass(slots=True)
 class _Step:
-    """Host seconds, or pairs of events around what is timed."""
+    """Host seconds, or pairs of events around what is timed, and what that is."""
 
     seconds: PartTimes = field(default_factory=lambda: dict.fromkeys(StepPart, 0.0))
-    pairs: list[tuple[StepPart, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+    pairs: list[tuple[StepPart, torch.cuda.Event, torch.cuda.Event, object]] = field(default_factory=list)

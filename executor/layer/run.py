@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -10,20 +11,48 @@ from torch import Tensor
 
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import PassKind
-from meshwright.costmodel.program.operators import GRADIENT, Operator
+from meshwright.costmodel.program.operators import GRADIENT, Operator, Resource
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.registry import binding_of
 from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.groups import LayerGroups
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.lifetime import INPUT, Lifetimes
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.position import make_rotary_tables
 from meshwright.executor.layer.scope import Binding, Scope
+from meshwright.executor.layer.stream_plan import StreamPass
+from meshwright.executor.layer.streams import Around, Streams
 from meshwright.executor.layer.values import Values
 
-Around = Callable[[Operator, Callable[[], None]], None]
-"""Called with each operator and what runs it: to time it, or to put it on a stream."""
+__all__ = ["Around", "LayerPass", "LayerRunner", "MicroBatch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPass:
+    """The operators of a pass as they are planned. `streams` None: one after another.
+
+    `groups`: the communicators of the pass, where it has some of its own.
+    """
+
+    on_streams: StreamPass
+    streams: Streams | None = None
+    groups: LayerGroups | None = None
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """In their order."""
+        return tuple(step.operator for step in self.on_streams.steps)
+
+    def __iter__(self) -> Iterator[Operator]:
+        return iter(self.operators)
+
+    def beside(self) -> dict[str, Resource]:
+        """The streams of the operators that do not run on the compute stream, by name."""
+        if self.streams is None:
+            return {}
+        return {one.operator.name: one.stream for one in self.on_streams.steps if one.stream is not Resource.COMPUTE}
 
 
 class LayerRunner:
@@ -68,13 +97,32 @@ class MicroBatch:
         self._output = output
 
     def run(self, operators: Iterable[Operator], around: Around | None = None) -> None:
-        """Run operators one after another. No autograd: backward operators are operators like all others."""
+        """Run operators one after another, a pass as it is planned. No autograd: all operators are alike."""
+        if isinstance(operators, LayerPass):
+            self._run_pass(operators, around)
+            return
         with torch.no_grad():
             for operator in operators:
                 if around is None:
                     self._run_one(operator)
                 else:
                     around(operator, partial(self._run_one, operator))
+
+    def _run_pass(self, planned: LayerPass, around: Around | None) -> None:
+        groups = planned.groups
+        if groups is not None and groups != self.scope.layer.groups:
+            self.scope = replace(self.scope, layer=replace(self.scope.layer, groups=groups))
+        if planned.streams is None:
+            self.run(planned.operators, around)
+        else:
+            self.run_on(planned.streams, planned.on_streams, around)
+
+    def run_on(self, streams: Streams, planned: StreamPass, around: Around | None = None) -> None:
+        """Issue a pass to streams. What it leaves in the end is there for the compute stream."""
+        with torch.no_grad():
+            streams.run(planned, self.scope.values, self._run_one, around)
+        for name in {self._output, GRADIENT + INPUT} & self.scope.values.names():
+            streams.hand_over(self.scope.values, name)
 
     def _run_one(self, operator: Operator) -> None:
         written = self._bindings[operator.name](operator, self.scope)

@@ -25,6 +25,11 @@ class Mark:
             self._event = torch.cuda.Event(enable_timing=True)
             self._event.record()
 
+    @property
+    def has_passed(self) -> bool:
+        """Whether the device has come here; does not wait."""
+        return self._event is None or bool(self._event.query())
+
     def seconds_until(self, later: Mark) -> float:
         """Seconds between two marks; the device must have passed both."""
         if self._event is None or later._event is None:

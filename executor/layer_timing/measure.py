@@ -5,27 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import msgspec
 import torch
 from torch import Tensor
 
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.layer_cost import Terms
+from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.context import AttentionKernel, LayerContext, RoutingChoice
 from meshwright.executor.layer.groups import LayerGroups
+from meshwright.executor.layer.order import on_streams
 from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import Parameters, full_weights, own_weights
-from meshwright.executor.layer.run import LayerRunner
+from meshwright.executor.layer.run import Around, LayerRunner, MicroBatch
+from meshwright.executor.layer.stream_plan import plan_streams
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.layer_timing.cases import Case
 from meshwright.executor.layer_timing.clock import Mark, OperatorClock, label, let_host_run_ahead, spread, wait_for
 from meshwright.executor.layer_timing.output_check import output_error, own_tokens
 from meshwright.executor.layer_timing.prediction import LayerPrediction
-from meshwright.executor.layer_timing.record import LayerTimes, OperatorTimes, PassTimes, Spread
+from meshwright.executor.layer_timing.record import LayerTimes, OperatorTimes, OverlappedPass, PassTimes, Spread
 
 WARM_UP_PASSES = 5
 OUTPUT_ERROR_LIMIT = 0.03
 WEIGHT_SEED, INPUT_SEED = 11, 12
+
+RunPass = Callable[[MicroBatch, PassKind], None]
+"""Runs a pass of a micro-batch otherwise than on one stream."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +49,22 @@ class TimingChoice:
     passes: int = 25
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """An order whose passes are timed on streams, too, with their prediction."""
+
+    streams: Streams
+    order: LayerOrder
+    prediction: LayerPrediction
+
+
 def measure_layer(
-    case: Case, choice: TimingChoice, groups: LayerGroups, replica: int, predict: Callable[[Case], LayerPrediction]
+    case: Case,
+    choice: TimingChoice,
+    groups: LayerGroups,
+    replica: int,
+    predict: Callable[[Case], LayerPrediction],
+    overlap: Overlap | None = None,
 ) -> LayerTimes:
     """The times of one layer on this rank. `replica` numbers the micro-batches that ranks run side by side."""
     context = LayerContext(
@@ -63,7 +86,8 @@ def measure_layer(
         raise MeshwrightError(f"{case.title}: the output is {error:.2%} off the float32 reference")
     del full
     runs = _Runs(runner, own_tokens(hidden, context), own_tokens(upstream, context))
-    return _times(case, choice, runs, error, predict(case))
+    times = _times(case, choice, runs, error, predict(case))
+    return times if overlap is None else _with_overlap(times, choice, runs, overlap)
 
 
 def _inputs(case: Case, choice: TimingChoice, replica: int) -> tuple[Tensor, Tensor]:
@@ -83,17 +107,21 @@ class _Runs:
         self._hidden = hidden
         self._upstream = upstream
 
-    def once(self, around: Callable[[Operator, Callable[[], None]], None] | None = None) -> tuple[Mark, Mark, Mark]:
-        """A forward and a backward; marks before, between and after."""
+    def once(self, around: Around | None = None, run: RunPass | None = None) -> tuple[Mark, Mark, Mark]:
+        """A forward and a backward; marks before, between and after. `run` None: one operator after another."""
         runner = self.runner
         runner.parameters.clear_gradients()
         start = Mark(self.device)
         batch = runner.start(self._hidden)
-        batch.run(runner.forward, around)
+        run = partial(self._one_by_one, around) if run is None else run
+        run(batch, PassKind.FORWARD)
         middle = Mark(self.device)
         batch.put_output_gradient(self._upstream)
-        batch.run(runner.backward, around)
+        run(batch, PassKind.BACKWARD)
         return start, middle, Mark(self.device)
+
+    def _one_by_one(self, around: Around | None, batch: MicroBatch, kind: PassKind) -> None:
+        batch.run(self.runner.forward if kind is PassKind.FORWARD else self.runner.backward, around)
 
     def issue_s(self) -> float:
         """What the host takes to issue a forward and a backward to an idle device, at most."""
@@ -114,10 +142,10 @@ class _Runs:
             wait_for(self.device)
         return clock
 
-    def whole(self, passes: int) -> tuple[Spread, Spread]:
+    def whole(self, passes: int, run: RunPass | None = None) -> tuple[Spread, Spread]:
         """Whole forwards and backwards, one after another as in training: nothing waits for the device."""
         wait_for(self.device)
-        marks = [self.once() for _ in range(passes + 2)][2:]
+        marks = [self.once(run=run) for _ in range(passes + 2)][2:]
         wait_for(self.device)
         forward = spread([start.seconds_until(middle) for start, middle, _ in marks])
         return forward, spread([middle.seconds_until(end) for _, middle, end in marks])
@@ -159,6 +187,27 @@ def _times(case: Case, choice: TimingChoice, runs: _Runs, error: float, predicti
         forward=_pass_times(forward, operators[:num_forward], prediction.forward),
         backward=_pass_times(backward, operators[num_forward:], prediction.backward),
         operators=operators,
+    )
+
+
+def _with_overlap(times: LayerTimes, choice: TimingChoice, runs: _Runs, overlap: Overlap) -> LayerTimes:
+    """The times, with those of the passes on streams."""
+    planned = {}
+    for kind, operators in ((PassKind.FORWARD, runs.runner.forward), (PassKind.BACKWARD, runs.runner.backward)):
+        order = overlap.order.of(kind)
+        assert order is not None  # both are ordered
+        planned[kind] = plan_streams(on_streams(operators, order))
+
+    def run(batch: MicroBatch, kind: PassKind) -> None:
+        batch.run_on(overlap.streams, planned[kind])
+
+    for _ in range(WARM_UP_PASSES):
+        runs.once(run=run)
+    forward, backward = runs.whole(choice.passes, run)
+    return msgspec.structs.replace(
+        times,
+        overlapped_forward=OverlappedPass(measured=forward, predicted_s=overlap.prediction.forward.total_s),
+        overlapped_backward=OverlappedPass(measured=backward, predicted_s=overlap.prediction.backward.total_s),
     )
 
 

@@ -9,7 +9,7 @@ from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.context import AttentionKernel
 from meshwright.executor.layer_timing.cases import Case, make_case, strategies_for, timed_layer
-from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, plain_runtime
+from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, overlapping, plain_runtime
 from meshwright.executor.layer_timing.record import LayerTimes, LayerTimesRecord, OperatorTimes
 
 UNLIMITED_BYTES = 1e15
@@ -26,9 +26,10 @@ def _layer_again(layer: LayerTimes, profile: str) -> LayerTimes:
     num_gpus = max(layer.tp, layer.sp, layer.ffn_tp, layer.ep)
     case = _case(layer, num_gpus)
     runtime = plain_runtime(AttentionKernel(layer.attention_kernel), fused_kernels=layer.fused_kernels)
-    prediction = LayerPrediction(case.program, host_cluster(profile, num_gpus), runtime)
+    cluster = host_cluster(profile, num_gpus)
+    prediction = LayerPrediction(case.program, cluster, runtime)
     operators = {operator.name: operator for operator in (*case.program.forward, *case.program.backward)}
-    return msgspec.structs.replace(
+    again = msgspec.structs.replace(
         layer,
         forward=msgspec.structs.replace(
             layer.forward, predicted_s=prediction.forward.total_s, predicted_host_s=prediction.forward.host_s
@@ -37,6 +38,15 @@ def _layer_again(layer: LayerTimes, profile: str) -> LayerTimes:
             layer.backward, predicted_s=prediction.backward.total_s, predicted_host_s=prediction.backward.host_s
         ),
         operators=tuple(_operator_again(times, operators, prediction) for times in layer.operators),
+    )
+    if layer.overlapped_forward is None or layer.overlapped_backward is None:
+        return again
+    # In the order that list scheduling finds: the one that was timed is not in the record.
+    beside = LayerPrediction(case.program, cluster, overlapping(runtime))
+    return msgspec.structs.replace(
+        again,
+        overlapped_forward=msgspec.structs.replace(layer.overlapped_forward, predicted_s=beside.forward.total_s),
+        overlapped_backward=msgspec.structs.replace(layer.overlapped_backward, predicted_s=beside.backward.total_s),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the cost model says about a layer that runs operator by operator on one stream."""
+"""What the cost model says about a layer that runs operator by operator, on one stream or on several."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from meshwright.costmodel.alone import timing
 from meshwright.costmodel.hardware import ClusterSpec, Timing
 from meshwright.costmodel.layer_cost import Terms, layer_cost
 from meshwright.costmodel.operator_time import host_time_s
+from meshwright.costmodel.order.launch_order import LayerOrder
+from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.program.operators import Operator
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.runtime import RuntimeSpec
@@ -37,13 +39,22 @@ def plain_runtime(attention_kernel: AttentionKernel, *, fused_kernels: bool) -> 
     )
 
 
-class LayerPrediction:
-    """Predictions for one program on one host under one runtime."""
+def overlapping(runtime: RuntimeSpec) -> RuntimeSpec:
+    """The same with collectives beside whatever neither needs them nor is needed by them."""
+    beside = OverlapLevel.INTER_OPERATOR
+    overlap = LayerOverlap(tensor=beside, sequence=beside, context=beside, expert=beside)
+    return msgspec.structs.replace(runtime, overlap=overlap)
 
-    def __init__(self, program: LayerProgram, cluster: ClusterSpec, runtime: RuntimeSpec) -> None:
+
+class LayerPrediction:
+    """Predictions for one program on one host under one runtime, in an order given or found."""
+
+    def __init__(
+        self, program: LayerProgram, cluster: ClusterSpec, runtime: RuntimeSpec, order: LayerOrder | None = None
+    ) -> None:
         self._cluster = cluster
         self._runtime = runtime
-        self._cost = layer_cost(program, Recompute.NONE, cluster, runtime)
+        self._cost = layer_cost(program, Recompute.NONE, cluster, runtime, order=order)
 
     @property
     def forward(self) -> Terms:

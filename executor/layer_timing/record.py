@@ -60,12 +60,25 @@ class PassTimes(Value, frozen=True, kw_only=True):
         return self.predicted_s / self.measured.median_s - 1.0
 
 
+class OverlappedPass(Value, frozen=True, kw_only=True):
+    """A whole pass on several streams, in an order found for it: as `PassTimes`, but nothing of it is timed alone."""
+
+    measured: Spread
+    predicted_s: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted_s / self.measured.median_s - 1.0
+
+
 class LayerTimes(Value, frozen=True, kw_only=True):
     """One layer under one strategy on one rank, the first.
 
     `num_experts_of_model`: more than `num_experts` where the layer was cut to fit, 0 for a dense one. `output_error`:
     of what the layer adds to its input, against the float32 reference, relative, in the Frobenius norm. `host_reads`:
-    times that one forward waited for the device to tell the host something.
+    times that one forward waited for the device to tell the host something. The overlapped passes are there if they
+    were asked for; all else is of one stream.
     """
 
     model: str
@@ -90,6 +103,8 @@ class LayerTimes(Value, frozen=True, kw_only=True):
     forward: PassTimes
     backward: PassTimes
     operators: tuple[OperatorTimes, ...]
+    overlapped_forward: OverlappedPass | None = None
+    overlapped_backward: OverlappedPass | None = None
 
 
 class LayerTimesRecord(Value, frozen=True, kw_only=True):

@@ -30,6 +30,12 @@ def _lines(layer: LayerTimes) -> Iterator[str]:
         )
     for name, one in (("forward", layer.forward), ("backward", layer.backward)):
         yield _pass_line(name, one)
+    for name, beside in (("forward", layer.overlapped_forward), ("backward", layer.overlapped_backward)):
+        if beside is not None:
+            yield (
+                f"  {name + ' on streams':<32} {beside.measured.median_s * MICROSECONDS:>10.1f}"
+                f" {beside.predicted_s * MICROSECONDS:>10.1f} {beside.error:>+7.1%}"
+            )
 
 
 def _pass_line(name: str, one: PassTimes) -> str:

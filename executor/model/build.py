@@ -15,12 +15,12 @@ from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, Communicator
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
-from meshwright.executor.layer.run import Around
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.part import Part
-from meshwright.executor.model.stage import Routed, Stage
+from meshwright.executor.model.stage import Routed, Stage, Watch
 from meshwright.executor.ranks.communicators import Communicators
 from meshwright.executor.state.flat import FlatKind, FlatParameters, OwnedParameter
 
@@ -56,7 +56,10 @@ def _buckets(owned: Iterable[OwnedParameter]) -> Iterator[tuple[OwnedParameter, 
 
 
 class RankModel:
-    """What one rank holds: a stage for each of its chunks, and the buffers of their parameters."""
+    """What one rank holds: a stage for each of its chunks, and the buffers of their parameters.
+
+    `streams` None: operators run one after another.
+    """
 
     def __init__(
         self,
@@ -66,7 +69,8 @@ class RankModel:
         *,
         seed: int,
         routed: Routed,
-        around: Around | None = None,
+        watch: Watch | None = None,
+        streams: Streams | None = None,
     ) -> None:
         self.configuration = configuration
         self.communicators = communicators
@@ -81,12 +85,12 @@ class RankModel:
         last = len(configuration.stages) - 1
         self.stages = tuple(
             Stage(
-                [Part(part.description, self._parameters(part)) for part in parts],
+                [Part(part.description, self._parameters(part), streams) for part in parts],
                 is_first=stage == 0,
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,
                 routed=routed,
-                around=around,
+                watch=watch,
             )
             for stage, parts in planned.items()
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.stage_cost import CostContext, cost_context, end_strategy, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy
@@ -16,6 +17,7 @@ from meshwright.executor.layer.parameters import ParameterSpec
 from meshwright.executor.model.end_parameters import embedding_parameters, end_name, head_parameters, layer_name
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.part import PartDescription
+from meshwright.executor.model.sm_shares import pass_sms
 from meshwright.executor.ranks.communicators import Communicators
 
 
@@ -92,4 +94,12 @@ class ModelDescriber:
             ),
             recompute=recompute_of(part, strategy),
             order=context.orders.find(part, strategy),
+            groups=self._groups(part, strategy),
         )
+
+    def _groups(self, part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> dict[PassKind, LayerGroups]:
+        """The groups of each pass, on the SMs that the plan gives to its collectives."""
+        context = self._context
+        program, order = context.program(part, strategy), context.orders.find(part, strategy)
+        sms = pass_sms(self.configuration, program, recompute_of(part, strategy), order)
+        return {kind: self.communicators.layer(strategy, num_sms) for kind, num_sms in sms.items()}

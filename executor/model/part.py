@@ -2,48 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
-from meshwright.costmodel.program.operators import Operator
+from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.context import LayerContext
-from meshwright.executor.layer.order import in_order
+from meshwright.executor.layer.groups import LayerGroups
+from meshwright.executor.layer.order import on_streams
 from meshwright.executor.layer.parameters import Parameters
-from meshwright.executor.layer.run import LayerRunner
+from meshwright.executor.layer.run import LayerPass, LayerRunner
+from meshwright.executor.layer.stream_plan import Placed, plan_streams
+from meshwright.executor.layer.streams import Streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartDescription:
-    """What a part runs. `order` None: program order."""
+    """What a part runs. `order` None: program order, on one stream. `groups`: communicators of passes that have some
+    of their own.
+    """
 
     title: str
     program: LayerProgram
     context: LayerContext
     recompute: Recompute
     order: LayerOrder | None
+    groups: Mapping[PassKind, LayerGroups] = field(default_factory=dict)
 
-    def passes(self) -> dict[PassKind, tuple[Operator, ...]]:
-        """The operators of each pass, in the plan's order where it has one."""
+    def passes(self) -> dict[PassKind, tuple[Placed, ...]]:
+        """The operators of each pass, in the plan's order and on its streams where it has one."""
         return {kind: self._ordered(kind) for kind in PassKind if kind is not PassKind.JOINT}
 
-    def _ordered(self, kind: PassKind) -> tuple[Operator, ...]:
+    def _ordered(self, kind: PassKind) -> tuple[Placed, ...]:
         """A joined backward that the plan has not ordered runs as its two halves, if the plan has ordered those."""
         order = None if self.order is None else self.order.of(kind)
         if kind is PassKind.BACKWARD and order is None:
             return (*self._ordered(PassKind.DGRAD), *self._ordered(PassKind.WGRAD))
         operators = pass_operators(self.program, self.recompute, kind)
-        return operators if order is None else in_order(operators, order)
+        if order is None:
+            return tuple(Placed(operator=operator, stream=Resource.COMPUTE) for operator in operators)
+        return on_streams(operators, order)
 
 
 class Part:
-    """A part with its weights. `routes`: its tokens choose experts."""
+    """A part with its weights. `routes`: its tokens choose experts. `streams` None: it runs on one stream.
 
-    def __init__(self, description: PartDescription, parameters: Parameters) -> None:
+    `beside`: for each pass the streams of the operators that are not on the compute stream, by name.
+    """
+
+    def __init__(self, description: PartDescription, parameters: Parameters, streams: Streams | None = None) -> None:
         self.title = description.title
         self.runner = LayerRunner(description.program, description.context, parameters, description.recompute)
-        self.passes = description.passes()
         self.routes = ROUTING in description.program.sizes()
+        passes = description.passes()
+        overlaps = any(one.stream is not Resource.COMPUTE for placed in passes.values() for one in placed)
+        self.passes = {
+            kind: LayerPass(
+                on_streams=plan_streams(placed),
+                streams=streams if overlaps else None,
+                groups=description.groups.get(kind),
+            )
+            for kind, placed in passes.items()
+        }
+        self.beside = {kind: one.beside() for kind, one in self.passes.items()}

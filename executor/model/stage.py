@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from torch import Tensor
 
 from meshwright.costmodel.order.launch_order import PassKind
+from meshwright.costmodel.program.operators import Operator, Resource
 from meshwright.executor.layer.bindings.cross_entropy import TARGETS, Targets, summed_loss
 from meshwright.executor.layer.bindings.embedding import TOKENS
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.lifetime import INPUT
 from meshwright.executor.layer.routing import EXPERTS
-from meshwright.executor.layer.run import Around, MicroBatch
+from meshwright.executor.layer.run import MicroBatch
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.part import Part
 
@@ -20,11 +22,21 @@ Routed = Callable[[str, int, Tensor], None]
 """Told of the choice of experts of a micro-batch, (T, K): the layer's title, its number of experts, the choice."""
 
 
+class Watch(Protocol):
+    """Told of every pass of a part (its title), and called around every operator of it, to time it."""
+
+    def enter(self, title: str, kind: PassKind, micro_batch: int, beside: Mapping[str, Resource] | None = None) -> None:
+        """A pass begins; `beside` has the streams of its operators that are not on the compute stream, by name."""
+
+    def around(self, operator: Operator, run: Callable[[], None]) -> None:
+        """Run an operator; its stream is current."""
+
+
 class Stage:
     """The parts of one virtual stage in model order.
 
     `token_weight` is the share of one token in the step's loss, and so the gradient of its loss: gradients of all ranks
-    and micro-batches then simply add up. `around` is called around every operator, to time it.
+    and micro-batches then simply add up.
     """
 
     def __init__(
@@ -35,14 +47,14 @@ class Stage:
         is_last: bool,
         token_weight: float,
         routed: Routed,
-        around: Around | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self.is_first = is_first
         self.is_last = is_last
         self._token_weight = token_weight
         self._routed = routed
-        self._around = around
+        self._watch = watch
         self._running: dict[int, list[MicroBatch]] = {}
 
     def forward(self, number: int, hidden_TH: Tensor | None, tokens: MicroBatchTokens | None) -> Tensor:
@@ -55,7 +67,7 @@ class Stage:
             batch = part.runner.start(hidden_TH)
             if tokens is not None:
                 self._ride(batch, tokens)
-            batch.run(part.passes[PassKind.FORWARD], self._around)
+            self._run(batch, part, PassKind.FORWARD, number)
             if part.routes:
                 experts = batch.scope.values.rider(ROUTING, EXPERTS, Tensor)
                 self._routed(part.title, part.runner.layer.moe.num_experts, experts)
@@ -65,6 +77,13 @@ class Stage:
         self._running[number] = running
         assert hidden_TH is not None  # a stage has parts
         return summed_loss(hidden_TH) if self.is_last else hidden_TH
+
+    def _run(self, batch: MicroBatch, part: Part, kind: PassKind, number: int) -> None:
+        if self._watch is None:
+            batch.run(part.passes[kind])
+            return
+        self._watch.enter(part.title, kind, number, part.beside[kind])
+        batch.run(part.passes[kind], self._watch.around)
 
     def _ride(self, batch: MicroBatch, tokens: MicroBatchTokens) -> None:
         batch.scope.values.ride(INPUT, TOKENS, tokens.inputs_T)
@@ -83,14 +102,14 @@ class Stage:
     def backward_weight(self, number: int) -> None:
         """The gradients of the weights, after `backward_input`."""
         for part, batch in self._reversed(number):
-            batch.run(part.passes[PassKind.WGRAD], self._around)
+            self._run(batch, part, PassKind.WGRAD, number)
         del self._running[number]
 
     def _backward(self, number: int, grad_TH: Tensor | None, kind: PassKind) -> Tensor | None:
         for part, batch in self._reversed(number):
             if grad_TH is not None:
                 batch.put_output_gradient(grad_TH)
-            batch.run(part.passes[kind], self._around)
+            self._run(batch, part, kind, number)
             grad_TH = None if self.is_first and part is self.parts[0] else batch.take_input_gradient()
         return grad_TH
 

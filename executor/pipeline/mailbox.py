@@ -44,9 +44,13 @@ class Mailbox:
         assert work is not None  # this rank is in the group
         self._arriving[message.passage] = buffer, work
 
+    def has_kept(self, passage: Passage) -> bool:
+        """Whether this device has what an action needs, so that nothing is to be waited for."""
+        return passage in self._kept
+
     def take(self, passage: Passage) -> Tensor:
         """What an action needs: waits for it, the device's stream on CUDA, the host elsewhere."""
-        if passage in self._kept:
+        if self.has_kept(passage):
             return self._kept.pop(passage)
         buffer, work = self._arriving.pop(passage)
         work.wait()

@@ -10,6 +10,7 @@ from meshwright.costmodel.simulate import Schedule
 from meshwright.costmodel.simulate.actions import Action, ActionKind
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.stage import Stage
+from meshwright.executor.observe.observer import WAITS_WORD, StepObserver
 from meshwright.executor.pipeline.instructions import (
     Compute,
     Passage,
@@ -20,7 +21,8 @@ from meshwright.executor.pipeline.instructions import (
     outgoing,
 )
 from meshwright.executor.pipeline.mailbox import Mailbox
-from meshwright.executor.stopwatch import StepPart, Stopwatch
+from meshwright.executor.stopwatch import StepPart
+from meshwright.planner.trace.stage_events import ACTION_WORDS
 
 TokensOf = Callable[[int], MicroBatchTokens]
 
@@ -34,7 +36,7 @@ class PipelineDevice:
         device: int,
         stages: Sequence[Stage],
         make_mailbox: Callable[[], Mailbox],
-        watch: Stopwatch,
+        watch: StepObserver,
     ) -> None:
         self._num_stages = schedule.num_virtual_stages
         self._placed = schedule.placement[device]
@@ -67,7 +69,8 @@ class PipelineDevice:
         number, stage = self._placed[action.chunk], self._stages[action.chunk]
         needed = incoming(action, number, self._num_stages)
         given = None if needed is None else self._taken(needed, mailbox)
-        with self._watch.part(StepPart.FORWARD if action.kind is ActionKind.FORWARD else StepPart.BACKWARD):
+        part = StepPart.FORWARD if action.kind is ActionKind.FORWARD else StepPart.BACKWARD
+        with self._watch.part(part, f"{ACTION_WORDS[action.kind]} {action.micro_batch}"):
             yielded = _run(action, stage, given, tokens_of)
         passage = outgoing(action, number, self._num_stages)
         if passage is not None and yielded is not None:
@@ -75,7 +78,11 @@ class PipelineDevice:
         return yielded if stage.is_last and action.kind is ActionKind.FORWARD else None
 
     def _taken(self, passage: Passage, mailbox: Mailbox) -> Tensor:
-        with self._watch.part(StepPart.WAIT):
+        if mailbox.has_kept(passage):
+            return mailbox.take(passage)
+        with self._watch.part(
+            StepPart.WAIT, f"{WAITS_WORD}micro-batch {passage.micro_batch} of stage {passage.source}"
+        ):
             return mailbox.take(passage)
 
 

@@ -15,13 +15,21 @@ class Communicators:
     """The communicators of one rank.
 
     All that a plan needs are made at once, and by every rank in the same order, those of others too: torch numbers
-    groups by how many a process has made. `end_devices` hold the model's two ends.
+    groups by how many a process has made. `end_devices` hold the model's two ends. `sms`: numbers of SMs that some
+    layers of a strategy give to their collectives inside a node of `gpus_per_node`; each has communicators of its own.
     """
 
-    def __init__(self, place: Place, strategies: Sequence[LayerStrategy], end_devices: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        strategies: Sequence[LayerStrategy],
+        end_devices: tuple[int, ...],
+        sms: Sequence[tuple[LayerStrategy, int]] = (),
+        gpus_per_node: int = 0,
+    ) -> None:
         self.place = place
         self._end_devices = end_devices
-        self._made: dict[tuple[int, ...], Communicator] = {}
+        self._made: dict[tuple[tuple[int, ...], int], Communicator] = {}
         for strategy in strategies:
             for size, stride in _lines(strategy):
                 self._make(place.all_lines(size, stride))
@@ -29,18 +37,25 @@ class Communicators:
                 self._make(place.all_lines(place.mesh.stage_gpus // split, split))
         self._make(place.all_across(tuple(range(place.mesh.pp))))
         self._make(place.all_across(end_devices))
+        for strategy, num_sms in sms:
+            for size, stride in _lines(strategy):
+                lines = place.all_lines(size, stride)
+                self._make((ranks for ranks in lines if _are_in_one_node(ranks, gpus_per_node)), num_sms)
 
-    def _make(self, groups: Iterable[tuple[int, ...]]) -> None:
+    def _make(self, groups: Iterable[tuple[int, ...]], num_sms: int = 0) -> None:
         for ranks in groups:
-            if len(ranks) > 1 and ranks not in self._made:
-                group = _group(ranks)
+            if len(ranks) > 1 and (ranks, num_sms) not in self._made:
+                group = _group(ranks, num_sms)
                 own = self.place.rank in ranks
-                self._made[ranks] = (
+                self._made[ranks, num_sms] = (
                     Communicator(size=len(ranks), rank=ranks.index(self.place.rank), group=group) if own else ALONE
                 )
 
-    def _of(self, ranks: tuple[int, ...]) -> Communicator:
-        return ALONE if len(ranks) == 1 else self._made[ranks]
+    def _of(self, ranks: tuple[int, ...], num_sms: int = 0) -> Communicator:
+        """The communicator on so many SMs, where there is one; else that on as many as the library takes."""
+        if len(ranks) == 1:
+            return ALONE
+        return self._made[ranks, num_sms if (ranks, num_sms) in self._made else 0]
 
     @property
     def world(self) -> Communicator:
@@ -67,9 +82,9 @@ class Communicators:
         """The ranks that hold the same parameters, where `split` neighbours share one copy."""
         return self._of(self.place.copies(split))
 
-    def layer(self, strategy: LayerStrategy) -> LayerGroups:
-        """The groups of a layer under a strategy."""
-        tensor, sequence, ffn, expert = (self._of(self.place.line(*line)) for line in _lines(strategy))
+    def layer(self, strategy: LayerStrategy, num_sms: int = 0) -> LayerGroups:
+        """The groups of a layer under a strategy; inside a node on so many SMs, 0 for what the library takes."""
+        tensor, sequence, ffn, expert = (self._of(self.place.line(*line), num_sms) for line in _lines(strategy))
         return LayerGroups(tensor=tensor, sequence=sequence, ffn=ffn, expert=expert)
 
 
@@ -78,5 +93,20 @@ def _lines(strategy: LayerStrategy) -> tuple[tuple[int, int], ...]:
     return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), (strategy.ep, strategy.etp)
 
 
-def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:
+def _are_in_one_node(ranks: tuple[int, ...], gpus_per_node: int) -> bool:
+    return gpus_per_node > 0 and len({rank // gpus_per_node for rank in ranks}) == 1
+
+
+def _group(ranks: tuple[int, ...], num_sms: int) -> dist.ProcessGroup | None:
+    if num_sms:
+        return group_on_sms(ranks, num_sms)
     return dist.group.WORLD if len(ranks) == dist.get_world_size() else dist.new_group(list(ranks))
+
+
+def group_on_sms(ranks: tuple[int, ...], num_sms: int) -> dist.ProcessGroup | None:
+    """A group whose collectives NCCL runs on so many thread blocks, each of which takes an SM."""
+    options = dist.ProcessGroupNCCL.Options()
+    options.config.min_ctas = num_sms
+    options.config.max_ctas = num_sms
+    made: dist.ProcessGroup | None = dist.new_group(list(ranks), backend="nccl", pg_options=options)
+    return made

@@ -39,4 +39,5 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
         optimizer=AdamWSettings(weight_decay=request.weight_decay, max_norm=request.max_norm),
         seed=request.seed,
         skip_not_finite=request.skip_not_finite,
+        one_stream=request.one_stream,
     )

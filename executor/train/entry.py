@@ -9,6 +9,7 @@ import torch
 from msgspec.structs import replace
 
 from meshwright.costmodel.errors import InputError
+from meshwright.executor.emulate.emulation import emulate
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
 from meshwright.executor.train.inputs import open_inputs, with_restart
 from meshwright.executor.train.launch import launch_ranks
@@ -19,6 +20,8 @@ from meshwright.executor.train.request import DeviceChoice, RunRequest
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
+
+EMULATED_CPU_RANKS = 4
 
 
 def is_started_rank() -> bool:
@@ -34,16 +37,20 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     where = str(request.plan)
     plan = read_plan(request.plan)
     request = with_restart(replace(request, device=_device(request.device)))
+    emulation = None
+    if request.emulate:
+        emulation = emulate(plan, where, _ranks_here(request.device), request.emulate)
+        plan = emulation.plan
     if is_started_rank():
         check_world(plan, where, int(os.environ["WORLD_SIZE"]), "started by torchrun")
     else:
         _check_host(request, plan, where)
     check_runs(configuration_of(plan), where)
-    inputs = open_inputs(request, plan)
+    inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
     make_folder(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
-        return run_rank(request, plan, inputs, told)
-    launch_ranks(plan.mesh.num_gpus, arguments, on_cpu=request.device is DeviceChoice.CPU)
+        return run_rank(request, plan, inputs, told, emulation)
+    launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=request.device is DeviceChoice.CPU)
     return None
 
 
@@ -54,6 +61,13 @@ def _device(choice: DeviceChoice) -> DeviceChoice:
     if choice is DeviceChoice.AUTO:
         return DeviceChoice.CUDA if available else DeviceChoice.CPU
     return choice
+
+
+def _ranks_here(device: DeviceChoice) -> int:
+    """Ranks that can run here: those that torchrun has started, or one a GPU, or a few on the CPU."""
+    if is_started_rank():
+        return int(os.environ["WORLD_SIZE"])
+    return torch.cuda.device_count() if device is DeviceChoice.CUDA else EMULATED_CPU_RANKS
 
 
 def _check_host(request: RunRequest, plan: Plan, where: str) -> None:

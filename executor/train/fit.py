@@ -41,7 +41,8 @@ def check_gpus(plan: Plan, where: str, num_gpus: int) -> None:
             where,
             "mesh",
             f"the plan is for {planned} GPUs, this host has {num_gpus}:"
-            f" {plan_command(plan, max(1, num_gpus))}, or start it on several hosts by torchrun, or --device cpu",
+            f" {plan_command(plan, max(1, num_gpus))}, or start it on several hosts by torchrun, or --device cpu,"
+            " or time a part of it with --emulate layers",
         )
 
 

@@ -39,8 +39,11 @@ class RunInputs:
         return max(self.described.max_length, plan.workload.seq_len)
 
 
-def open_inputs(request: RunRequest, plan: Plan) -> RunInputs:
-    """Open what a run reads and check where it writes; raises `InputError`."""
+def open_inputs(request: RunRequest, plan: Plan, described: ModelSpec | None = None) -> RunInputs:
+    """Open what a run reads and check where it writes; raises `InputError`.
+
+    `described`: the model that a description is of, where the plan's is a part of it.
+    """
     model, workload = configuration_of(plan).model, plan.workload
     data = open_data(
         request.data,
@@ -50,7 +53,7 @@ def open_inputs(request: RunRequest, plan: Plan) -> RunInputs:
         seed=request.seed,
     )
     inputs = RunInputs(
-        described=describe_model(model, request.model or request.load),
+        described=describe_model(described or model, request.model or request.load),
         data=data,
         weights=None if request.load is None or request.resume else _weights(request.load, model),
     )

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
 import torch
 import torch.distributed as dist
+from msgspec.structs import replace
 
 from meshwright.executor.checkpoint.checkpointer import host_group
+from meshwright.executor.emulate.emulation import Emulation
+from meshwright.executor.observe.lookout import Lookout
+from meshwright.executor.observe.whereabouts import Whereabouts
 from meshwright.executor.train.choices import training_choices
 from meshwright.executor.train.event_log import EventLog
 from meshwright.executor.train.gathering import gather_whole, weight_pieces
 from meshwright.executor.train.inputs import RunInputs
 from meshwright.executor.train.loading import load_weights
-from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, write_run
+from meshwright.executor.train.operator_times import (
+    OperatorTimes,
+    alike_parts,
+    gather_medians,
+    operator_times,
+    rank_medians,
+)
+from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, recorded_steps, write_run
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import RunCheckpoints
+from meshwright.executor.train.run_trace import write_run_trace
 from meshwright.executor.train.stage_times import gather_times, rank_times
 from meshwright.executor.train.stopping import StoppedError, StopSignal
 from meshwright.executor.train.summary import run_record, stage_peaks, step_record
+from meshwright.executor.train.supervision import is_supervised
 from meshwright.executor.train.trainer import Trainer
 from meshwright.executor.weights.export_weights import export_weights
 from meshwright.executor.weights.model_parameters import model_shapes
@@ -34,7 +49,15 @@ class Job:
     """A rank's run; all ranks make one and `run` it. Rank 0 writes the records and tells of every step."""
 
     def __init__(
-        self, request: RunRequest, plan: Plan, inputs: RunInputs, rank: int, device: torch.device, told: Told
+        self,
+        request: RunRequest,
+        plan: Plan,
+        inputs: RunInputs,
+        rank: int,
+        device: torch.device,
+        told: Told,
+        whereabouts: Whereabouts,
+        emulation: Emulation | None = None,
     ) -> None:
         self._request = request
         self._plan = plan
@@ -42,8 +65,9 @@ class Job:
         self._rank = rank
         self._device = device
         self._told = told
+        self._emulation = emulation
         choices = training_choices(request, inputs.described.numerics, device)
-        self._trainer = Trainer(configuration_of(plan), rank, choices, inputs.data)
+        self._trainer = Trainer(configuration_of(plan), rank, choices, inputs.data, whereabouts)
         self._host = host_group()
         self._checkpoints = (
             None
@@ -54,6 +78,33 @@ class Job:
 
     def run(self) -> RunRecord | None:
         """Train; the summary on rank 0, if there was a step. Raises `StoppedError` after SIGTERM, everything saved."""
+        with self._looked_after():
+            return self._run()
+
+    @contextmanager
+    def _looked_after(self) -> Iterator[None]:
+        """Somebody looks whether the ranks get on."""
+        whereabouts, timeout_s = self._trainer.watch.whereabouts, self._request.timeout_s
+
+        def tell() -> None:
+            if not is_supervised():
+                problem = f"waits for {timeout_s:g} s in {whereabouts.position}: others do not come (--timeout)"
+                sys.stderr.write(f"meshwright: run: rank {self._rank} {problem}\n")
+
+        lookout = Lookout(
+            whereabouts,
+            self._trainer.watch.device_at,
+            timeout_s=timeout_s,
+            parent=os.getppid() if is_supervised() else 0,
+            hung=tell,
+        )
+        lookout.start()
+        try:
+            yield
+        finally:
+            lookout.close()
+
+    def _run(self) -> RunRecord | None:
         first_step = self._begin()
         stop = None if self._checkpoints is None else StopSignal()
         try:
@@ -77,6 +128,7 @@ class Job:
 
     def _begin(self) -> int:
         """The weights to begin with; the first step to take."""
+        self._trainer.watch.whereabouts.do("first weights", waits=False)
         if self._request.resume and self._checkpoints is not None:
             self._saved_steps = self._checkpoints.resume()
             return self._saved_steps
@@ -119,10 +171,13 @@ class Job:
 
     def _steps(self, first_step: int, stop: StopSignal | None) -> Iterator[StepRecord]:
         before_s, every = time.perf_counter(), self._request.save_every
+        request = self._request
+        timed = recorded_steps(first_step, request.num_steps, request.time_operators, at_least=int(request.profile))
         for number in range(first_step, self._request.num_steps):
-            result = self._trainer.step(number, stop=stop is not None and stop.asked)
+            records = number in timed
+            result = self._trainer.step(number, stop=stop is not None and stop.asked, records=records)
             now_s = time.perf_counter()
-            yield step_record(number, result, self._plan, now_s - before_s, self._device)
+            yield step_record(number, result, self._plan, now_s - before_s, self._device, recorded=records)
             before_s = now_s
             if result.stop_asked:
                 return
@@ -131,20 +186,42 @@ class Job:
 
     def _save(self, num_steps: int) -> None:
         if self._checkpoints is not None and num_steps != self._saved_steps:
+            self._trainer.watch.whereabouts.do("checkpoint", waits=False)
             self._checkpoints.save(num_steps)
             self._saved_steps = num_steps
 
     def _summary(self, records: list[StepRecord]) -> RunRecord | None:
+        self._trainer.watch.whereabouts.do("summary", waits=False)
         place, world = self._trainer.communicators.place, self._trainer.communicators.world
         peaks = stage_peaks(place.stage, place.mesh.pp, self._device, world)
         if not records:
             return None
-        times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.steps()), world)
+        times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.stopwatch.steps()), world)
+        operators = self._operator_times()
+        if self._request.profile and self._trainer.watch.latest is not None:
+            write_run_trace(
+                self._trainer.watch.latest, self._trainer.configuration, place, self._host, self._request.output
+            )
         if self._rank > 0:
             return None
-        summary = run_record(self._request, self._plan, self._trainer, self._inputs.described, records, peaks, times)
+        summary = run_record(
+            self._request, self._plan, self._trainer, self._inputs.described, records, peaks, times, operators
+        )
+        if self._emulation is not None:
+            summary = replace(summary, emulation=self._emulation.record)
         write_run(summary, self._request.output)
         return summary
+
+    def _operator_times(self) -> tuple[OperatorTimes, ...]:
+        """Of all ranks on the first; a collective."""
+        emulation, samples = self._emulation, self._trainer.watch.samples
+        configuration = self._trainer.configuration if emulation is None else emulation.full
+        parts = alike_parts(configuration) if emulation is None else emulation.parts
+        ranks = gather_medians(rank_medians(samples, parts), self._host)
+        if self._rank > 0:
+            return ()
+        found = operator_times(configuration, ranks)
+        return found if emulation is None else emulation.of_the_plan(found)
 
     def _export(self) -> None:
         """Write the weights as a Hugging Face folder; the first rank does, others give it their parts."""

@@ -4,46 +4,85 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from meshwright.costmodel.errors import InputError, MeshwrightError
+from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.units import format_bytes
+from meshwright.executor.emulate.emulation import Emulation
+from meshwright.executor.observe.whereabouts import Outcome
 from meshwright.executor.ranks.place import Place
 from meshwright.executor.train.inputs import RunInputs
 from meshwright.executor.train.job import Job, Told
 from meshwright.executor.train.record import RunRecord
 from meshwright.executor.train.request import DeviceChoice, RunRequest
 from meshwright.executor.train.summary import device_name, peak_memory_bytes
+from meshwright.executor.train.supervision import rank_whereabouts
+from meshwright.executor.train.utilization import is_planned_gpu, known_gpu
 from meshwright.kernels.dispatch import LOGGER as KERNELS_LOGGER
+from meshwright.planner.cluster_record import cluster_of
+from meshwright.planner.describe.section import ranges
 from meshwright.planner.plan import Plan
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-"""How long a collective may take before the job ends: other ranks may be late, but not that late."""
+TORCH_LATER_S = 60.0
+"""How much later than our own time-out torch's is: it knows less, and ends the process with less to say."""
 
 
 class RankMemoryError(MeshwrightError):
     """One rank has run out of memory: it says so itself, the others know nothing of it."""
 
 
-def run_rank(request: RunRequest, plan: Plan, inputs: RunInputs, told: Told) -> RunRecord | None:
-    """Train on this rank. Rank 0 tells of every step, writes the records and returns the summary."""
+class LostRanksError(MeshwrightError):
+    """Other ranks no longer answer."""
+
+
+def run_rank(
+    request: RunRequest, plan: Plan, inputs: RunInputs, told: Told, emulation: Emulation | None = None
+) -> RunRecord | None:
+    """Train on this rank; `plan` stands for that of the emulation, if there is one.
+
+    Rank 0 tells of every step, writes the records and returns the summary.
+    """
     rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
     device = _open_device(request.device)
     if rank:
         KERNELS_LOGGER.setLevel(logging.ERROR)  # rank 0 says for all which kernels do not run, and why
+    whereabouts = rank_whereabouts(rank)
     if num_ranks > 1:
-        _join(device)
+        _join(device, request.timeout_s)
     try:
-        _check_same_device(device, num_ranks)
-        return Job(request, plan, inputs, rank, device, told).run()
+        _check_same_device(device, plan, rank)
+        record = Job(request, plan, inputs, rank, device, told, whereabouts, emulation).run()
     except torch.OutOfMemoryError as error:
         raise _out_of_memory(plan, rank, device) from error
+    except RuntimeError as error:
+        if not _is_of_others(error):
+            raise
+        whereabouts.end(Outcome.LOST)
+        raise LostRanksError(f"run: rank {rank} lost others in {whereabouts.position}: {_reason(error)}") from error
     finally:
-        if num_ranks > 1:
+        if num_ranks > 1 and whereabouts.position.outcome is None:
             dist.destroy_process_group()
+    return record
+
+
+def _reason(error: RuntimeError) -> str:
+    """What an error of a connection says, without the place in gloo's sources and without its advice.
+
+    >>> _reason(RuntimeError("[/gloo/pair.cc:537] Read error [127.0.0.1]:65196: Connection reset by peer. This is ..."))
+    'Read error [127.0.0.1]:65196: Connection reset by peer'
+    """
+    return re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0]).partition(". ")[0]
+
+
+def _is_of_others(error: RuntimeError) -> bool:
+    """Whether an error is one of a connection: gloo's have no type of their own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)
 
 
 def _out_of_memory(plan: Plan, rank: int, device: torch.device) -> RankMemoryError:
@@ -51,9 +90,18 @@ def _out_of_memory(plan: Plan, rank: int, device: torch.device) -> RankMemoryErr
     predicted = format_bytes(plan.prediction.peak_memory_bytes[stage])
     return RankMemoryError(
         f"run: rank {rank} (pipeline stage {stage}) is out of memory at {format_bytes(peak_memory_bytes(device))} of"
-        f" tensors, predicted were {predicted}; plan again with --fix mbs={max(1, plan.pipeline.micro_batch_size // 2)}"
-        " or --fix recompute=full"
+        f" tensors, predicted were {predicted}; plan again with {_what_needs_less(plan)}"
     )
+
+
+def _what_needs_less(plan: Plan) -> str:
+    """What of a plan can be changed so that it needs less memory."""
+    micro_batch, ways = plan.pipeline.micro_batch_size, []
+    if micro_batch > 1:
+        ways.append(f"--fix mbs={micro_batch // 2}")
+    if any(group.strategy.recompute is not Recompute.FULL for group in plan.layers):
+        ways.append("--fix recompute=full")
+    return " or ".join(ways or [f"more GPUs than {plan.mesh.num_gpus}"])
 
 
 def _open_device(choice: DeviceChoice) -> torch.device:
@@ -64,10 +112,10 @@ def _open_device(choice: DeviceChoice) -> torch.device:
     return device
 
 
-def _join(device: torch.device) -> None:
+def _join(device: torch.device, timeout_s: float) -> None:
     try:
-        _init(device)
-    except dist.DistNetworkError as error:
+        _init(device, timedelta(seconds=timeout_s + TORCH_LATER_S))
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
         where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         raise InputError("run", "", f"ranks cannot meet at {where}: {_network_problem(str(error))}") from error
 
@@ -78,17 +126,25 @@ def _network_problem(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _init(device: torch.device) -> None:
+def _init(device: torch.device, timeout: timedelta) -> None:
     if device.type == "cuda":
-        dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device)
+        dist.init_process_group("nccl", timeout=timeout, device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group("gloo", timeout=timeout)
 
 
-def _check_same_device(device: torch.device, num_ranks: int) -> None:
-    names: list[str | None] = [device_name(device)] * num_ranks
-    if num_ranks > 1:
-        dist.all_gather_object(names, device_name(device))
-    if len(set(names)) > 1:
-        found = ", ".join(sorted({str(name) for name in names}))
-        raise InputError("run", "", f"ranks are on different devices ({found}); a plan is for GPUs of one type")
+def _check_same_device(device: torch.device, plan: Plan, rank: int) -> None:
+    """Refuse ranks on different devices, with the ranks of each, and what the plan is for."""
+    own = device_name(device)
+    names: list[str] = [own] * plan.mesh.num_gpus
+    if plan.mesh.num_gpus > 1:
+        dist.all_gather_object(names, own)
+    found: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        found.setdefault(name, []).append(number)
+    planned = cluster_of(plan.cluster).gpu.name
+    if len(found) > 1:
+        texts = "; ".join(f"{name}: ranks {ranges(numbers)}" for name, numbers in found.items())
+        raise InputError("run", "", f"ranks are on different devices ({texts}); the plan is for {planned} alone")
+    if rank == 0 and device.type == "cuda" and not is_planned_gpu(plan, known_gpu(own)):
+        sys.stderr.write(f"meshwright: run: on {own}, the plan is for {planned}: its predictions do not hold here\n")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 from types import TracebackType
-from typing import BinaryIO
 
 import msgspec
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
+from meshwright.executor.emulate.emulation import EmulationRecord
 from meshwright.executor.stopwatch import StepPart
+from meshwright.executor.train.operator_times import OperatorTimes
 from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
@@ -23,7 +24,10 @@ are loaded and chosen."""
 
 
 class StepRecord(Value, frozen=True, kw_only=True):
-    """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts."""
+    """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts.
+
+    `recorded`: its operators were timed, which slows a step; it does not count for the measured step time.
+    """
 
     step: int
     loss: float
@@ -35,6 +39,7 @@ class StepRecord(Value, frozen=True, kw_only=True):
     expert_load: float
     peak_memory_bytes: int
     skipped: bool
+    recorded: bool = False
 
 
 class NumericsRecord(Value, frozen=True, kw_only=True):
@@ -51,8 +56,8 @@ class NumericsRecord(Value, frozen=True, kw_only=True):
 class StageTimes(Value, frozen=True, kw_only=True):
     """Seconds a step of a device of the pipeline, by part: the mean of its ranks, and what was predicted.
 
-    Predicted parts are whole, also where they overlap, and waits the rest of the predicted step, if there is one;
-    collectives inside layers are not predicted apart.
+    Predicted parts are whole, also where they overlap, and waits the rest of the predicted step, if there is one.
+    Collectives, and what is exposed of them, lie inside the passes.
     """
 
     stage: int
@@ -73,8 +78,11 @@ class SlowRank(Value, frozen=True, kw_only=True):
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU.
 
-    `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage;
-    `kernels` is what ran each custom operation on rank 0, CUDA kernel or reference, how often, and why.
+    `step_time_s` is the median step behind the first few, steps whose operators were timed left out; memory is that of
+    the fullest rank of each pipeline stage; `kernels` is what ran each custom operation on rank 0, CUDA kernel or
+    reference, how often, and why; `one_stream`: operators of layers ran one after another whatever the plan overlaps,
+    as asked or on the CPU; `operators` the measured and predicted times of those operators that were timed.
+    `emulation`: this was a part of another plan, of which `operators` are; all else is of what ran.
     """
 
     plan: str
@@ -105,11 +113,26 @@ class RunRecord(Value, frozen=True, kw_only=True):
     stages: tuple[StageTimes, ...]
     slow_ranks: tuple[SlowRank, ...]
     kernels: tuple[Choice, ...]
+    one_stream: bool
+    operators: tuple[OperatorTimes, ...]
+    emulation: EmulationRecord | None = None
 
     @property
     def step_time_error(self) -> float:
         """Predicted over measured, less 1."""
         return self.predicted_step_time_s / self.step_time_s - 1.0
+
+
+def recorded_steps(first_step: int, num_steps: int, num_asked: int, *, at_least: int = 0) -> range:
+    """The steps whose operators are timed: the last ones, as many as asked for if as many settled ones come before.
+
+    >>> recorded_steps(0, 20, 3), recorded_steps(0, 5, 3), recorded_steps(10, 12, 3)
+    (range(17, 20), range(4, 5), range(12, 12))
+    >>> recorded_steps(10, 12, 3, at_least=1)
+    range(11, 12)
+    """
+    count = max(at_least, min(num_asked, (num_steps - first_step - SETTLING_STEPS) // 2))
+    return range(max(first_step, num_steps - count), num_steps)
 
 
 def settled_step_time_s(times_s: list[float]) -> float:
@@ -132,7 +155,7 @@ class StepLog:
         try:
             kept = _lines_before(self.path, first_step)
             write_whole(b"".join(kept), self.path)
-            self._file: BinaryIO = self.path.open("ab")
+            self._file = self.path.open("ab", buffering=0)  # nothing is left to be written by `close`
         except OSError as error:
             raise self._unwritten(error) from error
 
@@ -147,8 +170,9 @@ class StepLog:
     def add(self, record: StepRecord) -> None:
         """Write a line, at once."""
         try:
-            self._file.write(msgspec.json.encode(record) + b"\n")
-            self._file.flush()
+            line = msgspec.json.encode(record) + b"\n"
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
             raise self._unwritten(error) from error
 

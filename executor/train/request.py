@@ -36,7 +36,11 @@ class RunRequest(Value, frozen=True, kw_only=True):
     checkpoints, one every `save_every` steps (0: none) and one at the end; with `resume` it goes on from the newest.
     A run takes steps until it has `num_steps`, those before a checkpoint included. `balanced`: tokens go to experts
     in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is not finite are left out instead
-    of ending the run. `tensorboard`: event files are written, too.
+    of ending the run. `tensorboard`: event files are written, too. `one_stream`: operators of layers run one after
+    another, for comparison with what the plan overlaps. `time_operators`: steps at the end whose operators are timed,
+    fewer in a short run; `profile`: the last step is one of them and is written as a trace.
+    `emulate`: of a plan for more ranks than there are, one layer of each kind (layers) or a virtual stage (its number)
+    runs on those that there are. `timeout_s`: how long ranks wait for one that does not come before the run ends.
     """
 
     plan: Path
@@ -60,10 +64,20 @@ class RunRequest(Value, frozen=True, kw_only=True):
     balanced: bool = False
     skip_not_finite: bool = False
     tensorboard: bool = False
+    one_stream: bool = False
+    time_operators: int = 3
+    profile: bool = False
+    timeout_s: float = 600.0
+    emulate: str = ""
 
     def __post_init__(self) -> None:
         self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")
         self._check("--save-every", self.save_every >= 0, self.save_every, "a number >= 0")
+        self._check("--time-operators", self.time_operators >= 0, self.time_operators, "a number >= 0")
+        self._check("--timeout", self.timeout_s > 0, self.timeout_s, "a positive number of seconds")
+        for option, value in self._of_whole_models.items():
+            if self.emulate and value is not None:
+                raise InputError(option, "", "does not go with --emulate, whose model is a part of the plan's")
         if self.checkpoint is None and (self.save_every or self.resume):
             option = "--resume" if self.resume else "--save-every"
             raise InputError(option, "", "needs --checkpoint DIR")
@@ -71,6 +85,10 @@ class RunRequest(Value, frozen=True, kw_only=True):
         self._check("--warm-up-steps", self.warm_up_steps >= 0, self.warm_up_steps, "a number >= 0")
         self._check("--weight-decay", self.weight_decay >= 0, self.weight_decay, "a number >= 0")
         self._check("--clip", self.max_norm > 0, self.max_norm, "a positive number")
+
+    @property
+    def _of_whole_models(self) -> dict[str, Path | None]:
+        return {"--load": self.load, "--export": self.export, "--checkpoint": self.checkpoint}
 
     def _check(self, option: str, holds: bool, value: float, expected: str) -> None:
         if not holds:

@@ -9,6 +9,7 @@ from statistics import fmean, median
 import torch.distributed as dist
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.layer_cost import Terms
 from meshwright.costmodel.stage_cost import StageCost
 from meshwright.costmodel.step import SPLIT_BACKWARD, schedule_of, step_inputs
 from meshwright.costmodel.value import Value
@@ -30,14 +31,14 @@ class RankTimes(Value, frozen=True, kw_only=True):
 
     @property
     def compute_s(self) -> float:
-        """Seconds a step in operators of layers that talk to nobody."""
+        """Seconds a step in operators of layers that talk to nobody, slowed as they are by what runs beside them."""
         inside = self.seconds[StepPart.FORWARD] + self.seconds[StepPart.BACKWARD]
-        return inside - self.seconds[StepPart.COLLECTIVES]
+        return inside - self.seconds[StepPart.EXPOSED]
 
 
 def rank_times(rank: int, stage: int, steps: Sequence[PartTimes]) -> RankTimes:
-    """The medians of the steps behind the first few."""
-    settled = steps[SETTLING_STEPS:] or steps
+    """The medians of the steps behind the first few; nothing where all steps had their operators timed instead."""
+    settled = steps[SETTLING_STEPS:] or steps or [dict.fromkeys(StepPart, 0.0)]
     seconds = {part: median(step[part] for step in settled) for part in StepPart}
     return RankTimes(rank=rank, host=socket.gethostname(), stage=stage, seconds=seconds)
 
@@ -84,13 +85,21 @@ def _predicted(configuration: TrainingConfiguration, step_s: float) -> list[Part
 
 
 def _of_device(costs: Sequence[StageCost], split: bool, num_micro_batches: int, step_s: float) -> PartTimes:
-    def backward_s(cost: StageCost) -> float:
-        return cost.dgrad.total_s + cost.wgrad.total_s if split else cost.backward.total_s
+    def backward_of(cost: StageCost) -> Terms:
+        return cost.dgrad + cost.wgrad if split else cost.backward
 
+    forward = sum((cost.forward for cost in costs), Terms()).scaled(num_micro_batches)
+    backward = sum(map(backward_of, costs), Terms()).scaled(num_micro_batches)
+    both = forward + backward
+    exposed_s = both.exposed_nvlink_s + both.exposed_network_s
     seconds = {
-        StepPart.FORWARD: num_micro_batches * sum(cost.forward.total_s for cost in costs),
-        StepPart.BACKWARD: num_micro_batches * sum(map(backward_s, costs)),
+        StepPart.FORWARD: forward.total_s,
+        StepPart.BACKWARD: backward.total_s,
         StepPart.GRADIENTS: sum(cost.grad_reduce_s for cost in costs),
         StepPart.OPTIMIZER: sum(cost.optimizer_s + cost.param_gather_s for cost in costs),
     }
-    return seconds | {StepPart.WAIT: max(0.0, step_s - sum(seconds.values()))}
+    return seconds | {
+        StepPart.WAIT: max(0.0, step_s - sum(seconds.values())),
+        StepPart.COLLECTIVES: exposed_s + both.hidden_nvlink_s + both.hidden_network_s,
+        StepPart.EXPOSED: exposed_s,
+    }

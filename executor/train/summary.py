@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.train.described import DescribedModel
+from meshwright.executor.train.operator_times import OperatorTimes
 from meshwright.executor.train.record import NumericsRecord, RunRecord, StepRecord, settled_step_time_s
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.stage_times import RankTimes, slow_ranks, stage_times
@@ -31,7 +32,9 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def step_record(number: int, result: StepResult, plan: Plan, step_time_s: float, device: torch.device) -> StepRecord:
+def step_record(
+    number: int, result: StepResult, plan: Plan, step_time_s: float, device: torch.device, *, recorded: bool
+) -> StepRecord:
     """The line of a step."""
     tokens_per_s = plan.workload.tokens / step_time_s
     return StepRecord(
@@ -45,6 +48,7 @@ def step_record(number: int, result: StepResult, plan: Plan, step_time_s: float,
         expert_load=result.expert_load,
         peak_memory_bytes=peak_memory_bytes(device),
         skipped=result.skipped,
+        recorded=recorded,
     )
 
 
@@ -68,9 +72,11 @@ def run_record(
     records: Sequence[StepRecord],
     peaks: tuple[int, ...],
     times: Sequence[RankTimes],
+    operators: tuple[OperatorTimes, ...],
 ) -> RunRecord:
     """The summary of a run that took at least one step."""
-    step_time_s = settled_step_time_s([record.step_time_s for record in records])
+    plain = [record for record in records if not record.recorded] or records
+    step_time_s = settled_step_time_s([record.step_time_s for record in plain])
     numerics = trainer.choices.numerics
     tokens_per_s, name = plan.workload.tokens / step_time_s, device_name(numerics.device)
     prediction, gpu = plan.prediction, known_gpu(name)
@@ -103,6 +109,8 @@ def run_record(
         stages=stage_times(trainer.configuration, times, prediction.step_time_s),
         slow_ranks=slow_ranks(times),
         kernels=dispatcher().record(),
+        one_stream=trainer.on_one_stream,
+        operators=operators,
     )
 
 

@@ -15,9 +15,14 @@ from meshwright.costmodel.simulate import build_schedule
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.executor.data.source import TokenSource
 from meshwright.executor.layer.collectives import all_reduce
+from meshwright.executor.layer.cuda_streams import CudaStreams
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.model.sm_shares import strategy_sms
+from meshwright.executor.observe.observer import StepObserver
+from meshwright.executor.observe.whereabouts import Whereabouts
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
@@ -26,7 +31,7 @@ from meshwright.executor.state.exchange import reduce_gradients
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
-from meshwright.executor.stopwatch import StepPart, Stopwatch
+from meshwright.executor.stopwatch import StepPart
 from meshwright.executor.train.expert_load import ExpertLoad
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.step_tokens import StepTokens
@@ -56,20 +61,26 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingChoices:
-    """What a plan leaves open."""
+    """What a plan leaves open. `one_stream`: operators of layers run one after another, for comparison."""
 
     numerics: Numerics
     learning_rate: LearningRate
     optimizer: AdamWSettings = field(default_factory=AdamWSettings)
     seed: int = 0
     skip_not_finite: bool = False
+    one_stream: bool = False
 
 
 class Trainer:
     """Trains a configuration on rank `rank` of its mesh; where there are several, torch.distributed must be ready."""
 
     def __init__(
-        self, configuration: TrainingConfiguration, rank: int, choices: TrainingChoices, tokens: TokenSource
+        self,
+        configuration: TrainingConfiguration,
+        rank: int,
+        choices: TrainingChoices,
+        tokens: TokenSource,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         check_runs(configuration)
         self.configuration = configuration
@@ -78,11 +89,16 @@ class Trainer:
             end_strategy(configuration.mesh),
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
         )
+        self.watch = StepObserver(choices.numerics.device, whereabouts)
+        streams = self._streams()
         self.communicators = Communicators(
-            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
+            Place(mesh=configuration.mesh, rank=rank),
+            strategies,
+            end_devices(configuration),
+            sms=() if streams is None else strategy_sms(configuration),
+            gpus_per_node=configuration.cluster.gpus_per_node,
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
-        self.watch = Stopwatch(choices.numerics.device)
         self._load = ExpertLoad(choices.numerics.device)
         self.model = RankModel(
             configuration,
@@ -90,11 +106,22 @@ class Trainer:
             choices.numerics,
             seed=choices.seed,
             routed=self._load.count,
-            around=self.watch.around,
+            watch=self.watch,
+            streams=streams,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
         self._reads_tokens = self.communicators.place.stage in end_devices(configuration)
+
+    @property
+    def on_one_stream(self) -> bool:
+        """Whether operators of layers run one after another whatever the plan overlaps: as asked, or on the CPU."""
+        return self.choices.one_stream or self.choices.numerics.device.type != "cuda"
+
+    def _streams(self) -> Streams | None:
+        if self.on_one_stream:
+            return None
+        return Streams(CudaStreams(self.choices.numerics.device), self.watch.waiting)
 
     def _pipeline_device(self) -> PipelineDevice:
         configuration, numerics, place = self.configuration, self.choices.numerics, self.communicators.place
@@ -111,11 +138,15 @@ class Trainer:
         )
         return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox, self.watch)
 
-    def step(self, number: int, *, stop: bool = False) -> StepResult:
+    def step(self, number: int, *, stop: bool = False, records: bool = False) -> StepResult:
         """Step `number`, from 0; `stop` tells all ranks that this one is asked to end the run.
 
-        Raises `LossError` on all ranks where the loss is not finite, unless asked to skip.
+        `records`: all operators are timed, on all ranks or on none. Raises `LossError` on all ranks where the loss is
+        not finite, unless asked to skip.
         """
+        self.watch.whereabouts.enter_step(number)
+        if records:
+            self._begin_record()
         loss, gradients = self._loss_and_gradients(number)
         loss_value, square_sum, load, stop_asked = self._totals(loss, gradients, stop=stop)
         norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
@@ -129,6 +160,7 @@ class Trainer:
                 " (--skip-not-finite leaves out such steps)"
             )
         self.watch.end_step()
+        self.watch.whereabouts.do("end", waits=False)
         return StepResult(
             loss=loss_value,
             gradient_norm=norm,
@@ -137,6 +169,13 @@ class Trainer:
             skipped=not finite,
             stop_asked=stop_asked,
         )
+
+    def _begin_record(self) -> None:
+        """Ranks begin together: what they wait for in the step is of the step."""
+        if self.communicators.world.size > 1:
+            self.watch.whereabouts.do("barrier before a recorded step", waits=True)
+            dist.barrier()
+        self.watch.record_step()
 
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
@@ -173,6 +212,7 @@ class Trainer:
         at_begin = place.stage == end_devices(self.configuration)[0]
         square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
         copies_of_tokens = self.configuration.mesh.tp
+        self.watch.whereabouts.do("sums of loss and norm over all ranks", waits=True)
         share = 1.0 / (self.configuration.workload.tokens * copies_of_tokens)
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share
         sums = all_reduce(torch.stack((own_loss, square_sum)), world)

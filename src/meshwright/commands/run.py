@@ -23,6 +23,8 @@ EXAMPLES = """\b
 Examples:
   meshwright plan docs/tiny_moe.json --cluster h100 --gpus 4 --global-batch 16 --seq-len 64 --fix zero=1 -o plan.json
   meshwright run plan.json --steps 20 --device cpu
+  meshwright run plan.json --steps 20 --profile -o run      # then open run/trace.json in ui.perfetto.dev
+  meshwright run plan_for_64_gpus.json --emulate layers --steps 12     # its operators' times on the GPUs here
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
 """
@@ -77,6 +79,25 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Event files in RUN_DIR/tensorboard, too; needs that package.")
     ] = False,
+    one_stream: Annotated[
+        bool, typer.Option("--one-stream", help="Overlap nothing inside layers, to see what the plan's overlap brings.")
+    ] = False,
+    time_operators: Annotated[
+        int, typer.Option(metavar="N", help="Time every operator in the last N steps; 0: never. Slows these steps.")
+    ] = 3,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a late step, and the predicted one, to RUN_DIR/trace.json.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="End the run when ranks wait so long for one that does not come.")
+    ] = 600.0,
+    emulate: Annotated[
+        str,
+        typer.Option(
+            metavar="layers|STAGE",
+            help="Of a plan for more ranks than are here, time a layer of each kind, or a virtual stage by number.",
+        ),
+    ] = "",
     print_launch: Annotated[
         bool, typer.Option("--print-launch", help="Print a Slurm batch script with the torchrun line; start nothing.")
     ] = False,
@@ -113,6 +134,11 @@ def command(
         balanced=balanced,
         skip_not_finite=skip_not_finite,
         tensorboard=tensorboard,
+        one_stream=one_stream,
+        time_operators=time_operators,
+        profile=profile,
+        timeout_s=timeout,
+        emulate=emulate,
     )
     if print_launch:
         _print_launch(request)
@@ -144,21 +170,29 @@ def _choice(kind: type[Choice], option: str, text: str) -> Choice:
 
 
 def _run(request: RunRequest) -> None:
-    """Run; of the ranks that torchrun started only the first speaks, unless another alone knows what went wrong."""
+    """Run; of the ranks that torchrun started only the first speaks, unless another alone knows what went wrong.
+
+    Where others have failed, whoever has started the ranks says so for all, if it is `meshwright run` itself.
+    """
     from meshwright.costmodel.errors import MeshwrightError
     from meshwright.executor.train.entry import is_started_rank, run
-    from meshwright.executor.train.rank import RankMemoryError
+    from meshwright.executor.train.rank import LostRanksError, RankMemoryError
+    from meshwright.executor.train.supervision import is_supervised
 
     silent = is_started_rank() and os.environ["RANK"] != "0"
     try:
         with _step_bar(request.num_steps, shown=not silent) as told:
             summary = run(request, arguments_of(request), told)
+    except LostRanksError as error:
+        if is_supervised():
+            raise typer.Exit(error.exit_status) from error
+        raise
     except MeshwrightError as error:
         if silent and not isinstance(error, RankMemoryError):
             raise typer.Exit(error.exit_status) from error
         raise
     if summary is not None:
-        _print_summary(summary, request.output)
+        _print_summary(summary, request)
     elif not silent and request.export is not None:
         typer.echo(f"weights written to {request.export}")
 
@@ -174,7 +208,7 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--checkpoint": request.checkpoint,
     }
     arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
-    arguments += ["--data", request.data]
+    arguments += ["--data", request.data, *(["--emulate", request.emulate] if request.emulate else [])]
     numbers = {
         "--seed": request.seed,
         "--save-every": request.save_every,
@@ -182,6 +216,8 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--warm-up-steps": request.warm_up_steps,
         "--weight-decay": request.weight_decay,
         "--clip": request.max_norm,
+        "--time-operators": request.time_operators,
+        "--timeout": request.timeout_s,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
     flags = {
@@ -189,6 +225,8 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--skip-not-finite": request.skip_not_finite,
         "--resume": request.resume,
         "--tensorboard": request.tensorboard,
+        "--one-stream": request.one_stream,
+        "--profile": request.profile,
     }
     return arguments + [option for option, is_set in flags.items() if is_set]
 
@@ -223,7 +261,7 @@ def step_text(record: StepRecord) -> str:
     return "  ".join([*parts, f"{record.peak_memory_bytes / 2**30:.1f} GiB"])
 
 
-def _print_summary(summary: RunRecord, folder: Path) -> None:
+def _print_summary(summary: RunRecord, request: RunRequest) -> None:
     skipped = f", {summary.skipped_steps} skipped" if summary.skipped_steps else ""
     typer.echo(
         f"{summary.model}: {summary.num_steps} steps{skipped}, loss {summary.first_loss:.4f} to {summary.last_loss:.4f}"
@@ -239,4 +277,37 @@ def _print_summary(summary: RunRecord, folder: Path) -> None:
             f"slow: rank {slow.rank} on {slow.host} computes {slow.compute_s:.4g} s a step,"
             f" the median of stage {slow.stage} is {slow.median_s:.4g} s"
         )
-    typer.echo(f"written to {folder}: steps.jsonl, run.json")
+    _print_emulation(summary)
+    _print_operators(summary)
+    traced = ", trace.json" if request.profile else ""
+    typer.echo(f"written to {request.output}: steps.jsonl, run.json{traced}")
+
+
+def _print_emulation(summary: RunRecord) -> None:
+    emulation = summary.emulation
+    if emulation is None:
+        return
+    cut, mesh, plan = ", with fewer experts" if emulation.experts_cut else "", summary.mesh, emulation.plan_mesh
+    typer.echo(
+        f"emulated: {len(emulation.layers)} of {emulation.plan_layers} layers, pp {plan.pp} cut to 1, dp {plan.dp} to"
+        f" {mesh.dp}, ep {plan.ep} to {mesh.ep}{cut}; the step is of that, the operators below are those of the plan"
+    )
+    if emulation.expert_imbalance > 1.0:
+        typer.echo(
+            f"experts: predicted for {emulation.expert_imbalance:.3g} times the mean rows, as the plan expects of its"
+            " busiest rank; measured with the rows that were routed here (--balanced: the mean)"
+        )
+    names = list(dict.fromkeys(one.name for one in emulation.predicted_only))
+    typer.echo(f"predicted only, not run as planned ({len(names)}): {', '.join(names)}")
+
+
+def _print_operators(summary: RunRecord) -> None:
+    from meshwright.commands.output import print_table
+    from meshwright.executor.train.operator_table import operator_rows, worst_operators
+
+    if not summary.operators:
+        return
+    on = "" if summary.comparable else " on the plan's GPUs"
+    title = f"operators alone, predicted{on} and measured, those farthest apart ({len(summary.operators)} in run.json)"
+    columns = ("part", "pass", "operator", "measured", "predicted", "error", "a step")
+    print_table(title, columns, operator_rows(worst_operators(summary.operators)))

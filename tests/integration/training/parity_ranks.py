@@ -1,9 +1,9 @@
 """Run as a script: trains every plan of a folder on so many processes, and on one by autograd in float64.
 
-    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE
+    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE [one-stream | host-streams]
 
-Prints, as JSON, for each plan the greatest relative errors of losses and gradient norms, those of all parameters in the
-end, and a digest of these.
+host-streams: the CPU runs what GPUs run on several streams, everything at once. Prints, as JSON, for each plan the
+greatest relative errors of losses and gradient norms, those of all parameters in the end, and a digest of these.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -23,6 +27,7 @@ from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.executor.data.synthetic import MarkovTokens
+from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model import build
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.reference import ReferenceModel
@@ -45,10 +50,11 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(run_rank, args=(num_ranks, port, folder, device, dtype), nprocs=num_ranks)
+    streams = sys.argv[5] if len(sys.argv) > 5 else ""
+    spawn(run_rank, args=(num_ranks, port, folder, device, dtype, streams), nprocs=num_ranks)
 
 
-def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str, dtype: str) -> None:
+def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str, dtype: str, streams: str) -> None:
     """Train every plan on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -59,7 +65,8 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     found = {}
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration = configuration_of(read_plan(path))
-        results, initial, final = train(configuration, rank, numerics)
+        with _on_host_streams() if streams == "host-streams" else nullcontext():
+            results, initial, final = train(configuration, rank, numerics, one_stream=streams == "one-stream")
         if rank == 0:
             found[path.name.removesuffix(".plan.json")] = {
                 "errors": errors(configuration, results, initial, final),
@@ -71,6 +78,16 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     dist.destroy_process_group()
 
 
+@contextmanager
+def _on_host_streams() -> Iterator[None]:
+    device = runpy.run_path(str(Path(__file__).parents[2] / "unit/executor/overlap_ranks.py"))["HostStreams"]
+    with (
+        patch.object(Trainer, "_streams", lambda _: Streams(device())),
+        patch("meshwright.executor.train.trainer.strategy_sms", lambda _: ()),  # groups of NCCL alone have SMs
+    ):
+        yield
+
+
 def open_device(device_type: str, rank: int) -> torch.device:
     """The device of a rank."""
     if device_type == "cpu":
@@ -80,10 +97,10 @@ def open_device(device_type: str, rank: int) -> torch.device:
 
 
 def train(
-    configuration: TrainingConfiguration, rank: int, numerics: Numerics
+    configuration: TrainingConfiguration, rank: int, numerics: Numerics, *, one_stream: bool
 ) -> tuple[list[StepResult], dict[str, Tensor], dict[str, Tensor]]:
     """Six steps; what they showed, and all parameters before and after."""
-    choices = TrainingChoices(numerics=numerics, learning_rate=RATE, optimizer=OPTIMIZER)
+    choices = TrainingChoices(numerics=numerics, learning_rate=RATE, optimizer=OPTIMIZER, one_stream=one_stream)
     trainer = Trainer(configuration, rank, choices, tokens_of(configuration))
     initial = everywhere(whole_masters(trainer.model))
     results = [trainer.step(step) for step in range(NUM_STEPS)]

@@ -99,9 +99,9 @@ def train_all(
 ) -> Callable[..., Results]:
     """Plans and trains cases of so many ranks, all unless some are named, on a kind of device in a format."""
 
-    def train(num_ranks: int, device: str, dtype: str, cases: Iterable[str] = ()) -> Results:
+    def train(num_ranks: int, device: str, dtype: str, cases: Iterable[str] = (), *options: str) -> Results:
         plans = tmp_path / "plans"
-        plans.mkdir()
+        plans.mkdir(exist_ok=True)
         chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
         for case, fixes in chosen.items():
             plan = make_plan(case.partition(":")[0], num_ranks, fixes)
@@ -109,7 +109,7 @@ def train_all(
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
             write_plan(plan, plans / f"{case}.plan.json")
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(plans), str(num_ranks), device, dtype],
+            [sys.executable, str(SCRIPT), str(plans), str(num_ranks), device, dtype, *options],
             env=process_environment,
             capture_output=True,
             text=True,
@@ -142,6 +142,16 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
         assert len({found[case]["digest"] for case in group if case in found}) <= 1, group
 
 
+def test_what_streams_run_is_what_one_stream_runs(train_all: Callable[..., Results]) -> None:
+    cases = ("moe: tp, edp", "moe: zb-v, sp", "latent: tp, dp", "moe: ep, edp")
+    streams = train_all(4, "cpu", "float64", cases, "host-streams")
+    assert wrong(streams, {}, TOLERANCE) == []
+    alone = train_all(4, "cpu", "float64", cases)
+    assert {case: result["digest"] for case, result in streams.items()} == {
+        case: result["digest"] for case, result in alone.items()
+    }
+
+
 def test_sixteen_bits_stay_within_their_budget(train_all: Callable[..., Results]) -> None:
     found = train_all(2, "cpu", "bfloat16", ("dense: dp", "dense: tp", "moe: ep", "moe: zb-v"))
     assert wrong(found, BFLOAT16_BUDGET, OTHER_BUDGET) == []
@@ -159,6 +169,17 @@ def test_the_same_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> 
 def test_sixteen_bits_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> None:
     _need_gpus(num_ranks)
     assert wrong(train_all(num_ranks, "cuda", "bfloat16"), BFLOAT16_BUDGET, OTHER_BUDGET) == []
+
+
+@pytest.mark.gpu
+def test_overlap_changes_nothing_on_gpus(train_all: Callable[..., Results]) -> None:
+    _need_gpus(2)
+    cases = ("dense: tp", "dense: sp, ffn tp", "moe: ep", "moe: tp, ep", "moe: ep, sar", "latent: tp, ep", "moe: zb-v")
+    overlapped = train_all(2, "cuda", "bfloat16", cases)
+    alone = train_all(2, "cuda", "bfloat16", cases, "one-stream")
+    assert {case: result["digest"] for case, result in overlapped.items()} == {
+        case: result["digest"] for case, result in alone.items()
+    }
 
 
 def _need_gpus(num_ranks: int) -> None:

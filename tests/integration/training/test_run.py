@@ -7,11 +7,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from meshwright.costmodel.stage_cost import cost_context
 from meshwright.planner.plan import Plan
+from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import write_plan
+from meshwright.planner.trace.action_slices import Lane
 
 LONGEST_S = 60
 FOLDED = "sp=2,dp=2,ep=4,dispatch=alltoall"
@@ -25,7 +29,7 @@ def test_a_tiny_mixture_of_experts_trains_on_four_processes(
     plan = make_plan("moe", 4, FOLDED)
     write_plan(plan, tmp_path / "plan.json")
     start_s = time.monotonic()
-    done = run("plan.json", "--steps", "20", "--device", "cpu", "--learning-rate", "1e-2", "-o", "out")
+    done = run("plan.json", "--steps", "20", "--device", "cpu", "--learning-rate", "1e-2", "-o", "out", "--profile")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - start_s < LONGEST_S
     assert "moe: 20 steps, loss 4.1" in done.stdout
@@ -36,11 +40,54 @@ def test_a_tiny_mixture_of_experts_trains_on_four_processes(
     assert record["predicted_step_time_s"] == plan.prediction.step_time_s
     assert record["model_hash"] == plan.model.hash
     assert (record["num_steps"], record["comparable"], record["device"]) == (20, False, "cpu")
+    assert record["one_stream"]
     (stage,) = record["stages"]
     measured, predicted = stage["measured_s"], stage["predicted_s"]
-    assert 0 < measured["collectives"] < measured["forward"] + measured["backward"] < record["step_time_s"]
+    assert 0 < measured["exposed"] <= measured["collectives"]
+    assert measured["collectives"] < measured["forward"] + measured["backward"] < record["step_time_s"]
     assert predicted["forward"] < predicted["backward"] < plan.prediction.step_time_s <= sum(predicted.values())
+    assert [step["recorded"] for step in steps] == [False] * 17 + [True] * 3
+    check_operators(record["operators"], plan)
+    check_trace(json.loads((tmp_path / "out" / "trace.json").read_text()))
+    assert "operators alone, predicted on the plan's GPUs and measured" in done.stdout
     assert record["tokens_per_s"] == pytest.approx(8 * 16 / record["step_time_s"])
+
+
+def check_operators(operators: list[dict[str, Any]], plan: Plan) -> None:
+    """Every operator of the passes that ran, each once, measured and predicted."""
+    found = [(one["part"], one["phase"], one["name"]) for one in operators]
+    assert len(set(found)) == len(found)
+    assert {part for part, _, _ in found} == {"embedding", "layers 0-3", "head"}
+    context = cost_context(configuration_of(plan))
+    program = context.program(plan.model.layers[0], plan.layers[0].strategy)
+    forward = {name for part, phase, name in found if (part, phase) == ("layers 0-3", "forward")}
+    assert forward == {operator.name for operator in program.forward}
+    assert all(0 < one["measured_s"] <= one["longest_s"] and one["predicted_s"] > 0 for one in operators)
+    (dispatch,) = (one for one in operators if one["name"] == "dispatch")
+    assert (dispatch["work"], dispatch["runs"]) == ("collective", 4 * plan.pipeline.num_micro_batches)
+    assert {one["stream"] for one in operators} == {"compute"}
+
+
+def check_trace(trace: dict[str, Any]) -> None:
+    """A process for the predicted stage and one for each rank, with the same layers and operators.
+
+    On the CPU all operators are on the thread of the compute stream, collectives, too; all else is on like threads.
+    """
+    events = trace["traceEvents"]
+    names = {event["pid"]: event["args"]["name"] for event in events if event["name"] == "process_name"}
+    assert list(names.values()) == ["stage 0: 4 GPUs, predicted", *(f"rank {n}: stage 0, measured" for n in range(4))]
+    seen: dict[int, set[tuple[str, str, int]]] = {pid: set() for pid in names}
+    for event in events:
+        if event["ph"] == "X" and event["cat"] not in ("wait", "parameter gather"):
+            lane = event["tid"] - 10 * event["pid"]
+            seen[event["pid"]] |= {(name, event["cat"], lane) for name in event["name"].split(" + ")}
+    predicted, *measured = seen.values()
+    assert ("dispatch", "forward", Lane.NVLINK) in predicted
+    for one in measured:
+        assert one <= predicted | {(name, category, Lane.COMPUTE) for name, category, _ in predicted}
+        assert not {Lane.NVLINK, Lane.NETWORK} & {lane for _, _, lane in one}
+        assert ("dispatch", "forward", Lane.COMPUTE) in one
+        assert {name for name, _, _ in one} == {name for name, _, _ in predicted}
 
 
 def test_a_failed_rank_ends_the_run_with_one_reason(
@@ -55,6 +102,23 @@ def test_a_failed_rank_ends_the_run_with_one_reason(
     assert fallback == "kernels: PyTorch references run instead of CUDA kernels: tensors are on cpu"
     assert "not finite" in first
     assert second.startswith("meshwright: run: rank ")
+
+
+def test_a_part_of_a_plan_for_more_ranks_is_emulated(
+    make_plan: Callable[[str, int, str], Plan],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    write_plan(make_plan("moe", 8, "dp=8,ep=8,dispatch=alltoall"), tmp_path / "plan.json")
+    done = run("plan.json", "--steps", "5", "--device", "cpu", "--emulate", "layers", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert "emulated: 1 of 4 layers, pp 1 cut to 1, dp 8 to 4, ep 8 to 4, with fewer experts;" in done.stdout
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    measured = {one["name"] for one in record["operators"] if one["part"] == "layers 0-3"}
+    predicted = {one["name"] for one in record["emulation"]["predicted_only"] if one["part"] == "layers 0-3"}
+    assert {"attention", "experts_fc1", "experts_fc2.dgrad"} <= measured
+    assert {"router", "dispatch", "combine.backward"} <= predicted
+    assert not measured & predicted
 
 
 def test_another_number_of_ranks_is_refused_before_anything_starts(

@@ -36,6 +36,9 @@ RECORD = StepRecord(
         (["--dtype", "fp8"], "--dtype: fp8: is unknown"),
         (["--decay", "never"], "--decay: never: is unknown"),
         (["--learning-rate", "-1"], "--learning-rate: -1.0 is not a positive number"),
+        (["--time-operators", "-1"], "--time-operators: -1 is not a number >= 0"),
+        (["--timeout", "0"], "--timeout: 0.0 is not a positive number of seconds"),
+        (["--emulate", "0", "--export", "x"], "--export: does not go with --emulate"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
         ([], "missing.json: no such file"),
     ],
@@ -66,6 +69,10 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         max_norm=0.5,
         balanced=True,
         skip_not_finite=True,
+        time_operators=7,
+        profile=True,
+        timeout_s=7.5,
+        emulate="layers",
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)

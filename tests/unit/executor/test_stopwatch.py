@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from meshwright.costmodel.program.operators import Collective, CollectiveWork, GemmWork, Group, Operator, Pass
 from meshwright.executor.stopwatch import StepPart, Stopwatch
 
 
@@ -35,6 +36,23 @@ def test_parts_add_up_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (first[StepPart.FORWARD], first[StepPart.COLLECTIVES], first[StepPart.WAIT]) == (6.0, 2.0, 0.0)
     assert (second[StepPart.FORWARD], second[StepPart.COLLECTIVES]) == (3.0, 1.0)
     assert watch.steps() == (first, second)
+
+
+def test_collectives_that_block_are_exposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", Clock())
+    watch = Stopwatch(torch.device("cpu"))
+    group = Group(size=2, ranks_per_node=2)
+    works = (
+        CollectiveWork(collective=Collective.ALL_GATHER, num_bytes=1.0, group=group),
+        GemmWork(m=1, n=1, k=1),
+    )
+    for work in works:
+        operator = Operator(name="one", module="layer", phase=Pass.FORWARD, work=work, reads=(), writes=())
+        watch.around(operator, lambda: None)
+    watch.waiting(lambda: None)
+    watch.end_step()
+    (step,) = watch.steps()
+    assert (step[StepPart.COLLECTIVES], step[StepPart.EXPOSED]) == (3.0, 2.0)
 
 
 @pytest.mark.gpu

@@ -10,7 +10,7 @@ import pytest
 
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.layer_timing.predict_again import predicted_again
-from meshwright.executor.layer_timing.record import LayerTimesRecord, read_record
+from meshwright.executor.layer_timing.record import LayerTimesRecord, OverlappedPass, read_record
 
 RECORDS = Path(__file__).parents[4] / "benchmarks"
 
@@ -39,6 +39,18 @@ def test_measured_layers_are_predicted_at_the_median(name: str, limit: float) ->
     assert median(errors_of(again)) < limit
     measured = [(op.name, op.measured) for layer in recorded.layers for op in layer.operators]
     assert [(op.name, op.measured) for layer in again.layers for op in layer.operators] == measured
+
+
+def test_overlapped_passes_are_predicted_again_with_overlap() -> None:
+    recorded = read_record(RECORDS / "layer_times_h200_x2.json")
+    layer = next(one for one in recorded.layers if one.strategy == "tp2")
+    beside = OverlappedPass(measured=layer.forward.measured, predicted_s=1.0)
+    timed = msgspec.structs.replace(layer, overlapped_forward=beside, overlapped_backward=beside)
+    (again,) = predicted_again(msgspec.structs.replace(recorded, layers=(timed,)), recorded.profile).layers
+    assert again.overlapped_forward is not None
+    assert again.overlapped_backward is not None
+    assert again.overlapped_forward.measured == layer.forward.measured
+    assert again.overlapped_backward.predicted_s < again.backward.predicted_s
 
 
 def test_another_profile_gives_other_predictions() -> None:

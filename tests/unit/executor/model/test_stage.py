@@ -61,5 +61,5 @@ def test_dgrad_and_wgrad_apart_are_both_together() -> None:
     program = build_head(MODEL, SETTING)
     description = PartDescription(title="head", program=program, context=CONTEXT, recompute=Recompute.NONE, order=None)
     passes = description.passes()
-    apart = {operator.name for kind in (PassKind.DGRAD, PassKind.WGRAD) for operator in passes[kind]}
-    assert apart == {operator.name for operator in passes[PassKind.BACKWARD]}
+    apart = {one.operator.name for kind in (PassKind.DGRAD, PassKind.WGRAD) for one in passes[kind]}
+    assert apart == {one.operator.name for one in passes[PassKind.BACKWARD]}

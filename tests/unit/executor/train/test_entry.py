@@ -176,6 +176,13 @@ def test_no_space_is_named_and_older_checkpoints_stay(
     assert latest.name == "step-000000000001"
 
 
+def test_a_run_of_one_step_can_be_profiled(lone_plan: Plan, tmp_path: Path) -> None:
+    summary = start(lone_plan, tmp_path, 1, profile=True)
+    assert summary is not None
+    assert {one.part for one in summary.operators} == {"embedding", "layers 0-3", "head"}
+    assert (tmp_path / "run" / "trace.json").is_file()
+
+
 def test_torchrun_starting_again_goes_on_if_it_can(
     lone_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,31 @@
+"""A run's operators in a few lines: those whose prediction is farthest from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshwright.costmodel.units import format_time
+from meshwright.executor.train.operator_times import OperatorTimes
+
+SHOWN = 8
+
+
+def worst_operators(operators: Sequence[OperatorTimes], shown: int = SHOWN) -> list[OperatorTimes]:
+    """Those that take most of a step away from its prediction, the worst first."""
+    return sorted(operators, key=lambda one: -one.difference_s)[:shown]
+
+
+def operator_rows(operators: Sequence[OperatorTimes]) -> list[list[str]]:
+    """Their cells: what it is, measured, predicted, error, and the difference a step."""
+    return [
+        [
+            one.part,
+            one.phase.value,
+            f"{one.name} (again)" if one.recomputes else one.name,
+            format_time(one.measured_s),
+            format_time(one.predicted_s),
+            f"{one.error:+.0%}",
+            format_time(one.difference_s),
+        ]
+        for one in operators
+    ]
