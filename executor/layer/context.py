@@ -18,6 +18,7 @@ from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.groups import Communicator, LayerGroups
 from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
+from meshwright.executor.layer.router_losses import NO_LOSSES, RouterLosses
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -48,6 +49,8 @@ class RoutingChoice:
 class LayerContext:
     """One layer on one rank. `fuse`: memory-bound functions run compiled, not operator by operator.
 
+    `token_weight`: the share of one token in the step's loss, for the losses of the router.
+
     `latent_norm_epsilon` is that of the norms of MLA's latents, which DeepSeek's models leave at its default.
     """
 
@@ -58,6 +61,8 @@ class LayerContext:
     groups: LayerGroups = field(default_factory=LayerGroups)
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     routing: RoutingChoice = RoutingChoice()
+    router_losses: RouterLosses = NO_LOSSES
+    token_weight: float = 1.0
     fuse: bool = False
     norm_epsilon: float = 1e-6
     rope_theta: float = 10_000.0

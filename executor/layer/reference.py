@@ -15,12 +15,15 @@ from torch import Tensor
 
 from meshwright.costmodel.model import DenseFfnSpec, LayerSpec, MoeFfnSpec, RouterScore
 from meshwright.executor.layer.context import RoutingChoice
+from meshwright.executor.layer.reference_losses import ReferenceRouting
 from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceLayer:
-    """A layer and what its description leaves open. `wide`: the format in which everything is computed."""
+    """A layer and what its description leaves open. `wide`: the format in which everything is computed. `seen`: what
+    its router did in every call.
+    """
 
     layer: LayerSpec
     weights: Mapping[str, Tensor]
@@ -31,6 +34,7 @@ class ReferenceLayer:
     rope_scaling: RopeScaling = NO_SCALING
     latent_norm_epsilon: float = 1e-6
     wide: torch.dtype = torch.float32
+    seen: list[ReferenceRouting] = field(default_factory=list)
 
     def __call__(self, hidden_TH: Tensor, experts_TK: Tensor | None = None) -> Tensor:
         """The layer's output. `experts_TK` overrules the choice of experts, but not their weights."""
@@ -125,8 +129,10 @@ class ReferenceLayer:
         return out * torch.sigmoid(self._linear("shared_gate", x)) if moe.shared_gate else out
 
     def _experts(self, moe: MoeFfnSpec, x: Tensor, experts_TK: Tensor | None) -> Tensor:
-        scores = self._scores(moe, x)
+        logits = self._linear("router", x)
+        scores = torch.sigmoid(logits) if moe.score is RouterScore.SIGMOID else torch.softmax(logits, 1)
         experts = self._chosen(moe, scores) if experts_TK is None else experts_TK.to(torch.int64)
+        self.seen.append(ReferenceRouting(moe=moe, micro_batch=self.micro_batch, logits=logits, experts=experts))
         weights = scores.gather(1, experts)
         if self.routing.normalize:
             weights = weights / weights.sum(1, keepdim=True)
@@ -137,10 +143,6 @@ class ReferenceLayer:
             if len(tokens):
                 out = out.index_add(0, tokens, self._expert(moe, expert, x[tokens]) * weights[tokens, choices, None])
         return out
-
-    def _scores(self, moe: MoeFfnSpec, x: Tensor) -> Tensor:
-        logits = self._linear("router", x)
-        return torch.sigmoid(logits) if moe.score is RouterScore.SIGMOID else torch.softmax(logits, 1)
 
     def _chosen(self, moe: MoeFfnSpec, scores: Tensor) -> Tensor:
         correction = self._weight("router.correction")

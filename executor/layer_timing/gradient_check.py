@@ -21,12 +21,16 @@ from meshwright.executor.layer.order import in_order
 from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import Parameters, full_weights, own_weights
 from meshwright.executor.layer.reference import ReferenceLayer
+from meshwright.executor.layer.reference_losses import ReferenceRouting
+from meshwright.executor.layer.router_losses import RouterLosses
 from meshwright.executor.layer.routing import EXPERTS
 from meshwright.executor.layer.run import LayerRunner
 from meshwright.executor.layer.whole_gradients import whole_gradients
 from meshwright.executor.layer_timing.output_check import own_tokens, replica_ranks
 
 WEIGHT_SEED, INPUT_SEED = 21, 22
+TOKEN_WEIGHT = 1.0
+"""So much does a token's router loss count beside the gradient of its output, which is of this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,7 @@ class CheckedLayer:
     all_ranks: Communicator
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     routing: RoutingChoice = field(default_factory=RoutingChoice)
+    router_losses: RouterLosses = field(default_factory=RouterLosses)
     fuse: bool = False
     order: LayerOrder | None = None
 
@@ -58,6 +63,8 @@ class CheckedLayer:
             groups=groups_over_all_ranks(self.setting.strategy, self.all_ranks),
             attention_kernel=self.attention_kernel,
             routing=self.routing,
+            router_losses=self.router_losses,
+            token_weight=TOKEN_WEIGHT,
             fuse=self.fuse,
         )
 
@@ -160,9 +167,17 @@ def _expected(
         wide=statistics_type(checked.dtype),
     )
     output = reference(leaf, None if experts is None else experts.chunk(num_replicas)[replica])
-    output.backward(upstream.to(output.dtype))
+    total = (output * upstream.to(output.dtype)).sum()
+    for seen in reference.seen:
+        total = total + TOKEN_WEIGHT * len(hidden) * _router_losses(seen, checked)
+    total.backward()
     assert leaf.grad is not None
     return output.detach(), leaf.grad
+
+
+def _router_losses(seen: ReferenceRouting, checked: CheckedLayer) -> Tensor:
+    losses = checked.router_losses
+    return seen.even_loss(losses, None, checked.setting.strategy.ep) + seen.z_loss(losses)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from meshwright.executor.layer.context import AttentionKernel, RoutingChoice
+from meshwright.executor.layer.router_losses import RouterLosses
 from meshwright.executor.weights.numerics import ModelNumerics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
     """`dtype`: weights and activations; sums, masters and statistics are FP32 or wider. `balanced`: tokens go to
-    experts in turn, whatever the router says.
+    experts in turn, whatever the router says. `router_losses`: what routers are trained for beside the tokens' loss.
     """
 
     device: torch.device
@@ -21,6 +22,7 @@ class Numerics:
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     fuse: bool = False
     balanced: bool = False
+    router_losses: RouterLosses = field(default_factory=RouterLosses)
     described: ModelNumerics = field(default_factory=ModelNumerics)
 
     @property

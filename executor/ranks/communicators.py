@@ -69,13 +69,14 @@ class Communicators:
 
     def layer(self, strategy: LayerStrategy) -> LayerGroups:
         """The groups of a layer under a strategy."""
-        tensor, sequence, ffn, expert = (self._of(self.place.line(*line)) for line in _lines(strategy))
-        return LayerGroups(tensor=tensor, sequence=sequence, ffn=ffn, expert=expert)
+        tensor, sequence, ffn, expert, replica = (self._of(self.place.line(*line)) for line in _lines(strategy))
+        return LayerGroups(tensor=tensor, sequence=sequence, ffn=ffn, expert=expert, replica=replica)
 
 
 def _lines(strategy: LayerStrategy) -> tuple[tuple[int, int], ...]:
-    """Size and stride of the groups of tensor, sequence, FFN and expert parallelism."""
-    return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), (strategy.ep, strategy.etp)
+    """Size and stride of the groups of tensor, sequence, FFN and expert parallelism, and of a whole replica."""
+    expert = (strategy.ep, strategy.etp)
+    return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), expert, (strategy.replica_gpus, 1)
 
 
 def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:

@@ -23,7 +23,10 @@ are loaded and chosen."""
 
 
 class StepRecord(Value, frozen=True, kw_only=True):
-    """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts."""
+    """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts.
+
+    `loss` is that of the tokens alone; `aux_loss` and `z_loss` are trained for beside it, with their coefficients.
+    """
 
     step: int
     loss: float
@@ -35,6 +38,8 @@ class StepRecord(Value, frozen=True, kw_only=True):
     expert_load: float
     peak_memory_bytes: int
     skipped: bool
+    aux_loss: float = 0.0
+    z_loss: float = 0.0
 
 
 class NumericsRecord(Value, frozen=True, kw_only=True):

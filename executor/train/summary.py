@@ -45,6 +45,8 @@ def step_record(number: int, result: StepResult, plan: Plan, step_time_s: float,
         expert_load=result.expert_load,
         peak_memory_bytes=peak_memory_bytes(device),
         skipped=result.skipped,
+        aux_loss=result.aux_loss,
+        z_loss=result.z_loss,
     )
 
 

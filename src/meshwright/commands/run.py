@@ -25,6 +25,8 @@ Examples:
   meshwright run plan.json --steps 20 --device cpu
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
+  meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.001:per-batch --z-loss 0.001
+  meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.0001 --bias-speed 0.001
 """
 
 
@@ -68,6 +70,17 @@ def command(
     decay: Annotated[str, typer.Option(metavar="cosine|linear|constant", help="Decay to a tenth.")] = "cosine",
     weight_decay: Annotated[float, typer.Option(metavar="X", help="AdamW's; spares norms and biases.")] = 0.1,
     clip: Annotated[float, typer.Option(metavar="X", help="Gradients are scaled down to this norm.")] = 1.0,
+    aux_loss: Annotated[
+        str,
+        typer.Option(
+            metavar="COEF[:per-sequence|per-batch|per-device]",
+            help="Train routers for even loads, too: within each sequence, over a step, or of ranks only.",
+        ),
+    ] = "0",
+    z_loss: Annotated[float, typer.Option(metavar="COEF", help="Train routers for small logits, too.")] = 0.0,
+    bias_speed: Annotated[
+        float, typer.Option(metavar="X", help="Each step moves experts' balancing biases by X (DeepSeek-V3: 0.001).")
+    ] = 0.0,
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Send tokens to experts in turn, for timing: routing is not learned.")
     ] = False,
@@ -89,6 +102,7 @@ def command(
     if not print_launch:
         _check_torch()
     from meshwright.executor.state.learning_rate import Decay
+    from meshwright.executor.train.balancing import read_balancing
     from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 
     request = RunRequest(
@@ -113,6 +127,7 @@ def command(
         balanced=balanced,
         skip_not_finite=skip_not_finite,
         tensorboard=tensorboard,
+        balancing=read_balancing(aux_loss, z_loss, bias_speed),
     )
     if print_launch:
         _print_launch(request)
@@ -174,7 +189,7 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--checkpoint": request.checkpoint,
     }
     arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
-    arguments += ["--data", request.data]
+    arguments += ["--data", request.data, "--aux-loss", request.balancing.aux_text]
     numbers = {
         "--seed": request.seed,
         "--save-every": request.save_every,
@@ -182,6 +197,8 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--warm-up-steps": request.warm_up_steps,
         "--weight-decay": request.weight_decay,
         "--clip": request.max_norm,
+        "--z-loss": request.balancing.z_loss,
+        "--bias-speed": request.balancing.bias_speed,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
     flags = {

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from msgspec.structs import replace
 
 from meshwright.costmodel.strategy import AxisOrder
+from meshwright.executor.layer.router_losses import LossScope
+from meshwright.executor.train.balancing import Balancing
 from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import write_plan
 
@@ -33,6 +36,8 @@ ONE = {
     "latent": "mbs=4",
     "moe: recompute": "mbs=2,recompute=full",
     "three layers": "mbs=1",
+    "moe: recompute, losses": "mbs=4,recompute=full",
+    "groups of experts: losses of groups": "mbs=1",
 }
 TWO = {
     "dense: dp": "dp=2,mbs=2",
@@ -60,6 +65,11 @@ TWO = {
     "latent: tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall",
     "latent: sp, ep": "sp=2,ep=2,mbs=2,dispatch=allgather",
     "latent: interleaved": "pp=2,vp=2,mbs=1,schedule=interleaved",
+    "moe: per batch, zb-v": "pp=2,mbs=1,schedule=zb-v",
+    "moe: per sequence, tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall,recompute=sar",
+    "moe: per device, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
+    "groups of experts: skewed, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
+    "groups of experts: per batch, dp": "dp=2,ep=1,mbs=1",
 }
 FOUR = {
     "moe: folded, ep over sp and dp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -80,12 +90,33 @@ FOUR = {
     "dense: four stages": "pp=4,mbs=1,schedule=1f1b",
     "dense: tied ends, dp": "pp=2,dp=2,mbs=1,schedule=1f1b",
     "latent: tp, dp": "tp=2,dp=2,ep=2,mbs=2,dispatch=allgather",
+    "groups of experts: per sequence, 1f1b": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "groups of experts: everything skewed": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
+    "empty experts: per batch, sp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
 }
 EIGHT = {
     "moe: everything": "pp=2,dp=2,sp=2,ep=4,mbs=1,schedule=1f1b,dispatch=alltoall",
     "moe: tp, dp, pp": "pp=2,dp=2,tp=2,ep=2,mbs=1,schedule=interleaved,vp=2,dispatch=allgather",
 }
 CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
+BALANCED: dict[str, Balancing] = {
+    "moe: recompute, losses": Balancing(aux_loss=0.1, z_loss=0.02),
+    "groups of experts: losses of groups": Balancing(aux_loss=0.1, bias_speed=0.05),
+    "moe: per batch, zb-v": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH, z_loss=0.02),
+    "moe: per sequence, tp, ep": Balancing(aux_loss=0.1, z_loss=0.02),
+    "moe: per device, ep": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE),
+    "groups of experts: per sequence, 1f1b": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
+    "groups of experts: everything skewed": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
+    "empty experts: per batch, sp": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH),
+    "groups of experts: per batch, dp": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH, bias_speed=0.05),
+}
+"""Cases that are trained for balanced experts; all others are not."""
+
+SKEWED = ("groups of experts: skewed, ep", "groups of experts: everything skewed")
+"""Cases whose routers begin with favourites, so that the rows of most ranks go to one of them."""
+
+SKEWED_LOAD = 2.5
+"""Of the busiest expert over the mean, at least: a favourite of all tokens has E / K = 4."""
 DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
 """Cases whose ranks are numbered so; the planner does that only where nodes are several."""
 
@@ -108,6 +139,8 @@ def train_all(
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
             write_plan(plan, plans / f"{case}.plan.json")
+            options = {"balancing": BALANCED.get(case, Balancing()), "skewed": case in SKEWED}
+            (plans / f"{case}.options.json").write_bytes(msgspec.json.encode(options))
         done = subprocess.run(
             [sys.executable, str(SCRIPT), str(plans), str(num_ranks), device, dtype],
             env=process_environment,
@@ -138,6 +171,8 @@ def wrong(found: Results, tolerances: dict[str, float], otherwise: float) -> lis
 def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Callable[..., Results]) -> None:
     found = train_all(num_ranks, "cpu", "float64")
     assert wrong(found, {}, TOLERANCE) == []
+    for case in SKEWED:
+        assert case not in found or found[case]["expert load"] > SKEWED_LOAD, case
     for group in ALIKE:
         assert len({found[case]["digest"] for case in group if case in found}) <= 1, group
 

@@ -29,6 +29,7 @@ from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Recompute
 from meshwright.executor.layer.context import RoutingChoice
 from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.layer.router_losses import LossScope, RouterLosses
 from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.operator_order import solve_pass
@@ -64,6 +65,11 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         for policy in (Recompute.SELECTIVE, Recompute.FULL):
             again = LayerStrategy(ep=2, dispatch=strategy.dispatch, recompute=policy)
             yield f"{policy.value}: {name}", _checked("moe, shared", again, ranks)
+    for scope in (LossScope.PER_SEQUENCE, LossScope.PER_DEVICE):
+        losses = RouterLosses(even=0.3, scope=scope, z=0.1)
+        for kind, name in (("moe, groups", "sp, ep"), ("moe, empty experts", "tp, ep"), ("moe", "ep gather")):
+            checked = replace(_checked(kind, MOE_STRATEGIES[name], ranks), router_losses=losses)
+            yield f"loss {scope.value}, {kind}: {name}", checked
     late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
     yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
     for kind, name in (("moe, shared", "sp, ep gather, ffn tp"), ("moe, gated shared", "tp, ep"), ("moe", "ep")):
