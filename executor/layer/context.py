@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -49,7 +50,8 @@ class RoutingChoice:
 class LayerContext:
     """One layer on one rank. `fuse`: memory-bound functions run compiled, not operator by operator.
 
-    `token_weight`: the share of one token in the step's loss, for the losses of the router.
+    `token_weight`: the share of one token in the step's loss, for the losses of the router. `capacity_factor`: bounds
+    the tokens of an expert, infinite where nothing is dropped.
 
     `latent_norm_epsilon` is that of the norms of MLA's latents, which DeepSeek's models leave at its default.
     """
@@ -63,6 +65,7 @@ class LayerContext:
     routing: RoutingChoice = RoutingChoice()
     router_losses: RouterLosses = NO_LOSSES
     token_weight: float = 1.0
+    capacity_factor: float = math.inf
     fuse: bool = False
     norm_epsilon: float = 1e-6
     rope_theta: float = 10_000.0
@@ -93,6 +96,11 @@ class LayerContext:
     def experts_per_rank(self) -> int:
         """Routed experts on this rank."""
         return self.moe.num_experts // self.groups.expert.size
+
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether experts have a bounded capacity. Forced balance needs none."""
+        return math.isfinite(self.capacity_factor) and not self.routing.balanced
 
     @property
     def tensor_ranks(self) -> Communicator:

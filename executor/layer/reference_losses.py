@@ -14,12 +14,15 @@ from meshwright.executor.layer.router_losses import LossScope, RouterLosses
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceRouting:
-    """What a layer's router did with whole sequences, side by side: logits (T, E), experts (T, K)."""
+    """What a layer's router did with whole sequences, side by side: logits (T, E), experts (T, K), and which of them
+    were not dropped (T, K).
+    """
 
     moe: MoeFfnSpec
     micro_batch: int
     logits: Tensor
     experts: Tensor
+    kept: Tensor
 
     @property
     def counts(self) -> Tensor:

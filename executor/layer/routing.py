@@ -6,7 +6,7 @@ an expert by token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -78,13 +78,20 @@ class GatherLayout(Layout):
 
 
 def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> Layout:
-    """The layout of the rows of this rank's tokens."""
+    """The layout of the rows of this rank's tokens; a choice that is dropped has expert number E."""
     if layer.groups.expert.size == 1:
         rowmap = index(experts_TK, layer.moe.num_experts)
+        if layer.drops_tokens:
+            rowmap = first_rows(rowmap, host.read(rowmap.offsets_E[-1:])[0])
         return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E)
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
     return _row_layout(experts_TK, layer, host)
+
+
+def first_rows(rowmap: RowMap, num_rows: int) -> RowMap:
+    """The map without rows that are nobody's."""
+    return replace(rowmap, slots_P=rowmap.slots_P[:num_rows])
 
 
 @lru_cache(maxsize=8)
@@ -129,7 +136,7 @@ def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> Row
     arriving = torch.repeat_interleave(numbers, counts.arriving.flatten(), output_size=sum(received))
     sorted_experts, arrived = torch.sort(arriving, stable=True)
     return RowLayout(
-        rowmap=rowmap,
+        rowmap=first_rows(rowmap, sum(sent)),
         sent=sent,
         received=received,
         arrived_R=arrived,

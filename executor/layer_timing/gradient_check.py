@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -45,6 +46,7 @@ class CheckedLayer:
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     routing: RoutingChoice = field(default_factory=RoutingChoice)
     router_losses: RouterLosses = field(default_factory=RouterLosses)
+    capacity_factor: float = math.inf
     fuse: bool = False
     order: LayerOrder | None = None
 
@@ -65,6 +67,7 @@ class CheckedLayer:
             routing=self.routing,
             router_losses=self.router_losses,
             token_weight=TOKEN_WEIGHT,
+            capacity_factor=self.capacity_factor,
             fuse=self.fuse,
         )
 
@@ -164,6 +167,7 @@ def _expected(
         weights=leaves,
         micro_batch=checked.setting.micro_batch,
         routing=checked.routing,
+        capacity_factor=checked.capacity_factor,
         wide=statistics_type(checked.dtype),
     )
     output = reference(leaf, None if experts is None else experts.chunk(num_replicas)[replica])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec import UnsetType
+
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.order.order_book import ModelEnd
@@ -62,6 +64,11 @@ class ModelDescriber:
             parameters={layer_name(index, spec.name): spec for spec in specs},
         )
 
+    @property
+    def _capacity_factor(self) -> float:
+        asked = self.numerics.capacity_factor
+        return self.configuration.workload.capacity if isinstance(asked, UnsetType) else asked
+
     def _load(self, layer: LayerSpec) -> tuple[ParameterSpec, ...]:
         """The load of the step before, even at the first, where a loss needs it."""
         if not isinstance(layer.ffn, MoeFfnSpec) or not self.numerics.router_losses.needs_load:
@@ -93,6 +100,7 @@ class ModelDescriber:
                 routing=numerics.routing,
                 router_losses=numerics.router_losses,
                 token_weight=1.0 / self.configuration.workload.tokens,
+                capacity_factor=self._capacity_factor,
                 fuse=numerics.fuse,
                 norm_epsilon=numerics.described.norm_epsilon,
                 latent_norm_epsilon=numerics.described.latent_norm_epsilon,

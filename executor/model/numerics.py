@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import torch
+from msgspec import UNSET, UnsetType
 
 from meshwright.executor.layer.context import AttentionKernel, RoutingChoice
 from meshwright.executor.layer.router_losses import RouterLosses
@@ -15,6 +16,7 @@ from meshwright.executor.weights.numerics import ModelNumerics
 class Numerics:
     """`dtype`: weights and activations; sums, masters and statistics are FP32 or wider. `balanced`: tokens go to
     experts in turn, whatever the router says. `router_losses`: what routers are trained for beside the tokens' loss.
+    `capacity_factor`: of experts, as the plan has it unless set.
     """
 
     device: torch.device
@@ -23,6 +25,7 @@ class Numerics:
     fuse: bool = False
     balanced: bool = False
     router_losses: RouterLosses = field(default_factory=RouterLosses)
+    capacity_factor: float | UnsetType = UNSET
     described: ModelNumerics = field(default_factory=ModelNumerics)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class ReferenceModel:
     model: ModelSpec
     weights: Mapping[str, Tensor]
     wide: torch.dtype
+    capacity_factor: float = math.inf
 
     def loss(self, tokens_BS: Tensor) -> ReferenceLoss:
         """The loss of all tokens but the first of each sequence, (B, S + 1)."""
@@ -60,6 +62,7 @@ class ReferenceModel:
                 name.removeprefix(prefix): weight for name, weight in self.weights.items() if name.startswith(prefix)
             },
             micro_batch=micro_batch,
+            capacity_factor=self.capacity_factor,
             norm_epsilon=EPSILON,
             wide=self.wide,
         )

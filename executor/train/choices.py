@@ -30,6 +30,7 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
             balanced=request.balanced,
             described=described,
             router_losses=request.balancing.losses,
+            capacity_factor=request.balancing.capacity_factor,
         ),
         learning_rate=LearningRate(
             peak=request.learning_rate,

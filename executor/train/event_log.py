@@ -18,6 +18,7 @@ FIGURES = (
     "expert_load",
     "aux_loss",
     "z_loss",
+    "dropped_fraction",
 )
 FOLDER = "tensorboard"
 

@@ -26,6 +26,7 @@ class StepRecord(Value, frozen=True, kw_only=True):
     """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts.
 
     `loss` is that of the tokens alone; `aux_loss` and `z_loss` are trained for beside it, with their coefficients.
+    `dropped_fraction`: choices of experts beyond their capacity over all.
     """
 
     step: int
@@ -40,6 +41,7 @@ class StepRecord(Value, frozen=True, kw_only=True):
     skipped: bool
     aux_loss: float = 0.0
     z_loss: float = 0.0
+    dropped_fraction: float = 0.0
 
 
 class NumericsRecord(Value, frozen=True, kw_only=True):

@@ -63,8 +63,6 @@ def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
     if configuration.workload.seq_len % mesh.replica_gpus:
         what = f"sequences of {configuration.workload.seq_len} tokens over {mesh.replica_gpus} ranks"
         yield Refusal(field="workload.seq_len", what=what)
-    if configuration.workload.capacity != float("inf"):
-        yield Refusal(field="workload.capacity_factor", what="a bounded capacity of experts")
 
 
 def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:

@@ -47,6 +47,7 @@ def step_record(number: int, result: StepResult, plan: Plan, step_time_s: float,
         skipped=result.skipped,
         aux_loss=result.aux_loss,
         z_loss=result.z_loss,
+        dropped_fraction=result.dropped_fraction,
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.model import MoeFfnSpec
 from meshwright.costmodel.simulate import build_schedule
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.executor.data.source import TokenSource
@@ -44,6 +45,7 @@ class StepResult:
     """What a step has shown, the same on all ranks. `expert_load`: busiest expert over mean, 0 without experts.
 
     `loss` is that of the tokens alone; `aux_loss` (of even loads of experts) and `z_loss` are trained for beside it.
+    `dropped_fraction`: choices of experts beyond their capacity over all.
     `skipped`: the weights were left as they were, because loss or norm were not finite. `stop_asked`: some rank was
     asked to end the run.
     """
@@ -56,6 +58,7 @@ class StepResult:
     stop_asked: bool = False
     aux_loss: float = 0.0
     z_loss: float = 0.0
+    dropped_fraction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +75,15 @@ class TrainingChoices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Totals:
-    """Over all ranks: mean loss, squared norm of the gradients, losses of the router, greatest expert load, whether any
-    is asked to stop.
+    """Over all ranks: mean loss, squared norm of the gradients, losses of the router, choices dropped, greatest expert
+    load, whether any is asked to stop.
     """
 
     loss: float
     square_sum: float
     aux_loss: float
     z_loss: float
+    num_dropped: float
     expert_load: float
     stop_asked: bool
 
@@ -159,6 +163,7 @@ class Trainer:
             stop_asked=totals.stop_asked,
             aux_loss=totals.aux_loss,
             z_loss=totals.z_loss,
+            dropped_fraction=totals.num_dropped / max(1, self._num_choices),
         )
 
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
@@ -175,6 +180,12 @@ class Trainer:
         """The format in which gradients travel: 16 bits where the plan says so and weights have no more."""
         in_bf16 = self.configuration.runtime.gradient_reduce_bytes == BF16_BYTES
         return torch.bfloat16 if in_bf16 and self.choices.numerics.dtype is torch.bfloat16 else sums
+
+    @property
+    def _num_choices(self) -> int:
+        """Choices of experts in a step, over all layers."""
+        layers = (layer.ffn for layer in self.configuration.model.layers)
+        return self.configuration.workload.tokens * sum(ffn.top_k for ffn in layers if isinstance(ffn, MoeFfnSpec))
 
     def _own_sequences(self) -> range:
         """The places of this rank's sequences in the global batch, those of its first micro-batch first."""
@@ -202,12 +213,13 @@ class Trainer:
         greatest = torch.stack((load, torch.full_like(load, float(stop))))
         if world.size > 1:
             dist.all_reduce(greatest, op=dist.ReduceOp.MAX)
-        loss_value, total, aux_loss, z_loss, most_loaded, stop_asked = torch.cat((sums, greatest)).tolist()
+        loss_value, total, aux_loss, z_loss, num_dropped, most_loaded, stop_asked = torch.cat((sums, greatest)).tolist()
         return _Totals(
             loss=loss_value,
             square_sum=total,
             aux_loss=aux_loss,
             z_loss=z_loss,
+            num_dropped=num_dropped,
             expert_load=most_loaded,
             stop_asked=bool(stop_asked),
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import GRADIENT, Operator
+from meshwright.executor.layer.capacity import sequence_capacity, within_capacity
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.functions.gate_weights import weigh
 from meshwright.executor.layer.functions.statistics import statistics_type
@@ -41,13 +42,14 @@ class RoutingReport:
     """What routing a micro-batch adds to the figures of a step, on the device.
 
     experts_TK: the choices of this rank's tokens, of `num_experts`. even, z: their parts of the losses, None where
-    there is no such loss.
+    there is no such loss. dropped: choices beyond the capacity, None where there is none.
     """
 
     num_experts: int
     experts_TK: Tensor
     even: Tensor | None = None
     z: Tensor | None = None
+    dropped: Tensor | None = None
 
 
 def is_router(operator: Operator) -> bool:
@@ -96,15 +98,19 @@ def top_k(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     layer, logits = scope.layer, scope.values[operator.reads[0]]
     routed = _routed(scope, logits)
     experts, weights = routed.experts_TK, routed.weights_TK
-    counts = _counts(experts, layer) if layer.router_losses.counts_sequences else None
+    drops = layer.drops_tokens
+    counts = _counts(experts, layer) if layer.router_losses.counts_sequences or drops else None
+    kept = _kept(experts, counts, layer) if drops and counts is not None else None
+    placed = experts if kept is None else experts.masked_fill(~kept, layer.moe.num_experts)
     scope.values.ride(ROUTING, WEIGHTS, weights)
     scope.values.ride(ROUTING, EXPERTS, experts)
-    scope.values.ride(ROUTING, LAYOUT, plan_layout(experts, weights, layer, scope.host))
+    scope.values.ride(ROUTING, LAYOUT, plan_layout(placed, weights, layer, scope.host))
     report = RoutingReport(
         num_experts=layer.moe.num_experts,
         experts_TK=experts,
         even=_even_loss(scope, routed, counts) if layer.router_losses.even else None,
         z=z_loss(logits) * (layer.router_losses.z * layer.token_weight) if layer.router_losses.z else None,
+        dropped=None if kept is None else (~kept).sum(),
     )
     scope.values.ride(ROUTING, REPORT, report)
     return {ROUTING: weights}
@@ -114,10 +120,15 @@ def _counts(experts_TK: Tensor, layer: LayerContext) -> SequenceCounts:
     return count_by_sequence(experts_TK, layer.moe.num_experts, layer.setting.micro_batch, layer.groups.replica)
 
 
+def _kept(experts_TK: Tensor, counts: SequenceCounts, layer: LayerContext) -> Tensor:
+    capacity = sequence_capacity(layer.capacity_factor, layer.moe, layer.setting.seq_len)
+    return within_capacity(experts_TK, counts, capacity)
+
+
 def _even_loss(scope: Scope, routed: Routed, counts: SequenceCounts | None) -> Tensor:
     """This rank's part of the loss of even loads; the gradient of its tokens' scores rides along, (B, E) or (1, E)."""
     layer, logits = scope.layer, scope.values[LOGITS]
-    if counts is None:
+    if counts is None or not layer.router_losses.counts_sequences:
         load = scope.parameters[LOAD].to(logits.dtype).unsqueeze(0)
     else:
         load = sequence_load(counts.whole_BE, layer.moe, layer.setting.seq_len, logits.dtype)

@@ -25,7 +25,7 @@ Examples:
   meshwright run plan.json --steps 20 --device cpu
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
-  meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.001:per-batch --z-loss 0.001
+  meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.001:per-batch --capacity 1.25
   meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.0001 --bias-speed 0.001
 """
 
@@ -81,6 +81,12 @@ def command(
     bias_speed: Annotated[
         float, typer.Option(metavar="X", help="Each step moves experts' balancing biases by X (DeepSeek-V3: 0.001).")
     ] = 0.0,
+    capacity: Annotated[
+        str,
+        typer.Option(
+            metavar="FACTOR|planned|dropless", help="Tokens of a sequence that an expert takes at most, over the mean."
+        ),
+    ] = "planned",
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Send tokens to experts in turn, for timing: routing is not learned.")
     ] = False,
@@ -127,7 +133,7 @@ def command(
         balanced=balanced,
         skip_not_finite=skip_not_finite,
         tensorboard=tensorboard,
-        balancing=read_balancing(aux_loss, z_loss, bias_speed),
+        balancing=read_balancing(aux_loss, z_loss, bias_speed, capacity),
     )
     if print_launch:
         _print_launch(request)
@@ -189,7 +195,8 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--checkpoint": request.checkpoint,
     }
     arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
-    arguments += ["--data", request.data, "--aux-loss", request.balancing.aux_text]
+    arguments += ["--data", request.data]
+    arguments += ["--aux-loss", request.balancing.aux_text, "--capacity", request.balancing.capacity_text]
     numbers = {
         "--seed": request.seed,
         "--save-every": request.save_every,
@@ -237,6 +244,8 @@ def step_text(record: StepRecord) -> str:
         parts.append(f"MFU {record.mfu:.1%}")
     if record.expert_load:
         parts.append(f"busiest expert {record.expert_load:.2f} x mean")
+    if record.dropped_fraction:
+        parts.append(f"dropped {record.dropped_fraction:.1%}")
     return "  ".join([*parts, f"{record.peak_memory_bytes / 2**30:.1f} GiB"])
 
 

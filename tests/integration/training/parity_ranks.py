@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import socket
 import sys
@@ -83,6 +84,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
                 "errors": errors(configuration, results, initial, final, options),
                 "digest": digest(final),
                 "expert load": results[-1].expert_load,
+                "dropped": results[-1].dropped_fraction,
             }
         dist.barrier()
     if rank == 0:
@@ -103,7 +105,11 @@ def train(
 ) -> tuple[list[StepResult], dict[str, Tensor], dict[str, Tensor]]:
     """Six steps; what they showed, and all parameters before and after."""
     choices = TrainingChoices(
-        numerics=replace(numerics, router_losses=options.balancing.losses),
+        numerics=replace(
+            numerics,
+            router_losses=options.balancing.losses,
+            capacity_factor=options.balancing.capacity_factor,
+        ),
         learning_rate=RATE,
         optimizer=OPTIMIZER,
         bias_speed=options.balancing.bias_speed,
@@ -157,7 +163,13 @@ def errors(
     """Against autograd, torch's AdamW and torch's clipping on the whole batch."""
     constants = {name: value.clone() for name, value in initial.items() if name.endswith(UNTRAINED)}
     leaves = {name: value.clone().requires_grad_() for name, value in initial.items() if name not in constants}
-    model = ReferenceModel(model=configuration.model, weights=leaves | constants, wide=torch.float64)
+    factor = options.balancing.capacity_factor
+    model = ReferenceModel(
+        model=configuration.model,
+        weights=leaves | constants,
+        wide=torch.float64,
+        capacity_factor=math.inf if isinstance(factor, msgspec.UnsetType) else factor,
+    )
     optimizer = torch.optim.AdamW(
         [
             {"params": [leaf for leaf in leaves.values() if leaf.dim() > 1], "weight_decay": OPTIMIZER.weight_decay},
@@ -167,7 +179,7 @@ def errors(
         eps=OPTIMIZER.epsilon,
     )
     tokens = tokens_of(configuration)
-    worst = {"loss": 0.0, "gradient norm": 0.0, "aux loss": 0.0, "z loss": 0.0}
+    worst = {"loss": 0.0, "gradient norm": 0.0, "aux loss": 0.0, "z loss": 0.0, "dropped": 0.0}
     for step, result in enumerate(found):
         optimizer.zero_grad()
         loss = model.loss(tokens.batch(step, range(configuration.workload.global_batch)))
@@ -183,6 +195,7 @@ def errors(
             "gradient norm": (result.gradient_norm, norm),
             "aux loss": (result.aux_loss, even.item()),
             "z loss": (result.z_loss, z.item()),
+            "dropped": (result.dropped_fraction, dropped_fraction(loss)),
         }
         for name, (own, expected) in figures.items():
             worst[name] = max(worst[name], abs(own - expected) / max(abs(expected), TINY))
@@ -202,6 +215,12 @@ def router_losses(
         even = even + routing.even_loss(balancing.losses, load, num_devices)
         z = z + routing.z_loss(balancing.losses)
     return even, z
+
+
+def dropped_fraction(loss: ReferenceLoss) -> float:
+    """Choices that were dropped over all."""
+    kept = [routing.kept.flatten() for routing in loss.routings.values()]
+    return 1 - torch.cat(kept).double().mean().item() if kept else 0.0
 
 
 def balance(loss: ReferenceLoss, constants: dict[str, Tensor], speed: float) -> None:

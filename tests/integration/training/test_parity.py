@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from msgspec import UnsetType
 from msgspec.structs import replace
 
 from meshwright.costmodel.strategy import AxisOrder
@@ -38,6 +39,7 @@ ONE = {
     "three layers": "mbs=1",
     "moe: recompute, losses": "mbs=4,recompute=full",
     "groups of experts: losses of groups": "mbs=1",
+    "moe: bounded": "mbs=2,recompute=sar",
 }
 TWO = {
     "dense: dp": "dp=2,mbs=2",
@@ -70,6 +72,9 @@ TWO = {
     "moe: per device, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "groups of experts: skewed, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "groups of experts: per batch, dp": "dp=2,ep=1,mbs=1",
+    "moe: bounded, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
+    "moe: bounded, tp, ep": "tp=2,ep=2,mbs=2,dispatch=allgather",
+    "groups of experts: bounded, sp": "sp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
 }
 FOUR = {
     "moe: folded, ep over sp and dp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -92,6 +97,8 @@ FOUR = {
     "latent: tp, dp": "tp=2,dp=2,ep=2,mbs=2,dispatch=allgather",
     "groups of experts: per sequence, 1f1b": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "groups of experts: everything skewed": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
+    "moe: bounded, folded": "tp=2,sp=2,ep=4,mbs=2,dispatch=alltoall",
+    "groups of experts: bounded, 1f1b": "pp=2,sp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "empty experts: per batch, sp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
 }
 EIGHT = {
@@ -106,7 +113,13 @@ BALANCED: dict[str, Balancing] = {
     "moe: per sequence, tp, ep": Balancing(aux_loss=0.1, z_loss=0.02),
     "moe: per device, ep": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE),
     "groups of experts: per sequence, 1f1b": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
-    "groups of experts: everything skewed": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
+    "groups of experts: everything skewed": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25),
+    "moe: bounded": Balancing(capacity_factor=1.0),
+    "moe: bounded, ep": Balancing(capacity_factor=1.0),
+    "moe: bounded, tp, ep": Balancing(aux_loss=0.1, capacity_factor=0.75),
+    "groups of experts: bounded, sp": Balancing(capacity_factor=1.0),
+    "moe: bounded, folded": Balancing(capacity_factor=1.0, z_loss=0.02),
+    "groups of experts: bounded, 1f1b": Balancing(capacity_factor=1.25, bias_speed=0.05),
     "empty experts: per batch, sp": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH),
     "groups of experts: per batch, dp": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH, bias_speed=0.05),
 }
@@ -115,6 +128,7 @@ BALANCED: dict[str, Balancing] = {
 SKEWED = ("groups of experts: skewed, ep", "groups of experts: everything skewed")
 """Cases whose routers begin with favourites, so that the rows of most ranks go to one of them."""
 
+LEAST_DROPPED = 0.02
 SKEWED_LOAD = 2.5
 """Of the busiest expert over the mean, at least: a favourite of all tokens has E / K = 4."""
 DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
@@ -171,6 +185,9 @@ def wrong(found: Results, tolerances: dict[str, float], otherwise: float) -> lis
 def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Callable[..., Results]) -> None:
     found = train_all(num_ranks, "cpu", "float64")
     assert wrong(found, {}, TOLERANCE) == []
+    for case, result in found.items():
+        bounded = not isinstance(BALANCED.get(case, Balancing()).capacity_factor, UnsetType)
+        assert (result["dropped"] > LEAST_DROPPED) == bounded, case
     for case in SKEWED:
         assert case not in found or found[case]["expert load"] > SKEWED_LOAD, case
     for group in ALIKE:

@@ -39,6 +39,7 @@ RECORD = StepRecord(
         (["--decay", "never"], "--decay: never: is unknown"),
         (["--learning-rate", "-1"], "--learning-rate: -1.0 is not a positive number"),
         (["--aux-loss", "0.1:per-token"], "--aux-loss: 0.1:per-token: expected a number, or one with :SCOPE of"),
+        (["--capacity", "full"], "--capacity: full: expected a positive number, planned or dropless"),
         (["--z-loss", "-1"], "--z-loss: -1.0 is not a number >= 0"),
         (["--bias-speed", "inf"], "--bias-speed: inf is not a number >= 0"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
@@ -71,7 +72,9 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         max_norm=0.5,
         balanced=True,
         skip_not_finite=True,
-        balancing=Balancing(aux_loss=0.01, aux_scope=LossScope.PER_BATCH, z_loss=1e-3, bias_speed=2e-3),
+        balancing=Balancing(
+            aux_loss=0.01, aux_scope=LossScope.PER_BATCH, z_loss=1e-3, bias_speed=2e-3, capacity_factor=1.5
+        ),
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)

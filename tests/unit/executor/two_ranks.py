@@ -70,6 +70,8 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         for kind, name in (("moe, groups", "sp, ep"), ("moe, empty experts", "tp, ep"), ("moe", "ep gather")):
             checked = replace(_checked(kind, MOE_STRATEGIES[name], ranks), router_losses=losses)
             yield f"loss {scope.value}, {kind}: {name}", checked
+    for kind, name in (("moe, groups", "sp, ep"), ("moe, biases", "ep"), ("moe", "tp, no ep"), ("moe", "ep gather")):
+        yield f"bounded, {kind}: {name}", replace(_checked(kind, MOE_STRATEGIES[name], ranks), capacity_factor=0.8)
     late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
     yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
     for kind, name in (("moe, shared", "sp, ep gather, ffn tp"), ("moe, gated shared", "tp, ep"), ("moe", "ep")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -16,8 +17,20 @@ from meshwright.executor.train.balancing import Balancing, check_balancing, read
 
 def test_texts_come_back() -> None:
     asked = Balancing(aux_loss=1e-3, aux_scope=LossScope.PER_DEVICE, z_loss=0.5, bias_speed=0.25)
-    assert read_balancing(asked.aux_text, 0.5, 0.25) == asked
+    assert read_balancing(asked.aux_text, 0.5, 0.25, asked.capacity_text) == asked
     assert read_balancing("0.01", 0.0, 0.0) == Balancing(aux_loss=0.01, aux_scope=LossScope.PER_SEQUENCE)
+
+
+@pytest.mark.parametrize("capacity", [1.25, math.inf])
+def test_capacities_come_back(capacity: float) -> None:
+    asked = Balancing(capacity_factor=capacity)
+    assert read_balancing("0", 0.0, 0.0, asked.capacity_text) == asked
+
+
+@pytest.mark.parametrize("text", ["much", "0", "-1", "nan", "inf"])
+def test_other_capacities_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"^--capacity: [^\n]*$"):
+        read_balancing("0", 0.0, 0.0, text)
 
 
 @pytest.mark.parametrize("text", ["much", "nan", "0.1:", "0.1:per-token", ":per-batch", "-1"])
@@ -41,6 +54,7 @@ def _without_ep(configuration: TrainingConfiguration) -> TrainingConfiguration:
         (Balancing(aux_loss=0.1), _dense, False, "--aux-loss: the plan's model has no experts"),
         (Balancing(z_loss=0.1), _dense, False, "--z-loss: the plan's model has no experts"),
         (Balancing(aux_loss=0.1), replace, True, "--aux-loss: does nothing with --balanced"),
+        (Balancing(capacity_factor=1.0), _dense, False, "--capacity: the plan's model has no experts"),
         (Balancing(bias_speed=0.1), replace, False, "--bias-speed: the plan's model has no bias"),
         (Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE), _without_ep, False, "--aux-loss: .*ep 1"),
     ],

@@ -52,10 +52,6 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "layer 0: window: .*sliding windows",
     ),
     "other axes than the mesh": (layers(tp=2, sp=1, ffn_tp=2), "layer 0: tp: .*tp 2 x sp 1 in a mesh of tp 1 x sp 2"),
-    "a bounded capacity": (
-        lambda configuration: replace(configuration, workload=replace(configuration.workload, capacity_factor=1.5)),
-        "workload.capacity_factor: ",
-    ),
     "an odd sequence": (
         lambda configuration: replace(configuration, workload=replace(configuration.workload, seq_len=17)),
         "workload.seq_len: ",
