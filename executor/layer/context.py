@@ -135,14 +135,14 @@ def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
         "cp": (strategy.cp > 1, "context parallelism"),
         "etp": (strategy.etp > 1, "experts split over etp"),
         "dispatch": (
-            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.ep > 1,
-            "deduplicated dispatch",
+            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.ep > 1 and strategy.etp > 1,
+            "deduplicated dispatch to experts split over etp",
         ),
         "communication": (strategy.communication is Precision.FP8, "FP8 communication"),
         "precision": (setting.precision is Precision.FP8, "FP8 products"),
         "gate_before_fc2": (
-            not setting.gate_before_fc2 and strategy.ep > 1 and strategy.dispatch is Dispatch.ALL_GATHER,
-            "a gate behind FC2 with gathered tokens",
+            not setting.gate_before_fc2 and strategy.ep > 1 and strategy.dispatch is not Dispatch.ALL_TO_ALL,
+            "a gate behind FC2 with gathered or deduplicated tokens",
         ),
     }
     for name, (asked, what) in choices.items():

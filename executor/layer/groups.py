@@ -28,7 +28,8 @@ ALONE = Communicator()
 class LayerGroups:
     """Tensor parallelism of attention, Ulysses, tensor parallelism of the FFN, experts.
 
-    `replica`: the ranks that share the tokens of a micro-batch, in the order of their tokens.
+    `replica`: the ranks that share the tokens of a micro-batch, in the order of their tokens. `expert_inside`: the
+    ranks of the expert group on this rank's node; `expert_across`: those at the same place of other nodes.
     """
 
     tensor: Communicator = ALONE
@@ -36,6 +37,8 @@ class LayerGroups:
     ffn: Communicator = ALONE
     expert: Communicator = ALONE
     replica: Communicator = ALONE
+    expert_inside: Communicator = ALONE
+    expert_across: Communicator = ALONE
 
 
 def groups_over_all_ranks(strategy: LayerStrategy, all_ranks: Communicator) -> LayerGroups:

@@ -15,7 +15,7 @@ from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
 
-INSTEAD = {"dispatch": "dispatch=alltoall", "cp": "cp=1", "etp": "etp=1"}
+INSTEAD = {"cp": "cp=1", "etp": "etp=1"}
 """What to pin against refusals of single layers."""
 
 RUN_ZERO = (ZeroStage.NONE, ZeroStage.OPTIMIZER)

@@ -102,7 +102,10 @@ class Trainer:
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
         )
         self.communicators = Communicators(
-            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
+            Place(mesh=configuration.mesh, rank=rank),
+            strategies,
+            end_devices(configuration),
+            configuration.cluster.gpus_per_node,
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
         self.watch = Stopwatch(choices.numerics.device)

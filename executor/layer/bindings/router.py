@@ -23,7 +23,8 @@ from meshwright.executor.layer.router_losses import (
     z_backward,
     z_loss,
 )
-from meshwright.executor.layer.routing import EXPERTS, LAYOUT, WEIGHTS, balanced_experts, plan_layout
+from meshwright.executor.layer.routing import EXPERTS, LAYOUT, WEIGHTS, plan_layout
+from meshwright.executor.layer.row_maps import balanced_experts
 from meshwright.executor.layer.scope import Scope, forward_name
 from meshwright.executor.layer.sequence_counts import SequenceCounts, count_by_sequence
 from meshwright.kernels.route.contract import Routed, RouteOptions

@@ -72,6 +72,10 @@ TWO = {
     "moe: per device, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "groups of experts: skewed, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "groups of experts: per batch, dp": "dp=2,ep=1,mbs=1",
+    "moe: ep, dedup": "dp=2,ep=2,mbs=2,dispatch=alltoall-dedup",
+    "moe: tp, ep, dedup, recomputed": "tp=2,ep=2,mbs=2,dispatch=alltoall-dedup,recompute=full",
+    "groups of experts: skewed, dedup": "dp=2,ep=2,mbs=1,dispatch=alltoall-dedup,recompute=sar",
+    "moe: dedup, a rank a node": "dp=2,ep=2,mbs=2,dispatch=alltoall-dedup",
     "moe: bounded, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: bounded, tp, ep": "tp=2,ep=2,mbs=2,dispatch=allgather",
     "groups of experts: bounded, sp": "sp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
@@ -97,6 +101,11 @@ FOUR = {
     "latent: tp, dp": "tp=2,dp=2,ep=2,mbs=2,dispatch=allgather",
     "groups of experts: per sequence, 1f1b": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "groups of experts: everything skewed": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
+    "moe: dedup, folded": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall-dedup",
+    "moe: dedup over two nodes": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall-dedup",
+    "groups of experts: dedup over two nodes, everything skewed": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall-dedup",
+    "empty experts: dedup over two nodes": "dp=4,ep=4,mbs=1,dispatch=alltoall-dedup,recompute=sar",
+    "latent: dedup over two nodes, recomputed": "dp=4,ep=4,mbs=2,dispatch=alltoall-dedup,recompute=full",
     "moe: bounded, folded": "tp=2,sp=2,ep=4,mbs=2,dispatch=alltoall",
     "groups of experts: bounded, 1f1b": "pp=2,sp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "empty experts: per batch, sp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -114,6 +123,9 @@ BALANCED: dict[str, Balancing] = {
     "moe: per device, ep": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE),
     "groups of experts: per sequence, 1f1b": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
     "groups of experts: everything skewed": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25),
+    "groups of experts: dedup over two nodes, everything skewed": Balancing(
+        aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25
+    ),
     "moe: bounded": Balancing(capacity_factor=1.0),
     "moe: bounded, ep": Balancing(capacity_factor=1.0),
     "moe: bounded, tp, ep": Balancing(aux_loss=0.1, capacity_factor=0.75),
@@ -125,7 +137,12 @@ BALANCED: dict[str, Balancing] = {
 }
 """Cases that are trained for balanced experts; all others are not."""
 
-SKEWED = ("groups of experts: skewed, ep", "groups of experts: everything skewed")
+SKEWED = (
+    "groups of experts: skewed, ep",
+    "groups of experts: skewed, dedup",
+    "groups of experts: everything skewed",
+    "groups of experts: dedup over two nodes, everything skewed",
+)
 """Cases whose routers begin with favourites, so that the rows of most ranks go to one of them."""
 
 LEAST_DROPPED = 0.02
@@ -133,6 +150,15 @@ SKEWED_LOAD = 2.5
 """Of the busiest expert over the mean, at least: a favourite of all tokens has E / K = 4."""
 DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
 """Cases whose ranks are numbered so; the planner does that only where nodes are several."""
+
+GPUS_PER_NODE = {
+    "moe: dedup, a rank a node": 1,
+    "moe: dedup over two nodes": 2,
+    "groups of experts: dedup over two nodes, everything skewed": 2,
+    "empty experts: dedup over two nodes": 2,
+    "latent: dedup over two nodes, recomputed": 2,
+}
+"""Of cases whose ranks are spread over nodes."""
 
 ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"), ("moe", "moe: recompute"))
 """Plans whose weights are the same to the last bit."""
@@ -149,7 +175,7 @@ def train_all(
         plans.mkdir()
         chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
         for case, fixes in chosen.items():
-            plan = make_plan(case.partition(":")[0], num_ranks, fixes)
+            plan = make_plan(case.partition(":")[0], num_ranks, fixes, GPUS_PER_NODE.get(case, 8))
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
             write_plan(plan, plans / f"{case}.plan.json")

@@ -49,6 +49,8 @@ MOE_STRATEGIES = {
     "sp, ep gather, ffn tp": LayerStrategy(sp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_GATHER),
     "tp, ep": LayerStrategy(tp=2, ffn_tp=2, ep=2),
     "tp, no ep": LayerStrategy(tp=2),
+    "ep dedup": LayerStrategy(ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
+    "tp, ep dedup": LayerStrategy(tp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
 }
 BALANCED = RoutingChoice(balanced=True)
 
@@ -59,7 +61,7 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         strategies = MOE_STRATEGIES if layer.is_moe else DENSE_STRATEGIES
         for name, strategy in strategies.items():
             yield f"{kind}: {name}", _checked(kind, strategy, ranks)
-    for name in ("ep", "ep gather"):
+    for name in ("ep", "ep gather", "ep dedup"):
         strategy = MOE_STRATEGIES[name]
         yield f"balanced: {name}", replace(_checked("moe, shared", strategy, ranks), routing=BALANCED)
         for policy in (Recompute.SELECTIVE, Recompute.FULL):
@@ -70,7 +72,13 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         for kind, name in (("moe, groups", "sp, ep"), ("moe, empty experts", "tp, ep"), ("moe", "ep gather")):
             checked = replace(_checked(kind, MOE_STRATEGIES[name], ranks), router_losses=losses)
             yield f"loss {scope.value}, {kind}: {name}", checked
-    for kind, name in (("moe, groups", "sp, ep"), ("moe, biases", "ep"), ("moe", "tp, no ep"), ("moe", "ep gather")):
+    for kind, name in (
+        ("moe, groups", "sp, ep"),
+        ("moe, biases", "ep"),
+        ("moe", "tp, no ep"),
+        ("moe", "ep gather"),
+        ("moe", "tp, ep dedup"),
+    ):
         yield f"bounded, {kind}: {name}", replace(_checked(kind, MOE_STRATEGIES[name], ranks), capacity_factor=0.8)
     late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
     yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
