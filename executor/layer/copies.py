@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.program.operators import Group
 from meshwright.executor.layer.collectives import all_to_all_parts, all_to_all_rows
 from meshwright.executor.layer.context import LayerContext
@@ -54,12 +55,21 @@ class CopyLayout(Layout):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Holders:
+class Holders:
     """The ranks of a hop; the group's rank that the first one's experts begin at, and ranks of the group a holder."""
 
     ranks: Communicator
     first: int
     each: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopSizes:
+    """Copies to and from every rank; num_rows: choices of what arrives that are of experts here, if no hop follows."""
+
+    sent: list[int]
+    received: list[int]
+    num_rows: int
 
 
 def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> CopyLayout:
@@ -69,7 +79,7 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
     """
     experts, gates, num_rows = experts_TK, weights_TK, 0
     hops = {}
-    for suffix, holders in _holders(layer).items():
+    for suffix, holders in holders_of(layer).items():
         hop, num_rows = _hop(experts, experts_TK.shape[0], holders, layer, host)
         tokens = hop.rowmap.slots_P // layer.moe.top_k
         experts, gates = (
@@ -82,24 +92,26 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
     return CopyLayout(hops=hops, rowmap=first_rows(rowmap, num_rows), gates_NK=gates, offsets_E=rowmap.offsets_E)
 
 
-def _holders(layer: LayerContext) -> dict[str, _Holders]:
+def holders_of(layer: LayerContext) -> dict[str, Holders]:
     """As the program has them: ranks, or nodes and then ranks of a node."""
     groups, strategy = layer.groups, layer.setting.strategy
     group: Group = layer.setting.group(strategy.ep, strategy.etp)
     if group.num_nodes == 1:
-        return {"": _Holders(ranks=groups.expert, first=0, each=1)}
+        return {"": Holders(ranks=groups.expert, first=0, each=1)}
     inside = group.ranks_per_node
     if inside == 1:
-        return {"network": _Holders(ranks=groups.expert, first=0, each=1)}
+        return {"network": Holders(ranks=groups.expert, first=0, each=1)}
+    if (groups.expert_inside.size, groups.expert_across.size) != (inside, group.num_nodes):
+        raise StrategyError("layer", "dispatch", f"no process groups for {group.num_nodes} nodes of {inside} ranks")
     node = groups.expert.rank // inside
     return {
-        "network": _Holders(ranks=groups.expert_across, first=0, each=inside),
-        "nvlink": _Holders(ranks=groups.expert_inside, first=node * inside, each=1),
+        "network": Holders(ranks=groups.expert_across, first=0, each=inside),
+        "nvlink": Holders(ranks=groups.expert_inside, first=node * inside, each=1),
     }
 
 
 def _hop(
-    experts_NK: Tensor, num_tokens: int, holders: _Holders, layer: LayerContext, host: HostReads
+    experts_NK: Tensor, num_tokens: int, holders: Holders, layer: LayerContext, host: HostReads
 ) -> tuple[Hop, int]:
     """A hop, and how many choices of what it brings are of experts here, if it is the last. `num_tokens`: of a rank."""
     ranks, top_k = holders.ranks, layer.moe.top_k
@@ -111,39 +123,37 @@ def _hop(
     first = same.to(torch.int32).mul(top_k - choices).argmax(2)
     rowmap = index(targets.masked_fill(first != choices, NOWHERE), ranks.size)
     if layer.routing.balanced:
-        sent, received, num_rows = _balanced_sizes(num_tokens, holders, layer)
+        sizes = balanced_sizes(num_tokens, holders, layer)
     else:
-        sent, received, num_rows = _exchanged_sizes(targets, rowmap, ranks, host)
+        sizes = _exchanged_sizes(targets, rowmap, ranks, host)
     hop = Hop(
         ranks=ranks,
-        rowmap=first_rows(rowmap, sum(sent)),
+        rowmap=first_rows(rowmap, sum(sizes.sent)),
         copies_NK=rowmap.places_TK.gather(1, first).masked_fill(elsewhere, NOWHERE),
-        sent=sent,
-        received=received,
+        sent=sizes.sent,
+        received=sizes.received,
     )
-    return hop, num_rows
+    return hop, sizes.num_rows
 
 
-def _exchanged_sizes(
-    targets_NK: Tensor, rowmap: RowMap, ranks: Communicator, host: HostReads
-) -> tuple[list[int], list[int], int]:
+def _exchanged_sizes(targets_NK: Tensor, rowmap: RowMap, ranks: Communicator, host: HostReads) -> HopSizes:
     ones = torch.ones(targets_NK.numel(), dtype=torch.int64, device=targets_NK.device)
     rows = torch.zeros(ranks.size + 1, dtype=torch.int64, device=targets_NK.device)
     rows.scatter_add_(0, targets_NK.flatten().to(torch.int64) + 1, ones)
     sending = torch.stack((rowmap.counts_E.to(torch.int64), rows[1:]), 1)
     arriving = all_to_all_parts(sending, ranks)
     numbers = host.read(torch.cat((sending[:, 0], arriving[:, 0], arriving[:, 1].sum(0, keepdim=True))))
-    return numbers[: ranks.size], numbers[ranks.size : -1], numbers[-1]
+    return HopSizes(sent=numbers[: ranks.size], received=numbers[ranks.size : -1], num_rows=numbers[-1])
 
 
-def _balanced_sizes(num_tokens: int, holders: _Holders, layer: LayerContext) -> tuple[list[int], list[int], int]:
+def balanced_sizes(num_tokens: int, holders: Holders, layer: LayerContext) -> HopSizes:
     """The same where tokens go to experts in turn: every rank of the group has the same `num_tokens`."""
     moe, ranks, num_ranks = layer.moe, holders.ranks, layer.groups.expert.size
     copies, rows = balanced_copies(num_tokens, moe.num_experts, moe.top_k, num_ranks // holders.each)
     sources = num_ranks // ranks.size if holders.each == 1 else 1
     here = [sources * copies[holders.first + target] for target in range(ranks.size)]
     own = holders.first + ranks.rank
-    return here, [here[ranks.rank]] * ranks.size, num_ranks * rows[own]
+    return HopSizes(sent=here, received=[here[ranks.rank]] * ranks.size, num_rows=num_ranks * rows[own])
 
 
 @lru_cache(maxsize=8)

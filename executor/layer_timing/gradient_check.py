@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from meshwright.costmodel.model import LayerSpec
@@ -36,7 +37,7 @@ TOKEN_WEIGHT = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedLayer:
-    """A layer to check on this rank, one of `all_ranks`."""
+    """A layer to check on this rank, one of `all_ranks`. `micro_batches`: of each replica, where they differ."""
 
     layer: LayerSpec
     setting: ProgramSetting
@@ -49,20 +50,27 @@ class CheckedLayer:
     capacity_factor: float = math.inf
     fuse: bool = False
     order: LayerOrder | None = None
+    micro_batches: tuple[int, ...] = ()
 
     def ordered(self, operators: tuple[Operator, ...], kind: PassKind) -> tuple[Operator, ...]:
         """The operators of a pass in the order that is asked for, program order if none is."""
         order = None if self.order is None else self.order.of(kind)
         return operators if order is None else in_order(operators, order)
 
+    def micro_batch(self, replica: int) -> int:
+        """The micro-batch of a replica."""
+        return self.micro_batches[replica] if self.micro_batches else self.setting.micro_batch
+
     def context(self) -> LayerContext:
         """The layer as it is run."""
+        groups = groups_over_all_ranks(self.setting.strategy, self.all_ranks)
+        replica = self.all_ranks.rank // groups.replica.size
         return LayerContext(
             layer=self.layer,
-            setting=self.setting,
+            setting=replace(self.setting, micro_batch=self.micro_batch(replica)),
             device=self.device,
             dtype=self.dtype,
-            groups=groups_over_all_ranks(self.setting.strategy, self.all_ranks),
+            groups=groups,
             attention_kernel=self.attention_kernel,
             routing=self.routing,
             router_losses=self.router_losses,
@@ -81,7 +89,7 @@ class CheckedLayer:
     def inputs(self, replica: int) -> tuple[Tensor, Tensor]:
         """Input and gradient of the output of a replica's micro-batch."""
         generator = torch.Generator(self.device).manual_seed(INPUT_SEED + replica)
-        shape = (2, self.setting.seq_len * self.setting.micro_batch, self.setting.hidden)
+        shape = (2, self.setting.seq_len * self.micro_batch(replica), self.setting.hidden)
         both = torch.randn(shape, generator=generator, device=self.device, dtype=torch.float64).to(self.dtype)
         return both[0], both[1]
 
@@ -143,7 +151,7 @@ def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:
     batch = runner.start(own_tokens(hidden, context))
     batch.run(checked.ordered(runner.forward, PassKind.FORWARD))
     experts = None
-    if checked.layer.is_moe:
+    if checked.layer.is_moe and not checked.micro_batches:
         experts = all_gather_rows(batch.scope.values.rider(ROUTING, EXPERTS, Tensor), checked.all_ranks)
     batch.put_output_gradient(own_tokens(upstream, context))
     batch.run(checked.ordered(runner.backward, PassKind.BACKWARD))
@@ -165,7 +173,7 @@ def _expected(
     reference = ReferenceLayer(
         layer=checked.layer,
         weights=leaves,
-        micro_batch=checked.setting.micro_batch,
+        micro_batch=checked.micro_batch(replica),
         routing=checked.routing,
         capacity_factor=checked.capacity_factor,
         wide=statistics_type(checked.dtype),

@@ -166,7 +166,7 @@ ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomp
 
 @pytest.fixture
 def train_all(
-    make_plan: Callable[[str, int, str], Plan], tmp_path: Path, process_environment: dict[str, str]
+    make_plan: Callable[..., Plan], tmp_path: Path, process_environment: dict[str, str]
 ) -> Callable[..., Results]:
     """Plans and trains cases of so many ranks, all unless some are named, on a kind of device in a format."""
 

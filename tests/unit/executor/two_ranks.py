@@ -67,6 +67,16 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         for policy in (Recompute.SELECTIVE, Recompute.FULL):
             again = LayerStrategy(ep=2, dispatch=strategy.dispatch, recompute=policy)
             yield f"{policy.value}: {name}", _checked("moe, shared", again, ranks)
+    yield from routed_layers(ranks)
+    late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
+    yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
+    for kind, name in (("moe, shared", "sp, ep gather, ffn tp"), ("moe, gated shared", "tp, ep"), ("moe", "ep")):
+        checked = _checked(kind, MOE_STRATEGIES[name], ranks)
+        yield f"solved order, {kind}: {name}", replace(checked, order=_solved(checked))
+
+
+def routed_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
+    """Losses of routers, bounded capacities, ranks with different numbers of tokens."""
     for scope in (LossScope.PER_SEQUENCE, LossScope.PER_DEVICE):
         losses = RouterLosses(even=0.3, scope=scope, z=0.1)
         for kind, name in (("moe, groups", "sp, ep"), ("moe, empty experts", "tp, ep"), ("moe", "ep gather")):
@@ -80,11 +90,10 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         ("moe", "tp, ep dedup"),
     ):
         yield f"bounded, {kind}: {name}", replace(_checked(kind, MOE_STRATEGIES[name], ranks), capacity_factor=0.8)
-    late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
-    yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
-    for kind, name in (("moe, shared", "sp, ep gather, ffn tp"), ("moe, gated shared", "tp, ep"), ("moe", "ep")):
-        checked = _checked(kind, MOE_STRATEGIES[name], ranks)
-        yield f"solved order, {kind}: {name}", replace(checked, order=_solved(checked))
+    for name in ("ep", "ep dedup"):
+        for kind in ("moe", "moe, empty experts"):
+            uneven = replace(_checked(kind, MOE_STRATEGIES[name], ranks), micro_batches=(1, 3))
+            yield f"uneven tokens, {kind}: {name}", uneven
 
 
 def _setting(strategy: LayerStrategy, *, gate_before_fc2: bool = True) -> ProgramSetting:
