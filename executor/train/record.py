@@ -13,6 +13,7 @@ from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.stopwatch import StepPart
+from meshwright.executor.train.balancing import Balancing
 from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
@@ -78,7 +79,7 @@ class SlowRank(Value, frozen=True, kw_only=True):
 
 
 class RunRecord(Value, frozen=True, kw_only=True):
-    """A run. `comparable`: measured and predicted are of the same type of GPU.
+    """A run. `comparable`: measured and predicted are of the same type of GPU; `balancing`: what was asked for.
 
     `step_time_s` is the median step behind the first few; memory is that of the fullest rank of each pipeline stage;
     `kernels` is what ran each custom operation on rank 0, CUDA kernel or reference, how often, and why.
@@ -97,6 +98,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     first_step: int
     num_steps: int
     skipped_steps: int
+    balancing: Balancing
     first_loss: float
     last_loss: float
     step_time_s: float

@@ -90,6 +90,7 @@ def run_record(
         seed=request.seed,
         first_step=records[0].step,
         num_steps=len(records),
+        balancing=request.balancing,
         skipped_steps=sum(record.skipped for record in records),
         first_loss=records[0].loss,
         last_loss=records[-1].loss,

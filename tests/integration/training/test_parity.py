@@ -25,7 +25,13 @@ Results = dict[str, dict[str, Any]]
 
 SCRIPT = Path(__file__).with_name("parity_ranks.py")
 TOLERANCE = 1e-10
-BFLOAT16_BUDGET = {"loss": 5e-3, "gradient norm": 1e-1}
+BFLOAT16_BUDGET = {
+    "loss": 5e-3,
+    "gradient norm": 1e-1,
+    "aux loss": 1e-2,
+    "z loss": 5e-2,
+    **{f"layers.{index}.router.correction": 2.0 for index in range(4)},  # moved by signs, which rounding turns
+}
 OTHER_BUDGET = 0.5
 """Of parameters: in six steps AdamW moves small weights by more than their size, and rounding changes whither."""
 
@@ -221,7 +227,12 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
 
 
 def test_sixteen_bits_stay_within_their_budget(train_all: Callable[..., Results]) -> None:
-    found = train_all(2, "cpu", "bfloat16", ("dense: dp", "dense: tp", "moe: ep", "moe: zb-v"))
+    found = train_all(
+        2,
+        "cpu",
+        "bfloat16",
+        ("dense: dp", "dense: tp", "moe: ep", "moe: zb-v", "moe: per device, ep", "moe: ep, dedup"),
+    )
     assert wrong(found, BFLOAT16_BUDGET, OTHER_BUDGET) == []
 
 
