@@ -35,7 +35,7 @@ BFLOAT16_BUDGET = {
 OTHER_BUDGET = 0.5
 """Of parameters: in six steps AdamW moves small weights by more than their size, and rounding changes whither."""
 
-SECONDS = 300
+SECONDS = 600
 
 ONE = {
     "dense": "mbs=2",
