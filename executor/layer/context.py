@@ -74,6 +74,10 @@ class LayerContext:
 
     def __post_init__(self) -> None:
         check_supported(self.layer, self.setting)
+        if self.drops_tokens and self.setting.strategy.cp > 1:
+            raise StrategyError(
+                "layer", "capacity_factor", "a bounded capacity with context parallelism does not run yet"
+            )
 
     @property
     def shape(self) -> AttentionShape:

@@ -48,6 +48,10 @@ def _without_ep(configuration: TrainingConfiguration) -> TrainingConfiguration:
     return replace(configuration, mesh=replace(configuration.mesh, ep=1))
 
 
+def _with_cp(configuration: TrainingConfiguration) -> TrainingConfiguration:
+    return replace(configuration, mesh=replace(configuration.mesh, cp=2, dp=1))
+
+
 @pytest.mark.parametrize(
     ("asked", "change", "balanced", "message"),
     [
@@ -55,6 +59,7 @@ def _without_ep(configuration: TrainingConfiguration) -> TrainingConfiguration:
         (Balancing(z_loss=0.1), _dense, False, "--z-loss: the plan's model has no experts"),
         (Balancing(aux_loss=0.1), replace, True, "--aux-loss: does nothing with --balanced"),
         (Balancing(capacity_factor=1.0), _dense, False, "--capacity: the plan's model has no experts"),
+        (Balancing(capacity_factor=1.0), _with_cp, False, "--capacity: .*--fix cp=1"),
         (Balancing(bias_speed=0.1), replace, False, "--bias-speed: the plan's model has no bias"),
         (Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE), _without_ep, False, "--aux-loss: .*ep 1"),
     ],

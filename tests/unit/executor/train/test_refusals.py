@@ -51,6 +51,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "layer 0: window: .*sliding windows",
     ),
     "other axes than the mesh": (layers(tp=2, sp=1, ffn_tp=2), "layer 0: tp: .*tp 2 x sp 1 in a mesh of tp 1 x sp 2"),
+    "a bounded capacity with context parallelism": (
+        lambda configuration: replace(
+            configuration,
+            workload=replace(configuration.workload, capacity_factor=1.5),
+            mesh=replace(configuration.mesh, cp=2, dp=1),
+        ),
+        "workload.capacity_factor: .*--fix cp=1",
+    ),
     "an odd sequence": (
         lambda configuration: replace(configuration, workload=replace(configuration.workload, seq_len=17)),
         "workload.seq_len: ",
