@@ -15,7 +15,9 @@ from torch import Tensor
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_parts
 from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.copies import copy_layout
 from meshwright.executor.layer.host_reads import HostReads
+from meshwright.executor.layer.row_maps import Layout, balanced_counts, first_rows
 from meshwright.kernels.index.contract import RowMap
 from meshwright.kernels.index.operator import index
 
@@ -34,13 +36,6 @@ class SortedSlots:
 
     slots_R: Tensor
     places_TK: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where rows go. offsets_E: ends of the rows of this rank's experts."""
-
-    offsets_E: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,28 +73,17 @@ class GatherLayout(Layout):
 
 
 def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> Layout:
-    """The layout of the rows of this rank's tokens."""
+    """The layout of the rows of this rank's tokens; a choice that is dropped has expert number E."""
     if layer.groups.expert.size == 1:
         rowmap = index(experts_TK, layer.moe.num_experts)
+        if layer.drops_tokens:
+            rowmap = first_rows(rowmap, host.read(rowmap.offsets_E[-1:])[0])
         return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E)
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
+    if layer.setting.strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP:
+        return copy_layout(experts_TK, weights_TK, layer, host)
     return _row_layout(experts_TK, layer, host)
-
-
-@lru_cache(maxsize=8)
-def balanced_experts(num_tokens: int, num_experts: int, top_k: int, device: torch.device) -> Tensor:
-    """Experts in turn: choice k of token t is expert t + k (E // K), so that all have T K / E rows if E divides T."""
-    tokens = torch.arange(num_tokens, device=device).unsqueeze(1)
-    choices = torch.arange(top_k, device=device) * (num_experts // top_k)
-    return (tokens + choices) % num_experts
-
-
-@lru_cache(maxsize=8)
-def balanced_counts(num_tokens: int, num_experts: int, top_k: int) -> tuple[int, ...]:
-    """Rows of every expert under balanced routing, known to the host."""
-    experts = balanced_experts(num_tokens, num_experts, top_k, torch.device("cpu"))
-    return tuple(int(count) for count in torch.bincount(experts.flatten(), minlength=num_experts))
 
 
 def sort_slots(experts_TK: Tensor) -> tuple[SortedSlots, Tensor]:
@@ -129,7 +113,7 @@ def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> Row
     arriving = torch.repeat_interleave(numbers, counts.arriving.flatten(), output_size=sum(received))
     sorted_experts, arrived = torch.sort(arriving, stable=True)
     return RowLayout(
-        rowmap=rowmap,
+        rowmap=first_rows(rowmap, sum(sent)),
         sent=sent,
         received=received,
         arrived_R=arrived,

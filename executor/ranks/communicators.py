@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch.distributed as dist
 
-from meshwright.costmodel.strategy import LayerStrategy
+from meshwright.costmodel.strategy import LayerStrategy, place_group
 from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
 from meshwright.executor.ranks.place import Place
 
@@ -18,12 +18,15 @@ class Communicators:
     groups by how many a process has made. `end_devices` hold the model's two ends.
     """
 
-    def __init__(self, place: Place, strategies: Sequence[LayerStrategy], end_devices: tuple[int, ...]) -> None:
+    def __init__(
+        self, place: Place, strategies: Sequence[LayerStrategy], end_devices: tuple[int, ...], gpus_per_node: int
+    ) -> None:
         self.place = place
+        self._gpus_per_node = gpus_per_node
         self._end_devices = end_devices
         self._made: dict[tuple[int, ...], Communicator] = {}
         for strategy in strategies:
-            for size, stride in _lines(strategy):
+            for size, stride in _lines(strategy, gpus_per_node).values():
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
                 self._make(place.all_lines(place.mesh.stage_gpus // split, split))
@@ -69,13 +72,22 @@ class Communicators:
 
     def layer(self, strategy: LayerStrategy) -> LayerGroups:
         """The groups of a layer under a strategy."""
-        tensor, sequence, ffn, expert = (self._of(self.place.line(*line)) for line in _lines(strategy))
-        return LayerGroups(tensor=tensor, sequence=sequence, ffn=ffn, expert=expert)
+        lines = _lines(strategy, self._gpus_per_node)
+        return LayerGroups(**{name: self._of(self.place.line(*line)) for name, line in lines.items()})
 
 
-def _lines(strategy: LayerStrategy) -> tuple[tuple[int, int], ...]:
-    """Size and stride of the groups of tensor, sequence, FFN and expert parallelism."""
-    return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), (strategy.ep, strategy.etp)
+def _lines(strategy: LayerStrategy, gpus_per_node: int) -> dict[str, tuple[int, int]]:
+    """Size and stride of the groups of a layer, by their names in `LayerGroups`."""
+    expert = place_group(strategy.ep, strategy.etp, gpus_per_node)
+    return {
+        "tensor": (strategy.tp, 1),
+        "sequence": (strategy.sp, strategy.tp),
+        "ffn": (strategy.ffn_tp, 1),
+        "expert": (strategy.ep, strategy.etp),
+        "replica": (strategy.replica_gpus, 1),
+        "expert_inside": (expert.ranks_per_node, strategy.etp),
+        "expert_across": (expert.num_nodes, strategy.etp * expert.ranks_per_node),
+    }
 
 
 def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:

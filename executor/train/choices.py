@@ -29,6 +29,8 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
             fuse=on_cuda and request.balanced,  # compiled for one shape: rows of experts must not change
             balanced=request.balanced,
             described=described,
+            router_losses=request.balancing.losses,
+            capacity_factor=request.balancing.capacity_factor,
         ),
         learning_rate=LearningRate(
             peak=request.learning_rate,
@@ -39,4 +41,5 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
         optimizer=AdamWSettings(weight_decay=request.weight_decay, max_norm=request.max_norm),
         seed=request.seed,
         skip_not_finite=request.skip_not_finite,
+        bias_speed=request.balancing.bias_speed,
     )

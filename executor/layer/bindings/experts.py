@@ -16,7 +16,8 @@ from meshwright.executor.layer.functions.grouped import (
     grouped_forward,
     grouped_wgrad,
 )
-from meshwright.executor.layer.routing import GATES, LAYOUT, Layout
+from meshwright.executor.layer.routing import GATES, LAYOUT
+from meshwright.executor.layer.row_maps import Layout
 from meshwright.executor.layer.scope import Binding, Scope, forward_name
 
 FC2 = "experts_fc2"

@@ -16,6 +16,7 @@ from meshwright.costmodel.program.operators import (
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.bindings import (
     activation,
+    copy_exchange,
     cross_entropy,
     embedding,
     gather_exchange,
@@ -58,6 +59,25 @@ SENT: dict[str, Binding] = {
     "dispatch.backward": row_exchange.return_rows,
     "permute.backward": local_exchange.permute_backward,
 }
+COPIED: dict[str, Binding] = {
+    "permute": copy_exchange.copy_tokens,
+    **dict.fromkeys(("dispatch", "dispatch.network", "dispatch.nvlink"), copy_exchange.send_copies),
+    "sort": copy_exchange.expand,
+    "unsort": copy_exchange.sum_rows,
+    **dict.fromkeys(("combine", "combine.nvlink", "combine.network"), copy_exchange.return_copies),
+    "unpermute": copy_exchange.sum_copies,
+    "unpermute.backward": copy_exchange.copy_tokens,
+    **dict.fromkeys(
+        ("combine.backward", "combine.backward.network", "combine.backward.nvlink"), copy_exchange.send_copies
+    ),
+    "unsort.backward": copy_exchange.expand_gradients,
+    "sort.backward": copy_exchange.sum_row_gradients,
+    **dict.fromkeys(
+        ("dispatch.backward", "dispatch.backward.nvlink", "dispatch.backward.network"), copy_exchange.return_copies
+    ),
+    "permute.backward": copy_exchange.sum_gradients,
+}
+EXCHANGES = {Dispatch.ALL_GATHER: GATHERED, Dispatch.ALL_TO_ALL: SENT, Dispatch.ALL_TO_ALL_DEDUP: COPIED}
 MEMORY_BOUND: dict[MemoryKernel, tuple[Binding, Binding]] = {
     MemoryKernel.ROPE: (rope.rope, rope.rope_backward),
     MemoryKernel.RESIDUAL: (residual.add_all, residual.add_all),
@@ -114,8 +134,8 @@ def _collective(operator: Operator, layer: LayerContext) -> Binding:
 
 def _exchange(operator: Operator, layer: LayerContext) -> Binding:
     strategy = layer.setting.strategy
-    gathers = strategy.dispatch is Dispatch.ALL_GATHER and strategy.ep > 1
-    binding = (GATHERED if gathers else SENT).get(operator.name)
+    bindings = EXCHANGES[strategy.dispatch] if strategy.ep > 1 else SENT
+    binding = bindings.get(operator.name)
     if binding is None:
         raise _unknown(operator)
     return binding

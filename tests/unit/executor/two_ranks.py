@@ -29,6 +29,7 @@ from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Recompute
 from meshwright.executor.layer.context import RoutingChoice
 from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.layer.router_losses import LossScope, RouterLosses
 from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.operator_order import solve_pass
@@ -48,6 +49,8 @@ MOE_STRATEGIES = {
     "sp, ep gather, ffn tp": LayerStrategy(sp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_GATHER),
     "tp, ep": LayerStrategy(tp=2, ffn_tp=2, ep=2),
     "tp, no ep": LayerStrategy(tp=2),
+    "ep dedup": LayerStrategy(ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
+    "tp, ep dedup": LayerStrategy(tp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
 }
 BALANCED = RoutingChoice(balanced=True)
 
@@ -58,17 +61,39 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         strategies = MOE_STRATEGIES if layer.is_moe else DENSE_STRATEGIES
         for name, strategy in strategies.items():
             yield f"{kind}: {name}", _checked(kind, strategy, ranks)
-    for name in ("ep", "ep gather"):
+    for name in ("ep", "ep gather", "ep dedup"):
         strategy = MOE_STRATEGIES[name]
         yield f"balanced: {name}", replace(_checked("moe, shared", strategy, ranks), routing=BALANCED)
         for policy in (Recompute.SELECTIVE, Recompute.FULL):
             again = LayerStrategy(ep=2, dispatch=strategy.dispatch, recompute=policy)
             yield f"{policy.value}: {name}", _checked("moe, shared", again, ranks)
+    yield from routed_layers(ranks)
     late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
     yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
     for kind, name in (("moe, shared", "sp, ep gather, ffn tp"), ("moe, gated shared", "tp, ep"), ("moe", "ep")):
         checked = _checked(kind, MOE_STRATEGIES[name], ranks)
         yield f"solved order, {kind}: {name}", replace(checked, order=_solved(checked))
+
+
+def routed_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
+    """Losses of routers, bounded capacities, ranks with different numbers of tokens."""
+    for scope in (LossScope.PER_SEQUENCE, LossScope.PER_DEVICE):
+        losses = RouterLosses(even=0.3, scope=scope, z=0.1)
+        for kind, name in (("moe, groups", "sp, ep"), ("moe, empty experts", "tp, ep"), ("moe", "ep gather")):
+            checked = replace(_checked(kind, MOE_STRATEGIES[name], ranks), router_losses=losses)
+            yield f"loss {scope.value}, {kind}: {name}", checked
+    for kind, name in (
+        ("moe, groups", "sp, ep"),
+        ("moe, biases", "ep"),
+        ("moe", "tp, no ep"),
+        ("moe", "ep gather"),
+        ("moe", "tp, ep dedup"),
+    ):
+        yield f"bounded, {kind}: {name}", replace(_checked(kind, MOE_STRATEGIES[name], ranks), capacity_factor=0.8)
+    for name in ("ep", "ep dedup"):
+        for kind in ("moe", "moe, empty experts"):
+            uneven = replace(_checked(kind, MOE_STRATEGIES[name], ranks), micro_batches=(1, 3))
+            yield f"uneven tokens, {kind}: {name}", uneven
 
 
 def _setting(strategy: LayerStrategy, *, gate_before_fc2: bool = True) -> ProgramSetting:
