@@ -119,7 +119,6 @@ def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
         if asked:
             raise ModelError("attention", name, f"the executor does not run {what} yet")
     choices = {
-        "cp": (strategy.cp > 1, "context parallelism"),
         "etp": (strategy.etp > 1, "experts split over etp"),
         "dispatch": (
             strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.ep > 1,

@@ -26,10 +26,11 @@ ALONE = Communicator()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerGroups:
-    """Tensor parallelism of attention, Ulysses, tensor parallelism of the FFN, experts."""
+    """Tensor parallelism of attention, Ulysses, context parallelism, tensor parallelism of the FFN, experts."""
 
     tensor: Communicator = ALONE
     sequence: Communicator = ALONE
+    context: Communicator = ALONE
     ffn: Communicator = ALONE
     expert: Communicator = ALONE
 
@@ -43,4 +44,4 @@ def groups_over_all_ranks(strategy: LayerStrategy, all_ranks: Communicator) -> L
             raise StrategyError("layer", axis, f"{size} is neither 1 nor all {all_ranks.size} ranks")
         return ALONE if size == 1 else all_ranks
 
-    return LayerGroups(tensor=of("tp"), sequence=of("sp"), ffn=of("ffn_tp"), expert=of("ep"))
+    return LayerGroups(tensor=of("tp"), sequence=of("sp"), context=of("cp"), ffn=of("ffn_tp"), expert=of("ep"))

@@ -23,7 +23,7 @@ class Communicators:
         self._end_devices = end_devices
         self._made: dict[tuple[int, ...], Communicator] = {}
         for strategy in strategies:
-            for size, stride in _lines(strategy):
+            for size, stride in _lines(strategy).values():
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
                 self._make(place.all_lines(place.mesh.stage_gpus // split, split))
@@ -69,13 +69,20 @@ class Communicators:
 
     def layer(self, strategy: LayerStrategy) -> LayerGroups:
         """The groups of a layer under a strategy."""
-        tensor, sequence, ffn, expert = (self._of(self.place.line(*line)) for line in _lines(strategy))
-        return LayerGroups(tensor=tensor, sequence=sequence, ffn=ffn, expert=expert)
+        found = {axis: self._of(self.place.line(*line)) for axis, line in _lines(strategy).items()}
+        return LayerGroups(**found)
 
 
-def _lines(strategy: LayerStrategy) -> tuple[tuple[int, int], ...]:
-    """Size and stride of the groups of tensor, sequence, FFN and expert parallelism."""
-    return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), (strategy.ep, strategy.etp)
+def _lines(strategy: LayerStrategy) -> dict[str, tuple[int, int]]:
+    """Size and stride of each of a layer's groups."""
+    tp, sp = strategy.tp, strategy.sp
+    return {
+        "tensor": (tp, 1),
+        "sequence": (sp, tp),
+        "context": (strategy.cp, tp * sp),
+        "ffn": (strategy.ffn_tp, 1),
+        "expert": (strategy.ep, strategy.etp),
+    }
 
 
 def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:

@@ -28,6 +28,8 @@ from meshwright.executor.layer.bindings import (
     row_exchange,
 )
 from meshwright.executor.layer.bindings.attention import attention, attention_backward
+from meshwright.executor.layer.bindings.context_attention import context_attention, context_attention_backward
+from meshwright.executor.layer.bindings.context_exchange import CONTEXT_EXCHANGES
 from meshwright.executor.layer.bindings.experts import grouped_binding
 from meshwright.executor.layer.bindings.linear import dense_binding
 from meshwright.executor.layer.bindings.sequence import SEQUENCE_EXCHANGES
@@ -64,6 +66,12 @@ MEMORY_BOUND: dict[MemoryKernel, tuple[Binding, Binding]] = {
     MemoryKernel.ROUTER: (router.top_k, router.top_k_backward),
     MemoryKernel.CROSS_ENTROPY: (cross_entropy.statistics, cross_entropy.statistics_backward),
 }
+ATTENTION: dict[bool, tuple[Binding, Binding]] = {
+    False: (attention, attention_backward),
+    True: (context_attention, context_attention_backward),
+}
+"""Forward and backward, by whether keys are spread over context-parallel ranks."""
+
 NAMED: dict[str, Binding] = {
     "qk_norm": norms.head_norms,
     "qk_norm.backward": norms.head_norms_backward,
@@ -89,7 +97,7 @@ def binding_of(operator: Operator, layer: LayerContext) -> Binding:
         case GroupedGemmWork():
             return grouped_binding(operator)
         case AttentionWork():
-            return attention_backward if operator.work.backward else attention
+            return ATTENTION[layer.groups.context.size > 1][operator.work.backward]
         case CollectiveWork():
             return _collective(operator, layer)
         case MemoryWork():
@@ -107,6 +115,8 @@ def _collective(operator: Operator, layer: LayerContext) -> Binding:
         return region.exchange
     if operator.axis is Axis.SEQUENCE:
         return SEQUENCE_EXCHANGES[operator.name]
+    if operator.axis is Axis.CONTEXT:
+        return CONTEXT_EXCHANGES[operator.name]
     if operator.axis is Axis.EXPERT:
         return _exchange(operator, layer)
     raise _unknown(operator)

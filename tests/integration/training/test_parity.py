@@ -60,6 +60,11 @@ TWO = {
     "latent: tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall",
     "latent: sp, ep": "sp=2,ep=2,mbs=2,dispatch=allgather",
     "latent: interleaved": "pp=2,vp=2,mbs=1,schedule=interleaved",
+    "dense: cp": "cp=2,attention=cp-allgather,mbs=2",
+    "dense: cp ring": "cp=2,attention=cp-ring,mbs=2",
+    "moe: cp, ep": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
+    "moe: cp ring, full recomputation": "cp=2,ep=2,mbs=2,attention=cp-ring,dispatch=allgather,recompute=full",
+    "latent: cp ring": "cp=2,ep=1,mbs=2,attention=cp-ring",
 }
 FOUR = {
     "moe: folded, ep over sp and dp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -80,9 +85,18 @@ FOUR = {
     "dense: four stages": "pp=4,mbs=1,schedule=1f1b",
     "dense: tied ends, dp": "pp=2,dp=2,mbs=1,schedule=1f1b",
     "latent: tp, dp": "tp=2,dp=2,ep=2,mbs=2,dispatch=allgather",
+    "dense: ring of four": "cp=4,attention=cp-ring,mbs=2",
+    "dense: cp over four": "cp=4,attention=cp-allgather,mbs=2,recompute=core-attention",
+    "dense: cp ring, dp": "cp=2,dp=2,attention=cp-ring,mbs=1",
+    "moe: cp ring, sp, ep": "cp=2,sp=2,ep=4,mbs=2,attention=cp-ring,dispatch=alltoall",
+    "gated shared experts: cp, sp": "cp=2,sp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=allgather",
+    "latent: cp, tp, ep": "cp=2,tp=2,ep=4,mbs=2,attention=cp-allgather,dispatch=alltoall",
+    "moe: cp ring, 1f1b": "pp=2,cp=2,ep=2,mbs=1,attention=cp-ring,schedule=1f1b,dispatch=alltoall",
 }
 EIGHT = {
     "moe: everything": "pp=2,dp=2,sp=2,ep=4,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "moe: cp, tp, dp": "cp=2,tp=2,dp=2,ep=4,mbs=1,attention=cp-ring,dispatch=alltoall",
+    "latent: ring of four, sp": "cp=4,sp=2,ep=4,mbs=2,attention=cp-ring,dispatch=allgather",
     "moe: tp, dp, pp": "pp=2,dp=2,tp=2,ep=2,mbs=1,schedule=interleaved,vp=2,dispatch=allgather",
 }
 CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}

@@ -26,7 +26,7 @@ from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import load_runtime
-from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Recompute
+from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute
 from meshwright.executor.layer.context import RoutingChoice
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors
@@ -40,6 +40,9 @@ DENSE_STRATEGIES = {
     "tp": LayerStrategy(tp=2, ffn_tp=2),
     "sp": LayerStrategy(sp=2),
     "sp, ffn tp": LayerStrategy(sp=2, ffn_tp=2),
+    "cp": LayerStrategy(cp=2),
+    "cp ring": LayerStrategy(cp=2, context_method=ContextMethod.RING),
+    "cp ring, ffn tp": LayerStrategy(cp=2, context_method=ContextMethod.RING, ffn_tp=2),
 }
 MOE_STRATEGIES = {
     "ep": LayerStrategy(ep=2),
@@ -48,6 +51,8 @@ MOE_STRATEGIES = {
     "sp, ep gather, ffn tp": LayerStrategy(sp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_GATHER),
     "tp, ep": LayerStrategy(tp=2, ffn_tp=2, ep=2),
     "tp, no ep": LayerStrategy(tp=2),
+    "cp, ep": LayerStrategy(cp=2, ep=2),
+    "cp ring, ep gather": LayerStrategy(cp=2, context_method=ContextMethod.RING, ep=2, dispatch=Dispatch.ALL_GATHER),
 }
 BALANCED = RoutingChoice(balanced=True)
 
@@ -64,9 +69,18 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         for policy in (Recompute.SELECTIVE, Recompute.FULL):
             again = LayerStrategy(ep=2, dispatch=strategy.dispatch, recompute=policy)
             yield f"{policy.value}: {name}", _checked("moe, shared", again, ranks)
+    for method in ContextMethod:
+        for policy in (Recompute.CORE_ATTENTION, Recompute.FULL):
+            again = LayerStrategy(cp=2, context_method=method, recompute=policy)
+            yield f"{policy.value}: cp {method.value}", _checked("dense", again, ranks)
     late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
     yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
-    for kind, name in (("moe, shared", "sp, ep gather, ffn tp"), ("moe, gated shared", "tp, ep"), ("moe", "ep")):
+    for kind, name in (
+        ("moe, shared", "sp, ep gather, ffn tp"),
+        ("moe, gated shared", "tp, ep"),
+        ("moe", "ep"),
+        ("moe", "cp, ep"),
+    ):
         checked = _checked(kind, MOE_STRATEGIES[name], ranks)
         yield f"solved order, {kind}: {name}", replace(checked, order=_solved(checked))
 
