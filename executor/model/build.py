@@ -117,7 +117,7 @@ class RankModel:
 
     def _kind(self, name: str, spec: ParameterSpec, part: PlannedPart) -> FlatKind:
         return FlatKind(
-            split=spec.ranks(part.groups).size,
+            split=spec.num_parts(part.groups),
             decays=spec.fill is None,
             tied=name == TABLE
             and self.configuration.model.tied_embeddings

@@ -82,6 +82,8 @@ def _lines(strategy: LayerStrategy) -> dict[str, tuple[int, int]]:
         "context": (strategy.cp, tp * sp),
         "ffn": (strategy.ffn_tp, 1),
         "expert": (strategy.ep, strategy.etp),
+        "expert_tensor": (strategy.etp, 1),
+        "routed": (strategy.ep * strategy.etp, 1),
     }
 
 

@@ -15,7 +15,7 @@ from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
 
-INSTEAD = {"dispatch": "dispatch=alltoall", "etp": "etp=1"}
+INSTEAD = {"dispatch": "dispatch=alltoall"}
 """What to pin against refusals of single layers."""
 
 RUN_ZERO = (ZeroStage.NONE, ZeroStage.OPTIMIZER)

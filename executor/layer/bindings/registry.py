@@ -49,14 +49,18 @@ GATHERED: dict[str, Binding] = {
 SENT: dict[str, Binding] = {
     "permute": local_exchange.permute,
     "dispatch": row_exchange.send_rows,
+    "dispatch.etp": row_exchange.gather_rows,
     "sort": row_exchange.sort_rows,
     "unsort": row_exchange.unsort_rows,
+    "combine.etp": row_exchange.scatter_rows,
     "combine": row_exchange.return_rows,
     "unpermute": local_exchange.unpermute,
     "unpermute.backward": local_exchange.unpermute_backward,
     "combine.backward": row_exchange.send_rows,
+    "combine.backward.etp": row_exchange.gather_rows,
     "unsort.backward": row_exchange.sort_rows,
     "sort.backward": row_exchange.unsort_rows,
+    "dispatch.backward.etp": row_exchange.scatter_rows,
     "dispatch.backward": row_exchange.return_rows,
     "permute.backward": local_exchange.permute_backward,
 }
@@ -124,7 +128,7 @@ def _collective(operator: Operator, layer: LayerContext) -> Binding:
 
 def _exchange(operator: Operator, layer: LayerContext) -> Binding:
     strategy = layer.setting.strategy
-    gathers = strategy.dispatch is Dispatch.ALL_GATHER and strategy.ep > 1
+    gathers = strategy.dispatch is Dispatch.ALL_GATHER and strategy.ep * strategy.etp > 1
     binding = (GATHERED if gathers else SENT).get(operator.name)
     if binding is None:
         raise _unknown(operator)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from msgspec.structs import replace as replace_strategy
 from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.layer_passes import pass_operators
@@ -51,6 +52,10 @@ MOE_STRATEGIES = {
     "sp, ep gather, ffn tp": LayerStrategy(sp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_GATHER),
     "tp, ep": LayerStrategy(tp=2, ffn_tp=2, ep=2),
     "tp, no ep": LayerStrategy(tp=2),
+    "etp": LayerStrategy(etp=2),
+    "etp gather": LayerStrategy(etp=2, dispatch=Dispatch.ALL_GATHER),
+    "tp, etp": LayerStrategy(tp=2, ffn_tp=2, etp=2),
+    "sp, etp gather": LayerStrategy(sp=2, ffn_tp=2, etp=2, dispatch=Dispatch.ALL_GATHER),
     "cp, ep": LayerStrategy(cp=2, ep=2),
     "cp ring, ep gather": LayerStrategy(cp=2, context_method=ContextMethod.RING, ep=2, dispatch=Dispatch.ALL_GATHER),
 }
@@ -63,18 +68,19 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         strategies = MOE_STRATEGIES if layer.is_moe else DENSE_STRATEGIES
         for name, strategy in strategies.items():
             yield f"{kind}: {name}", _checked(kind, strategy, ranks)
-    for name in ("ep", "ep gather"):
+    for name in ("ep", "ep gather", "etp", "etp gather"):
         strategy = MOE_STRATEGIES[name]
         yield f"balanced: {name}", replace(_checked("moe, shared", strategy, ranks), routing=BALANCED)
         for policy in (Recompute.SELECTIVE, Recompute.FULL):
-            again = LayerStrategy(ep=2, dispatch=strategy.dispatch, recompute=policy)
+            again = replace_strategy(strategy, recompute=policy)
             yield f"{policy.value}: {name}", _checked("moe, shared", again, ranks)
     for method in ContextMethod:
         for policy in (Recompute.CORE_ATTENTION, Recompute.FULL):
             again = LayerStrategy(cp=2, context_method=method, recompute=policy)
             yield f"{policy.value}: cp {method.value}", _checked("dense", again, ranks)
-    late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
-    yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
+    for name in ("ep", "etp"):
+        late = _checked("moe, biases", MOE_STRATEGIES[name], ranks)
+        yield f"gate behind FC2: {name}", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
     for kind, name in (
         ("moe, shared", "sp, ep gather, ffn tp"),
         ("moe, gated shared", "tp, ep"),
