@@ -136,16 +136,16 @@ def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
         if asked:
             raise ModelError("attention", name, f"the executor does not run {what} yet")
     choices = {
-        "cp": (strategy.cp > 1, "context parallelism"),
-        "etp": (strategy.etp > 1, "experts split over etp"),
         "dispatch": (
-            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.ep > 1 and strategy.etp > 1,
+            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.etp > 1,
             "deduplicated dispatch to experts split over etp",
         ),
         "communication": (strategy.communication is Precision.FP8, "FP8 communication"),
         "precision": (setting.precision is Precision.FP8, "FP8 products"),
         "gate_before_fc2": (
-            not setting.gate_before_fc2 and strategy.ep > 1 and strategy.dispatch is not Dispatch.ALL_TO_ALL,
+            not setting.gate_before_fc2
+            and strategy.ep * strategy.etp > 1
+            and strategy.dispatch is not Dispatch.ALL_TO_ALL,
             "a gate behind FC2 with gathered or deduplicated tokens",
         ),
     }

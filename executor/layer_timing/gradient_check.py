@@ -28,7 +28,7 @@ from meshwright.executor.layer.router_losses import RouterLosses
 from meshwright.executor.layer.routing import EXPERTS
 from meshwright.executor.layer.run import LayerRunner
 from meshwright.executor.layer.whole_gradients import whole_gradients
-from meshwright.executor.layer_timing.output_check import own_tokens, replica_ranks
+from meshwright.executor.layer_timing.output_check import all_tokens, own_tokens, replica_ranks
 
 WEIGHT_SEED, INPUT_SEED = 21, 22
 TOKEN_WEIGHT = 1.0
@@ -152,7 +152,7 @@ def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:
     batch.run(checked.ordered(runner.forward, PassKind.FORWARD))
     experts = None
     if checked.layer.is_moe and not checked.micro_batches:
-        experts = all_gather_rows(batch.scope.values.rider(ROUTING, EXPERTS, Tensor), checked.all_ranks)
+        experts = _all_experts(batch.scope.values.rider(ROUTING, EXPERTS, Tensor), context, checked.all_ranks)
     batch.put_output_gradient(own_tokens(upstream, context))
     batch.run(checked.ordered(runner.backward, PassKind.BACKWARD))
     specs = layer_parameters(checked.layer, checked.setting.hidden)
@@ -162,6 +162,13 @@ def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:
         gradients=whole_gradients(specs, runner.parameters, context.groups, checked.all_ranks),
         experts=experts,
     )
+
+
+def _all_experts(experts_TK: Tensor, context: LayerContext, all_ranks: Communicator) -> Tensor:
+    """The choices of all tokens, replica by replica."""
+    if replica_ranks(context).size > 1:
+        return all_tokens(experts_TK, context)
+    return all_gather_rows(experts_TK, all_ranks)
 
 
 def _expected(

@@ -14,7 +14,7 @@ from meshwright.costmodel.strategy import ZeroStage
 from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.functions.statistics import statistics_type
-from meshwright.executor.layer.groups import ALONE, Communicator
+from meshwright.executor.layer.groups import ALONE, LayerGroups
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
 from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.layer.run import Around
@@ -104,9 +104,9 @@ class RankModel:
         return stage_placement(self.configuration)[self.communicators.place.stage]
 
     @property
-    def sequence(self) -> Communicator:
-        """The ranks that the sequence is cut over in the model's two ends."""
-        return self.communicators.layer(end_strategy(self.configuration.mesh)).sequence
+    def end_groups(self) -> LayerGroups:
+        """The ranks that the model's two ends are spread over."""
+        return self.communicators.layer(end_strategy(self.configuration.mesh))
 
     def _make_flats(self, parts: Iterable[PlannedPart]) -> tuple[FlatParameters, ...]:
         kinds: dict[FlatKind, dict[str, OwnedParameter]] = {}
@@ -126,7 +126,7 @@ class RankModel:
 
     def _kind(self, name: str, spec: ParameterSpec, part: PlannedPart) -> FlatKind:
         return FlatKind(
-            split=spec.ranks(part.groups).size,
+            split=spec.num_parts(part.groups),
             decays=spec.fill is None,
             tied=name == TABLE
             and self.configuration.model.tied_embeddings

@@ -78,15 +78,19 @@ class Communicators:
 
 def _lines(strategy: LayerStrategy, gpus_per_node: int) -> dict[str, tuple[int, int]]:
     """Size and stride of the groups of a layer, by their names in `LayerGroups`."""
-    expert = place_group(strategy.ep, strategy.etp, gpus_per_node)
+    tp, sp, etp = strategy.tp, strategy.sp, strategy.etp
+    expert = place_group(strategy.ep, etp, gpus_per_node)
     return {
-        "tensor": (strategy.tp, 1),
-        "sequence": (strategy.sp, strategy.tp),
+        "tensor": (tp, 1),
+        "sequence": (sp, tp),
+        "context": (strategy.cp, tp * sp),
         "ffn": (strategy.ffn_tp, 1),
-        "expert": (strategy.ep, strategy.etp),
+        "expert": (strategy.ep, etp),
+        "expert_tensor": (etp, 1),
+        "routed": (strategy.ep * etp, 1),
         "replica": (strategy.replica_gpus, 1),
-        "expert_inside": (expert.ranks_per_node, strategy.etp),
-        "expert_across": (expert.num_nodes, strategy.etp * expert.ranks_per_node),
+        "expert_inside": (expert.ranks_per_node, etp),
+        "expert_across": (expert.num_nodes, etp * expert.ranks_per_node),
     }
 
 

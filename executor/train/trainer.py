@@ -199,7 +199,7 @@ class Trainer:
     def _micro_batch(self, step_tokens: Tensor, micro_batch: int) -> MicroBatchTokens:
         size = self.configuration.pipeline.micro_batch
         tokens = step_tokens[micro_batch * size : (micro_batch + 1) * size]
-        return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.sequence)
+        return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.end_groups)
 
     def _totals(
         self, loss: Tensor | None, gradients: list[Tensor], chosen: dict[str, Tensor], *, stop: bool

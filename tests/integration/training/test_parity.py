@@ -85,6 +85,13 @@ TWO = {
     "moe: bounded, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: bounded, tp, ep": "tp=2,ep=2,mbs=2,dispatch=allgather",
     "groups of experts: bounded, sp": "sp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
+    "moe: etp": "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
+    "moe: etp, allgather": "sp=2,ep=1,etp=2,mbs=2,dispatch=allgather",
+    "dense: cp": "cp=2,attention=cp-allgather,mbs=2",
+    "dense: cp ring": "cp=2,attention=cp-ring,mbs=2",
+    "moe: cp, ep": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
+    "moe: cp ring, full recomputation": "cp=2,ep=2,mbs=2,attention=cp-ring,dispatch=allgather,recompute=full",
+    "latent: cp ring": "cp=2,ep=1,mbs=2,attention=cp-ring",
 }
 FOUR = {
     "moe: folded, ep over sp and dp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -115,9 +122,24 @@ FOUR = {
     "moe: bounded, folded": "tp=2,sp=2,ep=4,mbs=2,dispatch=alltoall",
     "groups of experts: bounded, 1f1b": "pp=2,sp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "empty experts: per batch, sp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
+    "moe: etp inside ep": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall",
+    "moe: etp inside ep, allgather": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
+    "empty experts: etp inside ep": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall,recompute=full",
+    "gated shared experts: etp, edp": "tp=2,dp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
+    "latent: etp, 1f1b": "pp=2,sp=2,ep=1,etp=2,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "dense: ring of four": "cp=4,attention=cp-ring,mbs=2",
+    "dense: cp over four": "cp=4,attention=cp-allgather,mbs=2,recompute=core-attention",
+    "dense: cp ring, dp": "cp=2,dp=2,attention=cp-ring,mbs=1",
+    "moe: cp ring, sp, ep": "cp=2,sp=2,ep=4,mbs=2,attention=cp-ring,dispatch=alltoall",
+    "gated shared experts: cp, sp": "cp=2,sp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=allgather",
+    "latent: cp, tp, ep": "cp=2,tp=2,ep=4,mbs=2,attention=cp-allgather,dispatch=alltoall",
+    "moe: cp ring, 1f1b": "pp=2,cp=2,ep=2,mbs=1,attention=cp-ring,schedule=1f1b,dispatch=alltoall",
 }
 EIGHT = {
     "moe: everything": "pp=2,dp=2,sp=2,ep=4,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "moe: etp, ep, cp": "tp=2,cp=2,dp=2,ep=4,etp=2,mbs=1,dispatch=alltoall",
+    "moe: cp, tp, dp": "cp=2,tp=2,dp=2,ep=4,mbs=1,attention=cp-ring,dispatch=alltoall",
+    "latent: ring of four, sp": "cp=4,sp=2,ep=4,mbs=2,attention=cp-ring,dispatch=allgather",
     "moe: tp, dp, pp": "pp=2,dp=2,tp=2,ep=2,mbs=1,schedule=interleaved,vp=2,dispatch=allgather",
 }
 CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}

@@ -76,6 +76,17 @@ def test_the_rest_is_not(tiny_configuration: TrainingConfiguration) -> None:
     check_runs(tiny_configuration)
 
 
+def test_parts_of_a_sequence_that_context_parallel_ranks_cannot_share(
+    tiny_configuration: TrainingConfiguration,
+) -> None:
+    ranks = tiny_configuration.mesh.num_gpus
+    workload = replace(tiny_configuration.workload, seq_len=ranks * 3)
+    mesh = replace(tiny_configuration.mesh, cp=ranks, sp=1, dp=1)
+    changed = replace(layers(cp=ranks, sp=1)(tiny_configuration), mesh=mesh, workload=workload)
+    with pytest.raises(PlanError, match=f"workload.seq_len: .*in {2 * ranks} equal parts"):
+        check_runs(changed)
+
+
 def test_key_heads_fewer_than_tensor_ranks(tiny_configuration: TrainingConfiguration) -> None:
     mesh = replace(tiny_configuration.mesh, tp=4, sp=1, dp=1)
     changed = replace(layers(tp=4, sp=1, ffn_tp=4)(tiny_configuration), mesh=mesh)
