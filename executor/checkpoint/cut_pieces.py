@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from meshwright.executor.checkpoint.pieces import Piece
-from meshwright.executor.layer.groups import Communicator
-from meshwright.executor.layer.parameters import Cut, ParameterSpec
+from meshwright.executor.layer.groups import LayerGroups
+from meshwright.executor.layer.parameters import ParameterSpec, Pieces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,33 +55,39 @@ def _row(shape: tuple[int, ...], row: int, start: int, stop: int) -> Iterator[Re
         yield Rectangle(offsets=(row, *part.offsets), sizes=(1, *part.sizes))
 
 
-def part_pieces(name: str, spec: ParameterSpec, ranks: Communicator, part: Tensor) -> Iterator[Piece]:
+def part_pieces(name: str, spec: ParameterSpec, groups: LayerGroups, part: Tensor) -> Iterator[Piece]:
     """The pieces of a rank's part of a parameter, as `ParameterSpec.part` cuts it."""
-    yield from _placed(name, spec, ranks, Rectangle(offsets=(0,) * part.dim(), sizes=tuple(part.shape)), part)
+    yield from _placed(name, spec, groups, Rectangle(offsets=(0,) * part.dim(), sizes=tuple(part.shape)), part)
 
 
 def flat_pieces(
-    name: str, spec: ParameterSpec, ranks: Communicator, flat: Tensor, *, start: int, part_shape: tuple[int, ...]
+    name: str, spec: ParameterSpec, groups: LayerGroups, flat: Tensor, *, start: int, part_shape: tuple[int, ...]
 ) -> Iterator[Piece]:
     """The pieces of a flat shard, (n,): elements `start` to `start + n` of a rank's part of a parameter."""
     begin = 0
     for rectangle in rectangles(part_shape, start, start + flat.numel()):
         own = flat.narrow(0, begin, rectangle.num_elements).view(rectangle.sizes)
-        yield from _placed(name, spec, ranks, rectangle, own)
+        yield from _placed(name, spec, groups, rectangle, own)
         begin += rectangle.num_elements
 
 
-def _placed(name: str, spec: ParameterSpec, ranks: Communicator, local: Rectangle, tensor: Tensor) -> Iterator[Piece]:
-    """A rectangle of a rank's part as pieces of the whole: one for each of the spec's blocks that it meets."""
-    if spec.cut is Cut.WHOLE or ranks.size == 1:
-        yield Piece(name=name, global_shape=spec.shape, offsets=local.offsets, tensor=tensor)
-        return
-    dim, place = spec.dim, 0
-    for start, length in spec.pieces(ranks):
-        first = max(local.offsets[dim], place)
-        last = min(local.offsets[dim] + local.sizes[dim], place + length)
+def _placed(name: str, spec: ParameterSpec, groups: LayerGroups, local: Rectangle, tensor: Tensor) -> Iterator[Piece]:
+    """A rectangle of a rank's part as pieces of the whole: one for each of the spec's pieces that it meets."""
+    placed = [(local.offsets, tensor)]
+    for dim, pieces in spec.cuts(groups):
+        placed = [part for offsets, own in placed for part in _met(offsets, own, dim, pieces)]
+    for offsets, own in placed:
+        yield Piece(name=name, global_shape=spec.shape, offsets=offsets, tensor=own)
+
+
+def _met(
+    offsets: tuple[int, ...], tensor: Tensor, dim: int, pieces: Pieces
+) -> Iterator[tuple[tuple[int, ...], Tensor]]:
+    """A rectangle split along a dim by the pieces that the part has there, at their places in the whole."""
+    place, begin, end = 0, offsets[dim], offsets[dim] + tensor.shape[dim]
+    for start, length in pieces:
+        first, last = max(begin, place), min(end, place + length)
         if first < last:
-            offsets = (*local.offsets[:dim], start + first - place, *local.offsets[dim + 1 :])
-            own = tensor.narrow(dim, first - local.offsets[dim], last - first)
-            yield Piece(name=name, global_shape=spec.shape, offsets=offsets, tensor=own)
+            whole = (*offsets[:dim], start + first - place, *offsets[dim + 1 :])
+            yield whole, tensor.narrow(dim, first - begin, last - first)
         place += length

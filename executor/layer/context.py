@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +19,7 @@ from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.groups import Communicator, LayerGroups
 from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
+from meshwright.executor.layer.router_losses import NO_LOSSES, RouterLosses
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -48,6 +50,9 @@ class RoutingChoice:
 class LayerContext:
     """One layer on one rank. `fuse`: memory-bound functions run compiled, not operator by operator.
 
+    `token_weight`: the share of one token in the step's loss, for the losses of the router. `capacity_factor`: bounds
+    the tokens of an expert, infinite where nothing is dropped.
+
     `latent_norm_epsilon` is that of the norms of MLA's latents, which DeepSeek's models leave at its default.
     """
 
@@ -58,6 +63,9 @@ class LayerContext:
     groups: LayerGroups = field(default_factory=LayerGroups)
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     routing: RoutingChoice = RoutingChoice()
+    router_losses: RouterLosses = NO_LOSSES
+    token_weight: float = 1.0
+    capacity_factor: float = math.inf
     fuse: bool = False
     norm_epsilon: float = 1e-6
     rope_theta: float = 10_000.0
@@ -66,6 +74,10 @@ class LayerContext:
 
     def __post_init__(self) -> None:
         check_supported(self.layer, self.setting)
+        if self.drops_tokens and self.setting.strategy.cp > 1:
+            raise StrategyError(
+                "layer", "capacity_factor", "a bounded capacity with context parallelism does not run yet"
+            )
 
     @property
     def shape(self) -> AttentionShape:
@@ -88,6 +100,11 @@ class LayerContext:
     def experts_per_rank(self) -> int:
         """Routed experts on this rank."""
         return self.moe.num_experts // self.groups.expert.size
+
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether experts have a bounded capacity. Forced balance needs none."""
+        return math.isfinite(self.capacity_factor) and not self.routing.balanced
 
     @property
     def tensor_ranks(self) -> Communicator:
@@ -119,17 +136,17 @@ def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
         if asked:
             raise ModelError("attention", name, f"the executor does not run {what} yet")
     choices = {
-        "cp": (strategy.cp > 1, "context parallelism"),
-        "etp": (strategy.etp > 1, "experts split over etp"),
         "dispatch": (
-            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.ep > 1,
-            "deduplicated dispatch",
+            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.etp > 1,
+            "deduplicated dispatch to experts split over etp",
         ),
         "communication": (strategy.communication is Precision.FP8, "FP8 communication"),
         "precision": (setting.precision is Precision.FP8, "FP8 products"),
         "gate_before_fc2": (
-            not setting.gate_before_fc2 and strategy.ep > 1 and strategy.dispatch is Dispatch.ALL_GATHER,
-            "a gate behind FC2 with gathered tokens",
+            not setting.gate_before_fc2
+            and strategy.ep * strategy.etp > 1
+            and strategy.dispatch is not Dispatch.ALL_TO_ALL,
+            "a gate behind FC2 with gathered or deduplicated tokens",
         ),
     }
     for name, (asked, what) in choices.items():

@@ -26,21 +26,43 @@ ALONE = Communicator()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerGroups:
-    """Tensor parallelism of attention, Ulysses, tensor parallelism of the FFN, experts."""
+    """Tensor parallelism of attention, Ulysses, context parallelism, tensor parallelism of the FFN, experts.
+
+    `expert_tensor`: the ranks that share each expert's width (etp); `routed`: all ranks of a set of experts, ep x etp.
+    `replica`: the ranks that share the tokens of a micro-batch, by their numbers. `expert_inside`: the ranks of the
+    expert group on this rank's node; `expert_across`: those at the same place of other nodes.
+    """
 
     tensor: Communicator = ALONE
     sequence: Communicator = ALONE
+    context: Communicator = ALONE
     ffn: Communicator = ALONE
     expert: Communicator = ALONE
+    expert_tensor: Communicator = ALONE
+    routed: Communicator = ALONE
+    replica: Communicator = ALONE
+    expert_inside: Communicator = ALONE
+    expert_across: Communicator = ALONE
 
 
 def groups_over_all_ranks(strategy: LayerStrategy, all_ranks: Communicator) -> LayerGroups:
     """The groups of a strategy whose every axis is cut over all ranks or not at all."""
 
-    def of(axis: str) -> Communicator:
-        size = getattr(strategy, axis)
+    def over(axis: str, size: int) -> Communicator:
         if size not in (1, all_ranks.size):
             raise StrategyError("layer", axis, f"{size} is neither 1 nor all {all_ranks.size} ranks")
         return ALONE if size == 1 else all_ranks
 
-    return LayerGroups(tensor=of("tp"), sequence=of("sp"), ffn=of("ffn_tp"), expert=of("ep"))
+    def of(axis: str) -> Communicator:
+        return over(axis, getattr(strategy, axis))
+
+    return LayerGroups(
+        tensor=of("tp"),
+        sequence=of("sp"),
+        context=of("cp"),
+        ffn=of("ffn_tp"),
+        expert=of("ep"),
+        expert_tensor=of("etp"),
+        routed=over("ep", strategy.ep * strategy.etp),
+        replica=of("replica_gpus"),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
-from meshwright.executor.layer.parameters import Block, Cut, ParameterSpec
+from meshwright.executor.layer.parameters import Block, Cut, ParameterSpec, Slices
 
 
 def layer_parameters(layer: LayerSpec, hidden: int) -> tuple[ParameterSpec, ...]:
@@ -98,11 +98,17 @@ def _experts(moe: MoeFfnSpec, hidden: int) -> list[ParameterSpec]:
     specs = _whole("router", hidden, moe.num_experts, bias=moe.router_bias)
     if moe.score_correction_bias:
         specs.append(ParameterSpec(name="router.correction", shape=(moe.num_experts,), fill=0.0))
-    shapes = {"experts_fc1": (columns, hidden), "experts_fc2": (hidden, moe.intermediate)}
-    for name, shape in shapes.items():
-        specs.append(_expert(name, (moe.num_experts, *shape)))
-        if moe.bias:
-            specs.append(_expert(f"{name}.bias", (moe.num_experts, shape[0])))
+    width = Block(count=moe.intermediate)
+    inner = (width, width) if moe.gated else (width,)
+    specs += [
+        _expert("experts_fc1", (moe.num_experts, columns, hidden), Slices(dim=1, blocks=inner)),
+        _expert("experts_fc2", (moe.num_experts, hidden, moe.intermediate), Slices(dim=2, blocks=(width,))),
+    ]
+    if moe.bias:
+        specs += [
+            _expert("experts_fc1.bias", (moe.num_experts, columns), Slices(dim=1, blocks=inner)),
+            _expert("experts_fc2.bias", (moe.num_experts, hidden)),
+        ]
     if moe.shared_intermediate:
         shared = DenseFfnSpec(intermediate=moe.shared_intermediate, gated=moe.gated, bias=moe.bias)
         specs += _dense("shared_", shared, hidden)
@@ -111,5 +117,5 @@ def _experts(moe: MoeFfnSpec, hidden: int) -> list[ParameterSpec]:
     return specs
 
 
-def _expert(name: str, shape: tuple[int, ...]) -> ParameterSpec:
-    return ParameterSpec(name=name, shape=shape, cut=Cut.EXPERT, blocks=(Block(count=shape[0]),))
+def _expert(name: str, shape: tuple[int, ...], slices: Slices | None = None) -> ParameterSpec:
+    return ParameterSpec(name=name, shape=shape, cut=Cut.EXPERT, blocks=(Block(count=shape[0]),), slices=slices)

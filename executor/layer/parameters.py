@@ -7,7 +7,8 @@ in), those of experts (experts, width out, width in).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -53,10 +54,35 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slices:
+    """A second cut, of each expert's width: `blocks` along `dim`, over the ranks that share an expert (etp)."""
+
+    dim: int
+    blocks: tuple[Block, ...]
+
+
+Pieces = list[tuple[int, int]]
+"""Start and length along a dim of what a rank holds, one piece behind the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """Elements `start` to `stop` of a rank's part, row-major, that `ranks` hold copies of.
+
+    The gradient that each of them computes is a part of theirs.
+    """
+
+    start: int
+    stop: int
+    ranks: Communicator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterSpec:
     """A full parameter. `blocks` lie one behind the other along `dim`, each cut over the ranks of `cut`.
 
-    `fill`: None for random weights of variance 1 / width in, else the value that all elements start from.
+    `fill`: None for random weights of variance 1 / width in, else the value that all elements start from. `slices`: how
+    experts are cut again.
     """
 
     name: str
@@ -65,37 +91,81 @@ class ParameterSpec:
     dim: int = 0
     blocks: tuple[Block, ...] = ()
     fill: float | None = None
+    slices: Slices | None = None
 
     def ranks(self, groups: LayerGroups) -> Communicator:
-        """The ranks that share it."""
+        """The ranks that share it by the first cut."""
         return Communicator() if self.cut is Cut.WHOLE else _communicator(self.cut, groups)
+
+    def num_parts(self, groups: LayerGroups) -> int:
+        """The neighbouring ranks that hold one copy together: of an expert, those that share it too."""
+        return self.ranks(groups).size * (groups.expert_tensor.size if self.cut is Cut.EXPERT else 1)
 
     def part(self, full: Tensor, groups: LayerGroups) -> Tensor:
         """This rank's part of the full tensor."""
-        if self.ranks(groups).size == 1:
-            return full
-        parts = [full.narrow(self.dim, start, length) for start, length in self.pieces(self.ranks(groups))]
-        return torch.cat(parts, self.dim) if len(parts) > 1 else parts[0].contiguous()
+        for dim, pieces in self.cuts(groups):
+            full = _joined(full, dim, pieces)
+        return full
 
-    def pieces(self, ranks: Communicator) -> list[tuple[int, int]]:
-        """Start and length along `dim` of what a rank holds."""
-        pieces, begin = [], 0
-        for block in self.blocks:
-            block.check(self.name, ranks.size)
-            rows = block.rows(ranks)
-            pieces.append((begin + rows.start, rows.stop - rows.start))
-            begin += block.count * block.size
-        return pieces
+    def sliced(self, experts: Tensor, groups: LayerGroups) -> Tensor:
+        """This rank's slices of some whole experts, (experts, ...)."""
+        for dim, pieces in self._slice_cuts(groups):
+            experts = _joined(experts, dim, pieces)
+        return experts
 
-    def add_part(self, full: Tensor, part: Tensor, ranks: Communicator) -> None:
+    def pieces(self, ranks: Communicator) -> Pieces:
+        """What a rank holds along `dim`."""
+        return _pieces(self.name, self.blocks, ranks)
+
+    def cuts(self, groups: LayerGroups) -> tuple[tuple[int, Pieces], ...]:
+        """The dims along which the rank holds less than all, and what it holds there."""
+        ranks = self.ranks(groups)
+        first = ((self.dim, self.pieces(ranks)),) if ranks.size > 1 else ()
+        return (*first, *self._slice_cuts(groups))
+
+    def _slice_cuts(self, groups: LayerGroups) -> tuple[tuple[int, Pieces], ...]:
+        ranks = groups.expert_tensor
+        if self.slices is None or ranks.size == 1:
+            return ()
+        return ((self.slices.dim, _pieces(self.name, self.slices.blocks, ranks)),)
+
+    def shared(self, groups: LayerGroups) -> Shared | None:
+        """What of this rank's part others among the `num_parts` ranks hold, too, each with a part of the gradient."""
+        if self.cut is Cut.EXPERT and self.slices is None and groups.expert_tensor.size > 1:
+            numel = math.prod(self.shape) // self.ranks(groups).size
+            return Shared(start=0, stop=numel, ranks=groups.expert_tensor)
+        return None
+
+    def add_part(self, full: Tensor, part: Tensor, groups: LayerGroups) -> None:
         """Add a rank's part to the full tensor, in place: how gradients of parts become that of the whole."""
-        if self.cut is Cut.WHOLE:
-            full.add_(part)
-            return
-        begin = 0
-        for start, length in self.pieces(ranks):
-            full.narrow(self.dim, start, length).add_(part.narrow(self.dim, begin, length))
-            begin += length
+        for target, own in _matched(full, part, self.cuts(groups)):
+            target.add_(own)
+
+
+def _pieces(name: str, blocks: tuple[Block, ...], ranks: Communicator) -> Pieces:
+    pieces, begin = [], 0
+    for block in blocks:
+        block.check(name, ranks.size)
+        rows = block.rows(ranks)
+        pieces.append((begin + rows.start, rows.stop - rows.start))
+        begin += block.count * block.size
+    return pieces
+
+
+def _joined(full: Tensor, dim: int, pieces: Pieces) -> Tensor:
+    parts = [full.narrow(dim, start, length) for start, length in pieces]
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0].contiguous()
+
+
+def _matched(full: Tensor, part: Tensor, cuts: tuple[tuple[int, Pieces], ...]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of the whole and of the part that are the same elements."""
+    if not cuts:
+        yield full, part
+        return
+    (dim, pieces), begin = cuts[0], 0
+    for start, length in pieces:
+        yield from _matched(full.narrow(dim, start, length), part.narrow(dim, begin, length), cuts[1:])
+        begin += length
 
 
 def _communicator(cut: Cut, groups: LayerGroups) -> Communicator:

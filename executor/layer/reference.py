@@ -6,6 +6,7 @@ Nothing here is shared with the bindings but the frequencies of stretched rotary
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,22 +17,27 @@ from torch import Tensor
 from meshwright.costmodel.errors import ModelError
 from meshwright.costmodel.model import DenseFfnSpec, LayerSpec, MoeFfnSpec, RouterScore
 from meshwright.executor.layer.context import RoutingChoice
+from meshwright.executor.layer.reference_losses import ReferenceRouting
 from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceLayer:
-    """A layer and what its description leaves open. `wide`: the format in which everything is computed."""
+    """A layer and what its description leaves open. `wide`: the format in which everything is computed. `seen`: what
+    its router did in every call.
+    """
 
     layer: LayerSpec
     weights: Mapping[str, Tensor]
     micro_batch: int
     routing: RoutingChoice = field(default_factory=RoutingChoice)
+    capacity_factor: float = math.inf
     norm_epsilon: float = 1e-6
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling = NO_SCALING
     latent_norm_epsilon: float = 1e-6
     wide: torch.dtype = torch.float32
+    seen: list[ReferenceRouting] = field(default_factory=list)
 
     def __call__(self, hidden_TH: Tensor, experts_TK: Tensor | None = None) -> Tensor:
         """The layer's output. `experts_TK` overrules the choice of experts, but not their weights."""
@@ -132,22 +138,37 @@ class ReferenceLayer:
         return out * torch.sigmoid(self._linear("shared_gate", x)) if moe.shared_gate else out
 
     def _experts(self, moe: MoeFfnSpec, x: Tensor, experts_TK: Tensor | None) -> Tensor:
-        scores = self._scores(moe, x)
+        logits = self._linear("router", x)
+        scores = torch.sigmoid(logits) if moe.score is RouterScore.SIGMOID else torch.softmax(logits, 1)
         experts = self._chosen(moe, scores) if experts_TK is None else experts_TK.to(torch.int64)
+        kept = self._kept(moe, experts)
+        self.seen.append(
+            ReferenceRouting(moe=moe, micro_batch=self.micro_batch, logits=logits, experts=experts, kept=kept)
+        )
         weights = scores.gather(1, experts)
         if self.routing.normalize:
             weights = weights / weights.sum(1, keepdim=True)
         weights = weights * self.routing.scale
         out = torch.zeros_like(x)
         for expert in range(moe.num_experts):
-            tokens, choices = torch.where(experts == expert)
+            tokens, choices = torch.where((experts == expert) & kept)
             if len(tokens):
                 out = out.index_add(0, tokens, self._expert(moe, expert, x[tokens]) * weights[tokens, choices, None])
         return out
 
-    def _scores(self, moe: MoeFfnSpec, x: Tensor) -> Tensor:
-        logits = self._linear("router", x)
-        return torch.sigmoid(logits) if moe.score is RouterScore.SIGMOID else torch.softmax(logits, 1)
+    def _kept(self, moe: MoeFfnSpec, experts: Tensor) -> Tensor:
+        """Which choices are not dropped: an expert takes the first tokens of each sequence, as many as it may."""
+        kept = torch.ones_like(experts, dtype=torch.bool)
+        if math.isinf(self.capacity_factor):
+            return kept
+        mean = moe.top_k * (len(experts) // self.micro_batch) / moe.num_experts
+        for member in range(self.micro_batch):
+            left = [self.capacity_factor * mean] * moe.num_experts
+            for token in range(member, len(experts), self.micro_batch):
+                for choice, expert in enumerate(experts[token].tolist()):
+                    kept[token, choice] = left[expert] > 0
+                    left[expert] -= 1
+        return kept
 
     def _chosen(self, moe: MoeFfnSpec, scores: Tensor) -> Tensor:
         correction = self._weight("router.correction")

@@ -11,11 +11,14 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_parts
 from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.copies import copy_layout
 from meshwright.executor.layer.host_reads import HostReads
+from meshwright.executor.layer.row_maps import Layout, balanced_counts, first_rows
 from meshwright.kernels.index.contract import RowMap
 from meshwright.kernels.index.operator import index
 from meshwright.kernels.regroup.operator import regroup
@@ -38,13 +41,6 @@ class SortedSlots:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where rows go. offsets_E: ends of the rows of this rank's experts."""
-
-    offsets_E: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalLayout(Layout):
     """All experts are here: rows are this rank's slots."""
 
@@ -56,13 +52,15 @@ class RowLayout(Layout):
     """Rows are sent to the ranks of their experts.
 
     rowmap: this rank's slots in the order of all experts. sent, received: rows to and from every rank. arrived: what
-    was received, one choice a row, in the order of this rank's experts.
+    arrived, one choice a row, in the order of this rank's experts. Where etp ranks share experts, what each has
+    received arrives in blocks of `block` rows, filled up.
     """
 
     rowmap: RowMap
     sent: list[int]
     received: list[int]
     arrived: RowMap
+    block: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,28 +75,17 @@ class GatherLayout(Layout):
 
 
 def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> Layout:
-    """The layout of the rows of this rank's tokens."""
-    if layer.groups.expert.size == 1:
+    """The layout of the rows of this rank's tokens; a choice that is dropped has expert number E."""
+    if layer.groups.routed.size == 1:
         rowmap = index(experts_TK, layer.moe.num_experts)
+        if layer.drops_tokens:
+            rowmap = first_rows(rowmap, host.read(rowmap.offsets_E[-1:])[0])
         return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E)
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
+    if layer.setting.strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP:
+        return copy_layout(experts_TK, weights_TK, layer, host)
     return _row_layout(experts_TK, layer, host)
-
-
-@lru_cache(maxsize=8)
-def balanced_experts(num_tokens: int, num_experts: int, top_k: int, device: torch.device) -> Tensor:
-    """Experts in turn: choice k of token t is expert t + k (E // K), so that all have T K / E rows if E divides T."""
-    tokens = torch.arange(num_tokens, device=device).unsqueeze(1)
-    choices = torch.arange(top_k, device=device) * (num_experts // top_k)
-    return (tokens + choices) % num_experts
-
-
-@lru_cache(maxsize=8)
-def balanced_counts(num_tokens: int, num_experts: int, top_k: int) -> tuple[int, ...]:
-    """Rows of every expert under balanced routing, known to the host."""
-    experts = balanced_experts(num_tokens, num_experts, top_k, torch.device("cpu"))
-    return tuple(int(count) for count in torch.bincount(experts.flatten(), minlength=num_experts))
 
 
 def sort_slots(experts_TK: Tensor) -> tuple[SortedSlots, Tensor]:
@@ -122,33 +109,68 @@ def expert_ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
 def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> RowLayout:
     rowmap = index(experts_TK, layer.moe.num_experts)
     counts = _exchanged_counts(rowmap, layer, host)
-    arrived = regroup(counts.arriving, sum(counts.received))
+    arrived = _arrived(counts)
     return RowLayout(
-        rowmap=rowmap, sent=counts.sent, received=counts.received, arrived=arrived, offsets_E=arrived.offsets_E
+        rowmap=first_rows(rowmap, sum(counts.sent)),
+        sent=counts.sent,
+        received=counts.received,
+        arrived=arrived,
+        block=max(counts.blocks),
+        offsets_E=arrived.offsets_E,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Counts:
-    """Rows to and from each rank, and from each rank to each expert here (on the device)."""
+    """Rows to and from each rank, and in each block: what each of the ranks that share experts has received.
+
+    arriving: rows of each block from each rank to each expert here (on the device).
+    """
 
     sent: list[int]
     received: list[int]
+    blocks: list[int]
     arriving: Tensor
 
 
+def _arrived(counts: _Counts) -> RowMap:
+    """Where arrived rows go. What fills blocks up is sorted as rows of an expert behind the last, and left out."""
+    num_blocks, block, num_rows = len(counts.blocks), max(counts.blocks), sum(counts.blocks)
+    if num_blocks == 1:
+        return regroup(counts.arriving[0], num_rows)
+    filling = F.pad(
+        block - counts.arriving.sum((1, 2), dtype=torch.int32).view(-1, 1, 1), (counts.arriving.shape[2], 0)
+    )
+    sources = torch.cat((F.pad(counts.arriving, (0, 1)).to(torch.int32), filling), 1).flatten(0, 1)
+    full = regroup(sources, num_blocks * block)
+    return RowMap(
+        slots_P=full.slots_P.narrow(0, 0, num_rows),
+        places_TK=full.places_TK.masked_fill(full.places_TK >= num_rows, -1),
+        counts_E=full.counts_E[:-1],
+        offsets_E=full.offsets_E[:-1],
+        tile=full.tile,
+    )
+
+
 def _exchanged_counts(rowmap: RowMap, layer: LayerContext, host: HostReads) -> _Counts:
-    ranks, per_rank, moe = layer.groups.expert, layer.experts_per_rank, layer.moe
+    ranks, sharing, per_rank, moe = layer.groups.expert, layer.groups.expert_tensor, layer.experts_per_rank, layer.moe
     if layer.routing.balanced:
         counts = balanced_counts(rowmap.places_TK.shape[0], moe.num_experts, moe.top_k)
         per_target = [counts[first : first + per_rank] for first in range(0, moe.num_experts, per_rank)]
         own = per_target[ranks.rank]
         sent, received = [sum(target) for target in per_target], [sum(own)] * ranks.size
-        return _Counts(sent=sent, received=received, arriving=_on_device(own, ranks.size, layer.device))
+        arriving = _on_device(own, sharing.size * ranks.size, layer.device).unflatten(0, (sharing.size, -1))
+        return _Counts(sent=sent, received=received, blocks=[sum(received)] * sharing.size, arriving=arriving)
     sending = rowmap.counts_E.view(ranks.size, per_rank)
-    arriving = all_to_all_parts(sending, ranks)
-    numbers = host.read(torch.stack((sending, arriving)).sum(-1))
-    return _Counts(sent=numbers[: ranks.size], received=numbers[ranks.size :], arriving=arriving)
+    own_rows = all_to_all_parts(sending, ranks)
+    arriving = all_gather_rows(own_rows, sharing).unflatten(0, (sharing.size, -1))
+    numbers = host.read(torch.cat((sending.sum(1), own_rows.sum(1), arriving.flatten(1).sum(1))))
+    return _Counts(
+        sent=numbers[: ranks.size],
+        received=numbers[ranks.size : 2 * ranks.size],
+        blocks=numbers[2 * ranks.size :],
+        arriving=arriving,
+    )
 
 
 @lru_cache(maxsize=8)
@@ -158,9 +180,9 @@ def _on_device(counts: tuple[int, ...], num_ranks: int, device: torch.device) ->
 
 
 def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> GatherLayout:
-    ranks, per_rank = layer.groups.expert, layer.experts_per_rank
+    ranks, per_rank = layer.groups.routed, layer.experts_per_rank
     experts = all_gather_rows(experts_TK, ranks)
-    rowmap = index(experts, per_rank, first_expert=ranks.rank * per_rank)
+    rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank)
     return GatherLayout(
         rowmap=rowmap.with_rows(_num_local_rows(experts_TK.shape[0], rowmap.offsets_E, layer, host)),
         weights_TK=all_gather_rows(weights_TK, ranks),
@@ -173,4 +195,4 @@ def _num_local_rows(num_tokens: int, offsets_E: Tensor, layer: LayerContext, hos
         return host.read(offsets_E[-1:])[0]
     ranks, per_rank = layer.groups.expert, layer.experts_per_rank
     counts = balanced_counts(num_tokens, layer.moe.num_experts, layer.moe.top_k)
-    return ranks.size * sum(counts[ranks.rank * per_rank : (ranks.rank + 1) * per_rank])
+    return layer.groups.routed.size * sum(counts[ranks.rank * per_rank : (ranks.rank + 1) * per_rank])

@@ -97,6 +97,12 @@ class Values:
         self._note_read((tensor, name), rider)
         return rider
 
+    def take_rider(self, tensor: str, name: str, kind: type[Rider]) -> Rider | None:
+        """What rides beside a tensor, if it has not been taken: for what is large or happens once."""
+        taken = self.rider(tensor, name, kind) if f"{tensor}.{name}" in self._riders else None
+        self._riders.pop(f"{tensor}.{name}", None)
+        return taken
+
     def optional_rider(self, tensor: str, name: str) -> Tensor | None:
         """The tensor that rides beside a tensor, if one does."""
         rides = isinstance(self._riders.get(f"{tensor}.{name}"), Tensor)

@@ -23,6 +23,6 @@ def whole_gradients(
             continue
         own = parameters.gradients[spec.name]
         whole = torch.zeros(spec.shape, dtype=own.dtype, device=own.device)
-        spec.add_part(whole, own, spec.ranks(groups))
+        spec.add_part(whole, own, groups)
         found[spec.name] = all_reduce(whole, all_ranks)
     return found

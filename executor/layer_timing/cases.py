@@ -36,6 +36,7 @@ TWO_GPUS_DENSE = {
 }
 TWO_GPUS_MOE = {
     "ep2-alltoall": LayerStrategy(ep=2),
+    "ep2-dedup": LayerStrategy(ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
     "ep2-allgather": LayerStrategy(ep=2, dispatch=Dispatch.ALL_GATHER),
     "sp2-ep2-alltoall": LayerStrategy(sp=2, ffn_tp=2, ep=2),
     "sp2-ep2-allgather": LayerStrategy(sp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_GATHER),

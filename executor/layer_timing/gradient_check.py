@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
 from meshwright.costmodel.model import LayerSpec
@@ -21,17 +23,21 @@ from meshwright.executor.layer.order import in_order
 from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import Parameters, full_weights, own_weights
 from meshwright.executor.layer.reference import ReferenceLayer
+from meshwright.executor.layer.reference_losses import ReferenceRouting
+from meshwright.executor.layer.router_losses import RouterLosses
 from meshwright.executor.layer.routing import EXPERTS
 from meshwright.executor.layer.run import LayerRunner
 from meshwright.executor.layer.whole_gradients import whole_gradients
-from meshwright.executor.layer_timing.output_check import own_tokens, replica_ranks
+from meshwright.executor.layer_timing.output_check import all_tokens, own_tokens, replica_ranks
 
 WEIGHT_SEED, INPUT_SEED = 21, 22
+TOKEN_WEIGHT = 1.0
+"""So much does a token's router loss count beside the gradient of its output, which is of this order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedLayer:
-    """A layer to check on this rank, one of `all_ranks`."""
+    """A layer to check on this rank, one of `all_ranks`. `micro_batches`: of each replica, where they differ."""
 
     layer: LayerSpec
     setting: ProgramSetting
@@ -40,24 +46,36 @@ class CheckedLayer:
     all_ranks: Communicator
     attention_kernel: AttentionKernel = AttentionKernel.FORMULA
     routing: RoutingChoice = field(default_factory=RoutingChoice)
+    router_losses: RouterLosses = field(default_factory=RouterLosses)
+    capacity_factor: float = math.inf
     fuse: bool = False
     order: LayerOrder | None = None
+    micro_batches: tuple[int, ...] = ()
 
     def ordered(self, operators: tuple[Operator, ...], kind: PassKind) -> tuple[Operator, ...]:
         """The operators of a pass in the order that is asked for, program order if none is."""
         order = None if self.order is None else self.order.of(kind)
         return operators if order is None else in_order(operators, order)
 
+    def micro_batch(self, replica: int) -> int:
+        """The micro-batch of a replica."""
+        return self.micro_batches[replica] if self.micro_batches else self.setting.micro_batch
+
     def context(self) -> LayerContext:
         """The layer as it is run."""
+        groups = groups_over_all_ranks(self.setting.strategy, self.all_ranks)
+        replica = self.all_ranks.rank // groups.replica.size
         return LayerContext(
             layer=self.layer,
-            setting=self.setting,
+            setting=replace(self.setting, micro_batch=self.micro_batch(replica)),
             device=self.device,
             dtype=self.dtype,
-            groups=groups_over_all_ranks(self.setting.strategy, self.all_ranks),
+            groups=groups,
             attention_kernel=self.attention_kernel,
             routing=self.routing,
+            router_losses=self.router_losses,
+            token_weight=TOKEN_WEIGHT,
+            capacity_factor=self.capacity_factor,
             fuse=self.fuse,
         )
 
@@ -71,7 +89,7 @@ class CheckedLayer:
     def inputs(self, replica: int) -> tuple[Tensor, Tensor]:
         """Input and gradient of the output of a replica's micro-batch."""
         generator = torch.Generator(self.device).manual_seed(INPUT_SEED + replica)
-        shape = (2, self.setting.seq_len * self.setting.micro_batch, self.setting.hidden)
+        shape = (2, self.setting.seq_len * self.micro_batch(replica), self.setting.hidden)
         both = torch.randn(shape, generator=generator, device=self.device, dtype=torch.float64).to(self.dtype)
         return both[0], both[1]
 
@@ -133,8 +151,8 @@ def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:
     batch = runner.start(own_tokens(hidden, context))
     batch.run(checked.ordered(runner.forward, PassKind.FORWARD))
     experts = None
-    if checked.layer.is_moe:
-        experts = all_gather_rows(batch.scope.values.rider(ROUTING, EXPERTS, Tensor), checked.all_ranks)
+    if checked.layer.is_moe and not checked.micro_batches:
+        experts = _all_experts(batch.scope.values.rider(ROUTING, EXPERTS, Tensor), context, checked.all_ranks)
     batch.put_output_gradient(own_tokens(upstream, context))
     batch.run(checked.ordered(runner.backward, PassKind.BACKWARD))
     specs = layer_parameters(checked.layer, checked.setting.hidden)
@@ -146,6 +164,13 @@ def _run(checked: CheckedLayer, runner: LayerRunner, replica: int) -> _Found:
     )
 
 
+def _all_experts(experts_TK: Tensor, context: LayerContext, all_ranks: Communicator) -> Tensor:
+    """The choices of all tokens, replica by replica."""
+    if replica_ranks(context).size > 1:
+        return all_tokens(experts_TK, context)
+    return all_gather_rows(experts_TK, all_ranks)
+
+
 def _expected(
     checked: CheckedLayer, leaves: dict[str, Tensor], replica: int, num_replicas: int, experts: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -155,14 +180,23 @@ def _expected(
     reference = ReferenceLayer(
         layer=checked.layer,
         weights=leaves,
-        micro_batch=checked.setting.micro_batch,
+        micro_batch=checked.micro_batch(replica),
         routing=checked.routing,
+        capacity_factor=checked.capacity_factor,
         wide=statistics_type(checked.dtype),
     )
     output = reference(leaf, None if experts is None else experts.chunk(num_replicas)[replica])
-    output.backward(upstream.to(output.dtype))
+    total = (output * upstream.to(output.dtype)).sum()
+    for seen in reference.seen:
+        total = total + TOKEN_WEIGHT * len(hidden) * _router_losses(seen, checked)
+    total.backward()
     assert leaf.grad is not None
     return output.detach(), leaf.grad
+
+
+def _router_losses(seen: ReferenceRouting, checked: CheckedLayer) -> Tensor:
+    losses = checked.router_losses
+    return seen.even_loss(losses, None, checked.setting.strategy.ep) + seen.z_loss(losses)
 
 
 def _error(found: Tensor, expected: Tensor) -> float:

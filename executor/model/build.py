@@ -12,9 +12,11 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.costmodel.strategy import ZeroStage
 from meshwright.executor.layer.bindings.embedding import TABLE
+from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.functions.statistics import statistics_type
-from meshwright.executor.layer.groups import ALONE, Communicator
+from meshwright.executor.layer.groups import ALONE, LayerGroups
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
+from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
@@ -27,8 +29,9 @@ from meshwright.executor.state.flat import FlatKind, FlatParameters, OwnedParame
 BUCKET_ELEMENTS = 2**28
 """Parameters of one buffer, unless one alone has more: what is copied for a collective is never much more than this."""
 
-UNTRAINED = "router.correction"
-"""The bias that balances experts gets no gradient. It stays wide: it decides between scores that nearly agree."""
+UNTRAINED = (CORRECTION, LOAD)
+"""The bias that balances experts, and their load in the step before, get no gradient. They stay wide: the bias decides
+between scores that nearly agree."""
 
 
 def stage_placement(configuration: TrainingConfiguration) -> tuple[tuple[int, ...], ...]:
@@ -59,6 +62,7 @@ class RankModel:
     """What one rank holds: a stage for each of its chunks, and the buffers of their parameters.
 
     `streams` None: operators run one after another.
+    `constants`: what gets no gradient, by name; `router_constants`: the same by layer's title and name in the layer.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class RankModel:
         describer = ModelDescriber(configuration, communicators, numerics)
         planned = {stage: describer.stage(stage) for stage in self.virtual_stages}
         self.constants: dict[str, Tensor] = {}
+        self.router_constants: dict[str, dict[str, Tensor]] = {}
         self.flats = self._make_flats(part for parts in planned.values() for part in parts)
         for flat in self.flats:
             flat.fill(self._initial)
@@ -101,17 +106,19 @@ class RankModel:
         return stage_placement(self.configuration)[self.communicators.place.stage]
 
     @property
-    def sequence(self) -> Communicator:
-        """The ranks that the sequence is cut over in the model's two ends."""
-        return self.communicators.layer(end_strategy(self.configuration.mesh)).sequence
+    def end_groups(self) -> LayerGroups:
+        """The ranks that the model's two ends are spread over."""
+        return self.communicators.layer(end_strategy(self.configuration.mesh))
 
     def _make_flats(self, parts: Iterable[PlannedPart]) -> tuple[FlatParameters, ...]:
         kinds: dict[FlatKind, dict[str, OwnedParameter]] = {}
         for part in parts:
             for name, spec in part.parameters.items():
-                if spec.name == UNTRAINED:
+                if spec.name in UNTRAINED:
                     like = torch.empty((), dtype=statistics_type(self.numerics.dtype), device=self.numerics.device)
                     self.constants[name] = like.new_full(spec.shape, spec.fill or 0.0)
+                    of_layer = self.router_constants.setdefault(part.description.title, {})
+                    of_layer[spec.name] = self.constants[name]
                     continue
                 owned = OwnedParameter(name=name, spec=spec, groups=part.groups)
                 kinds.setdefault(self._kind(name, spec, part), {})[name] = owned
@@ -121,7 +128,7 @@ class RankModel:
 
     def _kind(self, name: str, spec: ParameterSpec, part: PlannedPart) -> FlatKind:
         return FlatKind(
-            split=spec.ranks(part.groups).size,
+            split=spec.num_parts(part.groups),
             decays=spec.fill is None,
             tied=name == TABLE
             and self.configuration.model.tied_embeddings

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec import UnsetType
+
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.stage_cost import CostContext, cost_context, end_strategy, recompute_of
@@ -14,6 +16,7 @@ from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.groups import LayerGroups
 from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import ParameterSpec
+from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.model.end_parameters import embedding_parameters, end_name, head_parameters, layer_name
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.part import PartDescription
@@ -57,11 +60,22 @@ class ModelDescriber:
     def _layer(self, index: int, strategy: LayerStrategy) -> PlannedPart:
         model = self.configuration.model
         layer = model.layers[index]
-        specs = layer_parameters(layer, model.hidden)
+        specs = (*layer_parameters(layer, model.hidden), *self._load(layer))
         return PlannedPart(
             description=self._describe(f"layer {index}", layer, layer, strategy),
             parameters={layer_name(index, spec.name): spec for spec in specs},
         )
+
+    @property
+    def _capacity_factor(self) -> float:
+        asked = self.numerics.capacity_factor
+        return self.configuration.workload.capacity if isinstance(asked, UnsetType) else asked
+
+    def _load(self, layer: LayerSpec) -> tuple[ParameterSpec, ...]:
+        """The load of the step before, even at the first, where a loss needs it."""
+        if not isinstance(layer.ffn, MoeFfnSpec) or not self.numerics.router_losses.needs_load:
+            return ()
+        return (ParameterSpec(name=LOAD, shape=(layer.ffn.num_experts,), fill=1.0),)
 
     def _end(self, end: ModelEnd, specs: tuple[ParameterSpec, ...]) -> PlannedPart:
         model, strategy = self.configuration.model, end_strategy(self.configuration.mesh)
@@ -86,6 +100,9 @@ class ModelDescriber:
                 groups=self.communicators.layer(strategy),
                 attention_kernel=numerics.attention_kernel,
                 routing=numerics.routing,
+                router_losses=numerics.router_losses,
+                token_weight=1.0 / self.configuration.workload.tokens,
+                capacity_factor=self._capacity_factor,
                 fuse=numerics.fuse,
                 norm_epsilon=numerics.described.norm_epsilon,
                 latent_norm_epsilon=numerics.described.latent_norm_epsilon,

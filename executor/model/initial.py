@@ -31,7 +31,7 @@ def initial_part(
         return spec.part(_draw(spec.shape, name, deviation, seed, like), groups)
     ((first, count),) = spec.pieces(spec.ranks(groups))
     experts = (_draw(spec.shape[1:], f"{name}.{first + index}", deviation, seed, like) for index in range(count))
-    return torch.stack(list(experts))
+    return torch.cat([spec.sliced(expert.unsqueeze(0), groups) for expert in experts])
 
 
 def _draw(shape: tuple[int, ...], name: str, deviation: float, seed: int, like: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.layer.groups import LayerGroups
+from meshwright.executor.layer.position import own_positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +18,11 @@ class MicroBatchTokens:
     labels_T: Tensor
 
 
-def own_tokens(tokens_BS: Tensor, sequence: Communicator) -> MicroBatchTokens:
+def own_tokens(tokens_BS: Tensor, groups: LayerGroups) -> MicroBatchTokens:
     """This rank's part of the tokens of a micro-batch, (B, S + 1), of which the last is only predicted."""
-    return MicroBatchTokens(inputs_T=_part(tokens_BS[:, :-1], sequence), labels_T=_part(tokens_BS[:, 1:], sequence))
-
-
-def _part(tokens_BS: Tensor, sequence: Communicator) -> Tensor:
-    return tokens_BS.t().chunk(sequence.size)[sequence.rank].flatten()
+    tokens_SB = tokens_BS.t()
+    positions = own_positions(tokens_BS.shape[1] - 1, groups, tokens_BS.device)
+    return MicroBatchTokens(
+        inputs_T=tokens_SB.index_select(0, positions).flatten(),
+        labels_T=tokens_SB.index_select(0, positions + 1).flatten(),
+    )

@@ -11,15 +11,14 @@ from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.program.operators import Operator, Resource
 from meshwright.executor.layer.bindings.cross_entropy import TARGETS, Targets, summed_loss
 from meshwright.executor.layer.bindings.embedding import TOKENS
-from meshwright.executor.layer.bindings.router import ROUTING
+from meshwright.executor.layer.bindings.router import REPORT, ROUTING, RoutingReport
 from meshwright.executor.layer.lifetime import INPUT
-from meshwright.executor.layer.routing import EXPERTS
 from meshwright.executor.layer.run import MicroBatch
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.part import Part
 
-Routed = Callable[[str, int, Tensor], None]
-"""Told of the choice of experts of a micro-batch, (T, K): the layer's title, its number of experts, the choice."""
+Routed = Callable[[str, RoutingReport], None]
+"""Told of the routing of a micro-batch: the layer's title, and what its router did."""
 
 
 class Watch(Protocol):
@@ -69,8 +68,7 @@ class Stage:
                 self._ride(batch, tokens)
             self._run(batch, part, PassKind.FORWARD, number)
             if part.routes:
-                experts = batch.scope.values.rider(ROUTING, EXPERTS, Tensor)
-                self._routed(part.title, part.runner.layer.moe.num_experts, experts)
+                self._routed(part.title, batch.scope.values.rider(ROUTING, REPORT, RoutingReport))
             is_head = self.is_last and part is self.parts[-1]
             hidden_TH = batch.output if is_head else batch.take_output()
             running.append(batch)

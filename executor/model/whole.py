@@ -7,6 +7,7 @@ from torch import Tensor
 
 from meshwright.executor.layer.collectives import all_reduce
 from meshwright.executor.model.build import RankModel
+from meshwright.executor.state.shared_parts import first_holders_part
 
 
 def whole_masters(model: RankModel) -> dict[str, Tensor]:
@@ -17,6 +18,6 @@ def whole_masters(model: RankModel) -> dict[str, Tensor]:
         for owned in flat.owned:
             whole = torch.zeros(owned.spec.shape, dtype=flat.master.dtype, device=flat.master.device)
             if flat.copies.rank == 0:
-                owned.spec.add_part(whole, parts[owned.name], owned.spec.ranks(owned.groups))
+                owned.spec.add_part(whole, first_holders_part(owned, parts[owned.name]), owned.groups)
             found[owned.name] = all_reduce(whole, model.communicators.stage)
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch.distributed as dist
 
-from meshwright.costmodel.strategy import LayerStrategy
+from meshwright.costmodel.strategy import LayerStrategy, place_group
 from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
 from meshwright.executor.ranks.place import Place
 
@@ -24,21 +24,22 @@ class Communicators:
         place: Place,
         strategies: Sequence[LayerStrategy],
         end_devices: tuple[int, ...],
+        gpus_per_node: int,
         sms: Sequence[tuple[LayerStrategy, int]] = (),
-        gpus_per_node: int = 0,
     ) -> None:
         self.place = place
+        self._gpus_per_node = gpus_per_node
         self._end_devices = end_devices
         self._made: dict[tuple[tuple[int, ...], int], Communicator] = {}
         for strategy in strategies:
-            for size, stride in _lines(strategy):
+            for size, stride in _lines(strategy, gpus_per_node).values():
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
                 self._make(place.all_lines(place.mesh.stage_gpus // split, split))
         self._make(place.all_across(tuple(range(place.mesh.pp))))
         self._make(place.all_across(end_devices))
         for strategy, num_sms in sms:
-            for size, stride in _lines(strategy):
+            for size, stride in _lines(strategy, gpus_per_node).values():
                 lines = place.all_lines(size, stride)
                 self._make((ranks for ranks in lines if _are_in_one_node(ranks, gpus_per_node)), num_sms)
 
@@ -84,13 +85,26 @@ class Communicators:
 
     def layer(self, strategy: LayerStrategy, num_sms: int = 0) -> LayerGroups:
         """The groups of a layer under a strategy; inside a node on so many SMs, 0 for what the library takes."""
-        tensor, sequence, ffn, expert = (self._of(self.place.line(*line), num_sms) for line in _lines(strategy))
-        return LayerGroups(tensor=tensor, sequence=sequence, ffn=ffn, expert=expert)
+        lines = _lines(strategy, self._gpus_per_node)
+        return LayerGroups(**{name: self._of(self.place.line(*line), num_sms) for name, line in lines.items()})
 
 
-def _lines(strategy: LayerStrategy) -> tuple[tuple[int, int], ...]:
-    """Size and stride of the groups of tensor, sequence, FFN and expert parallelism."""
-    return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), (strategy.ep, strategy.etp)
+def _lines(strategy: LayerStrategy, gpus_per_node: int) -> dict[str, tuple[int, int]]:
+    """Size and stride of the groups of a layer, by their names in `LayerGroups`."""
+    tp, sp, etp = strategy.tp, strategy.sp, strategy.etp
+    expert = place_group(strategy.ep, etp, gpus_per_node)
+    return {
+        "tensor": (tp, 1),
+        "sequence": (sp, tp),
+        "context": (strategy.cp, tp * sp),
+        "ffn": (strategy.ffn_tp, 1),
+        "expert": (strategy.ep, etp),
+        "expert_tensor": (etp, 1),
+        "routed": (strategy.ep * etp, 1),
+        "replica": (strategy.replica_gpus, 1),
+        "expert_inside": (expert.ranks_per_node, etp),
+        "expert_across": (expert.num_nodes, etp * expert.ranks_per_node),
+    }
 
 
 def _are_in_one_node(ranks: tuple[int, ...], gpus_per_node: int) -> bool:

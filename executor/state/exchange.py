@@ -19,11 +19,13 @@ from meshwright.executor.layer.collectives import (
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.state.flat import FlatParameters
+from meshwright.executor.state.shared_parts import sum_shared
 
 
 def reduce_gradients(flat: FlatParameters, wire: torch.dtype) -> Tensor:
     """The gradient of this rank's shard, summed over micro-batches, copies and, where tied, both ends."""
     flat.finish_gradients()
+    sum_shared(flat)
     if flat.ends.size > 1:
         flat.gradients.copy_(all_reduce(flat.gradients, flat.ends))
     own = _reduce_scatter(flat.gradients, flat.copies, wire).to(flat.master.dtype)

@@ -35,7 +35,7 @@ def _of_flat(kind: str, flat: FlatParameters, shard: Tensor) -> Iterator[Piece]:
         yield from flat_pieces(
             f"{kind}.{one.name}",
             one.spec,
-            one.spec.ranks(one.groups),
+            one.groups,
             shard[place],
             start=start,
             part_shape=tuple(one.shape),

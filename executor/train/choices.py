@@ -29,6 +29,8 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
             fuse=on_cuda and request.balanced,  # compiled for one shape: rows of experts must not change
             balanced=request.balanced,
             described=described,
+            router_losses=request.balancing.losses,
+            capacity_factor=request.balancing.capacity_factor,
         ),
         learning_rate=LearningRate(
             peak=request.learning_rate,
@@ -40,4 +42,5 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
         seed=request.seed,
         skip_not_finite=request.skip_not_finite,
         one_stream=request.one_stream,
+        bias_speed=request.balancing.bias_speed,
     )

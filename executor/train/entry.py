@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.emulate.emulation import emulate
+from meshwright.executor.train.balancing import check_balancing
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
 from meshwright.executor.train.inputs import open_inputs, with_restart
 from meshwright.executor.train.launch import launch_ranks
@@ -45,7 +46,9 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
         check_world(plan, where, int(os.environ["WORLD_SIZE"]), "started by torchrun")
     else:
         _check_host(request, plan, where)
-    check_runs(configuration_of(plan), where)
+    configuration = configuration_of(plan)
+    check_runs(configuration, where)
+    check_balancing(request.balancing, configuration, balanced=request.balanced)
     inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
     make_folder(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:

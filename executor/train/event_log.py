@@ -8,7 +8,18 @@ from pathlib import Path
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.train.record import StepRecord
 
-FIGURES = ("loss", "gradient_norm", "learning_rate", "step_time_s", "tokens_per_s", "mfu", "expert_load")
+FIGURES = (
+    "loss",
+    "gradient_norm",
+    "learning_rate",
+    "step_time_s",
+    "tokens_per_s",
+    "mfu",
+    "expert_load",
+    "aux_loss",
+    "z_loss",
+    "dropped_fraction",
+)
 FOLDER = "tensorboard"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -29,12 +31,17 @@ class ExpertLoad:
         for counts in self._counts.values():
             counts.zero_()
 
-    def greatest(self, stage: Communicator) -> Tensor:
-        """Load of the busiest expert over the mean, of the worst layer of a stage; 0 without experts. A collective."""
+    def totals(self, stage: Communicator) -> dict[str, Tensor]:
+        """Choices of the tokens of all ranks of a stage, int64, (E,), by layer. A collective."""
         if not self._counts:
-            return torch.zeros((), dtype=torch.float64, device=self._device)
+            return {}
         widest = max(len(counts) for counts in self._counts.values())
         own = torch.stack([pad(counts, (0, widest - len(counts))) for counts in self._counts.values()])
-        total = all_reduce(own, stage).to(torch.float64)
-        num_experts = torch.tensor([len(counts) for counts in self._counts.values()], device=self._device)
-        return (total.amax(1) * num_experts / total.sum(1).clamp_min(1.0)).amax()
+        rows = all_reduce(own, stage).unbind()
+        return {layer: row[: len(counts)] for (layer, counts), row in zip(self._counts.items(), rows, strict=True)}
+
+    def greatest(self, totals: Mapping[str, Tensor]) -> Tensor:
+        """Load of the busiest expert over the mean, of the worst layer; 0 without experts."""
+        loads = [counts.amax() * len(counts) / counts.sum().clamp_min(1) for counts in totals.values()]
+        zero = torch.zeros((), dtype=torch.float64, device=self._device)
+        return torch.stack([zero, *(load.to(torch.float64) for load in loads)]).amax()

@@ -19,7 +19,7 @@ def weight_pieces(model: RankModel) -> Iterator[Piece]:
     """A rank's weights in the training format, and the biases that balance experts."""
     for flat in model.flats:
         for one in flat.owned:
-            yield from part_pieces(one.name, one.spec, one.spec.ranks(one.groups), flat.weight_of[one.name])
+            yield from part_pieces(one.name, one.spec, one.groups, flat.weight_of[one.name])
     for name, tensor in model.constants.items():
         yield whole(name, tensor)
 

@@ -28,7 +28,8 @@ def _fill(flat: FlatParameters, source: WeightSource) -> None:
 
     def draw(one: OwnedParameter, _like: Tensor) -> Tensor:
         tensor = found.pop(one.name)
-        return tensor if one.spec.cut is Cut.EXPERT else one.spec.part(tensor, one.groups)
+        cut = one.spec.sliced if one.spec.cut is Cut.EXPERT else one.spec.part
+        return cut(tensor, one.groups)
 
     flat.fill(draw)
 

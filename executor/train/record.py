@@ -13,6 +13,7 @@ from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.emulate.emulation import EmulationRecord
 from meshwright.executor.stopwatch import StepPart
+from meshwright.executor.train.balancing import Balancing
 from meshwright.executor.train.operator_times import OperatorTimes
 from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
@@ -26,7 +27,9 @@ are loaded and chosen."""
 class StepRecord(Value, frozen=True, kw_only=True):
     """One step. `mfu` None where the peak of the device is not known; `expert_load` 0 without experts.
 
-    `recorded`: its operators were timed, which slows a step; it does not count for the measured step time.
+    `loss` is that of the tokens alone; `aux_loss` and `z_loss` are trained for beside it, with their coefficients.
+    `dropped_fraction`: choices of experts beyond their capacity over all. `recorded`: its operators were timed, which
+    slows a step; it does not count for the measured step time.
     """
 
     step: int
@@ -40,6 +43,9 @@ class StepRecord(Value, frozen=True, kw_only=True):
     peak_memory_bytes: int
     skipped: bool
     recorded: bool = False
+    aux_loss: float = 0.0
+    z_loss: float = 0.0
+    dropped_fraction: float = 0.0
 
 
 class NumericsRecord(Value, frozen=True, kw_only=True):
@@ -76,7 +82,7 @@ class SlowRank(Value, frozen=True, kw_only=True):
 
 
 class RunRecord(Value, frozen=True, kw_only=True):
-    """A run. `comparable`: measured and predicted are of the same type of GPU.
+    """A run. `comparable`: measured and predicted are of the same type of GPU; `balancing`: what was asked for.
 
     `step_time_s` is the median step behind the first few, steps whose operators were timed left out; memory is that of
     the fullest rank of each pipeline stage; `kernels` is what ran each custom operation on rank 0, CUDA kernel or
@@ -98,6 +104,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     first_step: int
     num_steps: int
     skipped_steps: int
+    balancing: Balancing
     first_loss: float
     last_loss: float
     step_time_s: float

@@ -5,6 +5,7 @@ A strategy whose equality with one process is not tested is refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from meshwright.costmodel.configuration import TrainingConfiguration
@@ -15,7 +16,7 @@ from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
 
-INSTEAD = {"dispatch": "dispatch=alltoall", "cp": "cp=1", "etp": "etp=1"}
+INSTEAD = {"dispatch": "dispatch=alltoall"}
 """What to pin against refusals of single layers."""
 
 RUN_ZERO = (ZeroStage.NONE, ZeroStage.OPTIMIZER)
@@ -60,11 +61,13 @@ def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
         yield Refusal(field="model.learned_positions", what="learned positions")
     if model.vocab % mesh.tp:
         yield Refusal(field="mesh.tp", what=f"a vocabulary of {model.vocab} over {mesh.tp} ranks", instead="tp=1")
-    if configuration.workload.seq_len % mesh.replica_gpus:
-        what = f"sequences of {configuration.workload.seq_len} tokens over {mesh.replica_gpus} ranks"
+    parts = mesh.replica_gpus * (2 if mesh.cp > 1 else 1)
+    if configuration.workload.seq_len % parts:
+        what = f"sequences of {configuration.workload.seq_len} tokens in {parts} equal parts"
         yield Refusal(field="workload.seq_len", what=what)
-    if configuration.workload.capacity != float("inf"):
-        yield Refusal(field="workload.capacity_factor", what="a bounded capacity of experts")
+    if math.isfinite(configuration.workload.capacity) and mesh.cp > 1:
+        what = "a bounded capacity of experts with context parallelism"
+        yield Refusal(field="workload.capacity_factor", what=what, instead="cp=1")
 
 
 def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:

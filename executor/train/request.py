@@ -8,6 +8,7 @@ from pathlib import Path
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.value import Value
 from meshwright.executor.state.learning_rate import Decay
+from meshwright.executor.train.balancing import Balancing
 
 
 class DeviceChoice(StrEnum):
@@ -36,11 +37,12 @@ class RunRequest(Value, frozen=True, kw_only=True):
     checkpoints, one every `save_every` steps (0: none) and one at the end; with `resume` it goes on from the newest.
     A run takes steps until it has `num_steps`, those before a checkpoint included. `balanced`: tokens go to experts
     in turn, whatever the router says. `skip_not_finite`: steps whose loss or norm is not finite are left out instead
-    of ending the run. `tensorboard`: event files are written, too. `one_stream`: operators of layers run one after
-    another, for comparison with what the plan overlaps. `time_operators`: steps at the end whose operators are timed,
-    fewer in a short run; `profile`: the last step is one of them and is written as a trace.
-    `emulate`: of a plan for more ranks than there are, one layer of each kind (layers) or a virtual stage (its number)
-    runs on those that there are. `timeout_s`: how long ranks wait for one that does not come before the run ends.
+    of ending the run. `tensorboard`: event files are written, too. `balancing`: what is done for balanced experts.
+    `one_stream`: operators of layers run one after another, for comparison with what the plan overlaps.
+    `time_operators`: steps at the end whose operators are timed, fewer in a short run; `profile`: the last step is one
+    of them and is written as a trace. `emulate`: of a plan for more ranks than there are, one layer of each kind
+    (layers) or a virtual stage (its number) runs on those that there are. `timeout_s`: how long ranks wait for one that
+    does not come before the run ends.
     """
 
     plan: Path
@@ -69,6 +71,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     profile: bool = False
     timeout_s: float = 600.0
     emulate: str = ""
+    balancing: Balancing = Balancing()
 
     def __post_init__(self) -> None:
         self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")

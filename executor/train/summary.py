@@ -49,6 +49,9 @@ def step_record(
         peak_memory_bytes=peak_memory_bytes(device),
         skipped=result.skipped,
         recorded=recorded,
+        aux_loss=result.aux_loss,
+        z_loss=result.z_loss,
+        dropped_fraction=result.dropped_fraction,
     )
 
 
@@ -93,6 +96,7 @@ def run_record(
         seed=request.seed,
         first_step=records[0].step,
         num_steps=len(records),
+        balancing=request.balancing,
         skipped_steps=sum(record.skipped for record in records),
         first_loss=records[0].loss,
         last_loss=records[-1].loss,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.model import MoeFfnSpec
 from meshwright.costmodel.simulate import build_schedule
 from meshwright.costmodel.stage_cost import end_strategy
 from meshwright.executor.data.source import TokenSource
@@ -32,8 +33,9 @@ from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
 from meshwright.executor.stopwatch import StepPart
-from meshwright.executor.train.expert_load import ExpertLoad
+from meshwright.executor.train.expert_balance import balance_experts
 from meshwright.executor.train.refusals import check_runs
+from meshwright.executor.train.routing_totals import RoutingTotals
 from meshwright.executor.train.step_tokens import StepTokens
 
 BF16_BYTES = 2
@@ -47,6 +49,8 @@ class LossError(MeshwrightError):
 class StepResult:
     """What a step has shown, the same on all ranks. `expert_load`: busiest expert over mean, 0 without experts.
 
+    `loss` is that of the tokens alone; `aux_loss` (of even loads of experts) and `z_loss` are trained for beside it.
+    `dropped_fraction`: choices of experts beyond their capacity over all.
     `skipped`: the weights were left as they were, because loss or norm were not finite. `stop_asked`: some rank was
     asked to end the run.
     """
@@ -57,11 +61,18 @@ class StepResult:
     expert_load: float
     skipped: bool = False
     stop_asked: bool = False
+    aux_loss: float = 0.0
+    z_loss: float = 0.0
+    dropped_fraction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingChoices:
-    """What a plan leaves open. `one_stream`: operators of layers run one after another, for comparison."""
+    """What a plan leaves open.
+
+    `one_stream`: operators of layers run one after another, for comparison. `bias_speed`: by how much a step moves the
+    biases that balance experts.
+    """
 
     numerics: Numerics
     learning_rate: LearningRate
@@ -69,6 +80,22 @@ class TrainingChoices:
     seed: int = 0
     skip_not_finite: bool = False
     one_stream: bool = False
+    bias_speed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Totals:
+    """Over all ranks: mean loss, squared norm of the gradients, losses of the router, choices dropped, greatest expert
+    load, whether any is asked to stop.
+    """
+
+    loss: float
+    square_sum: float
+    aux_loss: float
+    z_loss: float
+    num_dropped: float
+    expert_load: float
+    stop_asked: bool
 
 
 class Trainer:
@@ -95,17 +122,17 @@ class Trainer:
             Place(mesh=configuration.mesh, rank=rank),
             strategies,
             end_devices(configuration),
+            configuration.cluster.gpus_per_node,
             sms=() if streams is None else strategy_sms(configuration),
-            gpus_per_node=configuration.cluster.gpus_per_node,
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
-        self._load = ExpertLoad(choices.numerics.device)
+        self._routing = RoutingTotals(choices.numerics.device)
         self.model = RankModel(
             configuration,
             self.communicators,
             choices.numerics,
             seed=choices.seed,
-            routed=self._load.count,
+            routed=self._routing.add,
             watch=self.watch,
             streams=streams,
         )
@@ -148,26 +175,31 @@ class Trainer:
         if records:
             self._begin_record()
         loss, gradients = self._loss_and_gradients(number)
-        loss_value, square_sum, load, stop_asked = self._totals(loss, gradients, stop=stop)
-        norm, rate = math.sqrt(square_sum), self.choices.learning_rate.at(number)
-        finite = math.isfinite(loss_value) and math.isfinite(norm)
+        chosen = self._routing.load.totals(self.communicators.stage)
+        totals = self._totals(loss, gradients, chosen, stop=stop)
+        norm, rate = math.sqrt(totals.square_sum), self.choices.learning_rate.at(number)
+        finite = math.isfinite(totals.loss) and math.isfinite(norm)
         if finite:
             with self.watch.part(StepPart.OPTIMIZER):
                 self.optimizer.step(gradients, norm, rate)
+                balance_experts(self.model.router_constants, chosen, self.choices.bias_speed)
         elif not self.choices.skip_not_finite:
             raise LossError(
-                f"step {number}: loss {loss_value}, gradient norm {norm}: not finite; weights are those before the step"
-                " (--skip-not-finite leaves out such steps)"
+                f"step {number}: loss {totals.loss}, gradient norm {norm}: not finite; weights are those before the"
+                " step (--skip-not-finite leaves out such steps)"
             )
         self.watch.end_step()
         self.watch.whereabouts.do("end", waits=False)
         return StepResult(
-            loss=loss_value,
+            loss=totals.loss,
             gradient_norm=norm,
             learning_rate=rate,
-            expert_load=load,
+            expert_load=totals.expert_load,
             skipped=not finite,
-            stop_asked=stop_asked,
+            stop_asked=totals.stop_asked,
+            aux_loss=totals.aux_loss,
+            z_loss=totals.z_loss,
+            dropped_fraction=totals.num_dropped / max(1, self._num_choices),
         )
 
     def _begin_record(self) -> None:
@@ -179,7 +211,7 @@ class Trainer:
 
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
-        self._load.restart()
+        self._routing.restart()
         for flat in self.model.flats:
             flat.restart_gradients()
         tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
@@ -192,6 +224,12 @@ class Trainer:
         in_bf16 = self.configuration.runtime.gradient_reduce_bytes == BF16_BYTES
         return torch.bfloat16 if in_bf16 and self.choices.numerics.dtype is torch.bfloat16 else sums
 
+    @property
+    def _num_choices(self) -> int:
+        """Choices of experts in a step, over all layers."""
+        layers = (layer.ffn for layer in self.configuration.model.layers)
+        return self.configuration.workload.tokens * sum(ffn.top_k for ffn in layers if isinstance(ffn, MoeFfnSpec))
+
     def _own_sequences(self) -> range:
         """The places of this rank's sequences in the global batch, those of its first micro-batch first."""
         configuration, place = self.configuration, self.communicators.place
@@ -201,13 +239,12 @@ class Trainer:
     def _micro_batch(self, step_tokens: Tensor, micro_batch: int) -> MicroBatchTokens:
         size = self.configuration.pipeline.micro_batch
         tokens = step_tokens[micro_batch * size : (micro_batch + 1) * size]
-        return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.sequence)
+        return own_tokens(tokens.to(self.choices.numerics.device, non_blocking=True), self.model.end_groups)
 
-    def _totals(self, loss: Tensor | None, gradients: list[Tensor], *, stop: bool) -> tuple[float, float, float, bool]:
-        """Over all ranks: mean loss, squared norm of the gradients, greatest expert load, whether any is asked to stop.
-
-        Waits for the device.
-        """
+    def _totals(
+        self, loss: Tensor | None, gradients: list[Tensor], chosen: dict[str, Tensor], *, stop: bool
+    ) -> _Totals:
+        """What all ranks have found; waits for the device. `chosen`: choices of experts by layer of this stage."""
         place, world = self.communicators.place, self.communicators.world
         at_begin = place.stage == end_devices(self.configuration)[0]
         square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
@@ -215,10 +252,18 @@ class Trainer:
         self.watch.whereabouts.do("sums of loss and norm over all ranks", waits=True)
         share = 1.0 / (self.configuration.workload.tokens * copies_of_tokens)
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share
-        sums = all_reduce(torch.stack((own_loss, square_sum)), world)
-        load = self._load.greatest(self.communicators.stage)
+        sums = all_reduce(torch.stack((own_loss, square_sum, *self._routing.sums)), world)
+        load = self._routing.load.greatest(chosen)
         greatest = torch.stack((load, torch.full_like(load, float(stop))))
         if world.size > 1:
             dist.all_reduce(greatest, op=dist.ReduceOp.MAX)
-        loss_value, total, most_loaded, stop_asked = torch.cat((sums, greatest)).tolist()
-        return loss_value, total, most_loaded, bool(stop_asked)
+        loss_value, total, aux_loss, z_loss, num_dropped, most_loaded, stop_asked = torch.cat((sums, greatest)).tolist()
+        return _Totals(
+            loss=loss_value,
+            square_sum=total,
+            aux_loss=aux_loss,
+            z_loss=z_loss,
+            num_dropped=num_dropped,
+            expert_load=most_loaded,
+            stop_asked=bool(stop_asked),
+        )

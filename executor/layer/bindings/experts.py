@@ -16,7 +16,8 @@ from meshwright.executor.layer.functions.grouped import (
     grouped_forward,
     grouped_wgrad,
 )
-from meshwright.executor.layer.routing import GATES, LAYOUT, Layout
+from meshwright.executor.layer.routing import GATES, LAYOUT
+from meshwright.executor.layer.row_maps import Layout
 from meshwright.executor.layer.scope import Binding, Scope, forward_name
 
 FC2 = "experts_fc2"
@@ -33,9 +34,14 @@ def experts_forward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     offsets = _offsets(scope)
     out = grouped_forward(rows, scope.parameters[name], offsets)
     bias = scope.parameters.get(f"{name}.bias")
-    if bias is not None:
+    if bias is not None and _adds_bias(name, scope):
         out = out + _weighted_bias(name, group_bias(bias, offsets, rows.shape[0]), scope)
     return dict(zip(operator.writes, out.chunk(len(operator.writes), -1), strict=True))
+
+
+def _adds_bias(name: str, scope: Scope) -> bool:
+    """Of ranks that share experts, whose results of FC2 are summed, the first alone adds the bias."""
+    return name != FC2 or scope.layer.groups.expert_tensor.rank == 0
 
 
 def _weighted_bias(name: str, bias_RO: Tensor, scope: Scope) -> Tensor:
@@ -49,7 +55,7 @@ def experts_dgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Gradients of the rows; the part of the gate weights' gradient that comes from the bias of FC2 rides along."""
     grad, name = scope.values.joined(operator.reads), forward_name(operator)
     bias = scope.parameters.get(f"{name}.bias")
-    if bias is not None and name == FC2:
+    if bias is not None and name == FC2 and _adds_bias(name, scope):
         through_bias = grad * group_bias(bias, _offsets(scope), grad.shape[0])
         scope.values.ride(operator.writes[0], GATES, through_bias.sum(-1, keepdim=True))
     return {operator.writes[0]: grouped_dgrad(grad, scope.parameters[name], _offsets(scope))}
@@ -63,8 +69,10 @@ def experts_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     bias = scope.parameters.get(f"{name}.bias")
     if bias is not None:
         groups = group_of_rows(_offsets(scope), grad.shape[0])
-        weighted = _weighted_bias(name, grad, scope)
-        scope.parameters.add_gradient(f"{name}.bias", torch.zeros_like(bias).index_add_(0, groups, weighted))
+        gradient = torch.zeros_like(bias)
+        if _adds_bias(name, scope):
+            gradient.index_add_(0, groups, _weighted_bias(name, grad, scope))
+        scope.parameters.add_gradient(f"{name}.bias", gradient)
     return {}
 
 

@@ -23,18 +23,18 @@ def _layout(scope: Scope) -> GatherLayout:
 
 def gather_tokens(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Tokens (or gradients of outputs) of all ranks."""
-    return {operator.writes[0]: all_gather_rows(scope.values[operator.reads[0]], scope.layer.groups.expert)}
+    return {operator.writes[0]: all_gather_rows(scope.values[operator.reads[0]], scope.layer.groups.routed)}
 
 
 def scatter_outputs(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Outputs summed over ranks, those of this rank's tokens."""
-    return {operator.writes[0]: reduce_scatter_rows(scope.values[operator.reads[0]], scope.layer.groups.expert)}
+    return {operator.writes[0]: reduce_scatter_rows(scope.values[operator.reads[0]], scope.layer.groups.routed)}
 
 
 def scatter_gradients(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Gradients of this rank's tokens and of their gate weights, summed over ranks."""
     source, (target, routing) = operator.reads[0], operator.writes
-    ranks = scope.layer.groups.expert
+    ranks = scope.layer.groups.routed
     gates = scope.values.rider(source, GATES, Tensor)
     return {
         target: reduce_scatter_rows(scope.values[source], ranks),

@@ -16,6 +16,7 @@ from meshwright.costmodel.program.operators import (
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.bindings import (
     activation,
+    copy_exchange,
     cross_entropy,
     embedding,
     gather_exchange,
@@ -28,6 +29,8 @@ from meshwright.executor.layer.bindings import (
     row_exchange,
 )
 from meshwright.executor.layer.bindings.attention import attention, attention_backward
+from meshwright.executor.layer.bindings.context_attention import context_attention, context_attention_backward
+from meshwright.executor.layer.bindings.context_exchange import CONTEXT_EXCHANGES
 from meshwright.executor.layer.bindings.experts import grouped_binding
 from meshwright.executor.layer.bindings.linear import dense_binding
 from meshwright.executor.layer.bindings.sequence import SEQUENCE_EXCHANGES
@@ -47,23 +50,52 @@ GATHERED: dict[str, Binding] = {
 SENT: dict[str, Binding] = {
     "permute": local_exchange.permute,
     "dispatch": row_exchange.send_rows,
+    "dispatch.etp": row_exchange.gather_rows,
     "sort": row_exchange.sort_rows,
     "unsort": row_exchange.unsort_rows,
+    "combine.etp": row_exchange.scatter_rows,
     "combine": row_exchange.return_rows,
     "unpermute": local_exchange.unpermute,
     "unpermute.backward": local_exchange.unpermute_backward,
     "combine.backward": row_exchange.send_rows,
+    "combine.backward.etp": row_exchange.gather_rows,
     "unsort.backward": row_exchange.sort_rows,
     "sort.backward": row_exchange.unsort_rows,
+    "dispatch.backward.etp": row_exchange.scatter_rows,
     "dispatch.backward": row_exchange.return_rows,
     "permute.backward": local_exchange.permute_backward,
 }
+COPIED: dict[str, Binding] = {
+    "permute": copy_exchange.copy_tokens,
+    **dict.fromkeys(("dispatch", "dispatch.network", "dispatch.nvlink"), copy_exchange.send_copies),
+    "sort": copy_exchange.expand,
+    "unsort": copy_exchange.sum_rows,
+    **dict.fromkeys(("combine", "combine.nvlink", "combine.network"), copy_exchange.return_copies),
+    "unpermute": copy_exchange.sum_copies,
+    "unpermute.backward": copy_exchange.copy_tokens,
+    **dict.fromkeys(
+        ("combine.backward", "combine.backward.network", "combine.backward.nvlink"), copy_exchange.send_copies
+    ),
+    "unsort.backward": copy_exchange.expand_gradients,
+    "sort.backward": copy_exchange.sum_row_gradients,
+    **dict.fromkeys(
+        ("dispatch.backward", "dispatch.backward.nvlink", "dispatch.backward.network"), copy_exchange.return_copies
+    ),
+    "permute.backward": copy_exchange.sum_gradients,
+}
+EXCHANGES = {Dispatch.ALL_GATHER: GATHERED, Dispatch.ALL_TO_ALL: SENT, Dispatch.ALL_TO_ALL_DEDUP: COPIED}
 MEMORY_BOUND: dict[MemoryKernel, tuple[Binding, Binding]] = {
     MemoryKernel.ROPE: (rope.rope, rope.rope_backward),
     MemoryKernel.RESIDUAL: (residual.add_all, residual.add_all),
     MemoryKernel.ROUTER: (router.top_k, router.top_k_backward),
     MemoryKernel.CROSS_ENTROPY: (cross_entropy.statistics, cross_entropy.statistics_backward),
 }
+ATTENTION: dict[bool, tuple[Binding, Binding]] = {
+    False: (attention, attention_backward),
+    True: (context_attention, context_attention_backward),
+}
+"""Forward and backward, by whether keys are spread over context-parallel ranks."""
+
 NAMED: dict[str, Binding] = {
     "qk_norm": norms.head_norms,
     "qk_norm.backward": norms.head_norms_backward,
@@ -89,7 +121,7 @@ def binding_of(operator: Operator, layer: LayerContext) -> Binding:
         case GroupedGemmWork():
             return grouped_binding(operator)
         case AttentionWork():
-            return attention_backward if operator.work.backward else attention
+            return ATTENTION[layer.groups.context.size > 1][operator.work.backward]
         case CollectiveWork():
             return _collective(operator, layer)
         case MemoryWork():
@@ -107,6 +139,8 @@ def _collective(operator: Operator, layer: LayerContext) -> Binding:
         return region.exchange
     if operator.axis is Axis.SEQUENCE:
         return SEQUENCE_EXCHANGES[operator.name]
+    if operator.axis is Axis.CONTEXT:
+        return CONTEXT_EXCHANGES[operator.name]
     if operator.axis is Axis.EXPERT:
         return _exchange(operator, layer)
     raise _unknown(operator)
@@ -114,8 +148,8 @@ def _collective(operator: Operator, layer: LayerContext) -> Binding:
 
 def _exchange(operator: Operator, layer: LayerContext) -> Binding:
     strategy = layer.setting.strategy
-    gathers = strategy.dispatch is Dispatch.ALL_GATHER and strategy.ep > 1
-    binding = (GATHERED if gathers else SENT).get(operator.name)
+    bindings = EXCHANGES[strategy.dispatch] if strategy.ep * strategy.etp > 1 else SENT
+    binding = bindings.get(operator.name)
     if binding is None:
         raise _unknown(operator)
     return binding

@@ -1,14 +1,18 @@
-"""Rows to the ranks of their experts and back, by all-to-all. Gate weights ride along in a message of their own."""
+"""Rows to the ranks of their experts and back, by all-to-all; over ranks that share experts, gathered and summed.
+
+Gate weights ride along in a message of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.bindings.router import ROUTING
-from meshwright.executor.layer.collectives import all_to_all_rows
+from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_rows, reduce_scatter_rows
 from meshwright.executor.layer.routing import GATES, LAYOUT, RowLayout
 from meshwright.executor.layer.scope import Scope
 from meshwright.kernels.permute import operator as kernel
@@ -31,16 +35,12 @@ def return_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 
 
 def _exchange(operator: Operator, scope: Scope, received: list[int], sent: list[int]) -> dict[str, Tensor]:
-    source, target, ranks = operator.reads[0], operator.writes[0], scope.layer.groups.expert
-    rows = all_to_all_rows(scope.values[source], received, sent, ranks)
-    gates = scope.values.optional_rider(source, GATES)
-    if gates is not None:
-        scope.values.ride(target, GATES, all_to_all_rows(gates, received, sent, ranks))
-    return {target: rows}
+    ranks = scope.layer.groups.expert
+    return _with_gates(operator, scope, lambda rows: all_to_all_rows(rows, received, sent, ranks))
 
 
 def sort_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
-    """Received rows, or gradients of results, in the order of this rank's experts."""
+    """Arrived rows, or gradients of results, in the order of this rank's experts."""
     source, target = operator.reads[0], operator.writes[0]
     gates = scope.values.optional_rider(source, GATES)
     sorted_rows = kernel.permute(scope.values[source], _layout(scope).arrived, gates)
@@ -59,3 +59,31 @@ def unsort_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     if found.weights_TK is not None:
         scope.values.ride(target, GATES, found.weights_TK)
     return {target: found.tokens_TH}
+
+
+def gather_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
+    """The rows (or gradients of results) that each of the ranks that share experts has received, in blocks."""
+    block = _layout(scope).block
+    return _with_gates(operator, scope, lambda rows: _all_blocks(rows, block, scope))
+
+
+def _all_blocks(rows_RW: Tensor, block: int, scope: Scope) -> Tensor:
+    missing = block - rows_RW.shape[0]
+    return all_gather_rows(F.pad(rows_RW, (0, 0, 0, missing)) if missing else rows_RW, scope.layer.groups.expert_tensor)
+
+
+def scatter_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
+    """Parts of results (or of gradients of rows) summed over the ranks that share experts, for the own block."""
+    num_rows = sum(_layout(scope).received)
+    return _with_gates(
+        operator, scope, lambda rows: reduce_scatter_rows(rows, scope.layer.groups.expert_tensor)[:num_rows]
+    )
+
+
+def _with_gates(operator: Operator, scope: Scope, move: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Rows moved, and the gate weights that ride along."""
+    source, target = operator.reads[0], operator.writes[0]
+    gates = scope.values.optional_rider(source, GATES)
+    if gates is not None:
+        scope.values.ride(target, GATES, move(gates))
+    return {target: move(scope.values[source])}

@@ -27,6 +27,8 @@ Examples:
   meshwright run plan_for_64_gpus.json --emulate layers --steps 12     # its operators' times on the GPUs here
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --save-every 100
   meshwright run plan.json --data tokens.bin --steps 1000 --checkpoint saved --print-launch | sbatch
+  meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.001:per-batch --capacity 1.25
+  meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.0001 --bias-speed 0.001
 """
 
 
@@ -70,6 +72,23 @@ def command(
     decay: Annotated[str, typer.Option(metavar="cosine|linear|constant", help="Decay to a tenth.")] = "cosine",
     weight_decay: Annotated[float, typer.Option(metavar="X", help="AdamW's; spares norms and biases.")] = 0.1,
     clip: Annotated[float, typer.Option(metavar="X", help="Gradients are scaled down to this norm.")] = 1.0,
+    aux_loss: Annotated[
+        str,
+        typer.Option(
+            metavar="COEF[:per-sequence|per-batch|per-device]",
+            help="Train routers for even loads, too: within each sequence, over a step, or of ranks only.",
+        ),
+    ] = "0",
+    z_loss: Annotated[float, typer.Option(metavar="COEF", help="Train routers for small logits, too.")] = 0.0,
+    bias_speed: Annotated[
+        float, typer.Option(metavar="X", help="Each step moves experts' balancing biases by X (DeepSeek-V3: 0.001).")
+    ] = 0.0,
+    capacity: Annotated[
+        str,
+        typer.Option(
+            metavar="FACTOR|planned|dropless", help="Tokens of a sequence that an expert takes at most, over the mean."
+        ),
+    ] = "planned",
     balanced: Annotated[
         bool, typer.Option("--balanced", help="Send tokens to experts in turn, for timing: routing is not learned.")
     ] = False,
@@ -110,6 +129,7 @@ def command(
     if not print_launch:
         _check_torch()
     from meshwright.executor.state.learning_rate import Decay
+    from meshwright.executor.train.balancing import read_balancing
     from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 
     request = RunRequest(
@@ -139,6 +159,7 @@ def command(
         profile=profile,
         timeout_s=timeout,
         emulate=emulate,
+        balancing=read_balancing(aux_loss, z_loss, bias_speed, capacity),
     )
     if print_launch:
         _print_launch(request)
@@ -209,6 +230,8 @@ def arguments_of(request: RunRequest) -> list[str]:
     }
     arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
     arguments += ["--data", request.data, *(["--emulate", request.emulate] if request.emulate else [])]
+    arguments += ["--data", request.data]
+    arguments += ["--aux-loss", request.balancing.aux_text, "--capacity", request.balancing.capacity_text]
     numbers = {
         "--seed": request.seed,
         "--save-every": request.save_every,
@@ -218,6 +241,8 @@ def arguments_of(request: RunRequest) -> list[str]:
         "--clip": request.max_norm,
         "--time-operators": request.time_operators,
         "--timeout": request.timeout_s,
+        "--z-loss": request.balancing.z_loss,
+        "--bias-speed": request.balancing.bias_speed,
     }
     arguments += [text for option, number in numbers.items() for text in (option, repr(number))]
     flags = {
@@ -258,6 +283,8 @@ def step_text(record: StepRecord) -> str:
         parts.append(f"MFU {record.mfu:.1%}")
     if record.expert_load:
         parts.append(f"busiest expert {record.expert_load:.2f} x mean")
+    if record.dropped_fraction:
+        parts.append(f"dropped {record.dropped_fraction:.1%}")
     return "  ".join([*parts, f"{record.peak_memory_bytes / 2**30:.1f} GiB"])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.workload import Workload
@@ -111,19 +112,19 @@ MODELS["gated shared experts"] = {
 }
 
 
-MakePlan = Callable[[str, int, str], Plan]
+MakePlan = Callable[..., Plan]
 
 
 @pytest.fixture
 def make_plan(tmp_path: Path) -> MakePlan:
-    """Plans a model by name for so many ranks; ZeRO-1 unless pinned otherwise."""
+    """Plans a model by name for so many ranks, eight a node unless told; ZeRO-1 unless pinned otherwise."""
 
-    def make(model: str, num_ranks: int, fixes: str) -> Plan:
+    def make(model: str, num_ranks: int, fixes: str, gpus_per_node: int = 8) -> Plan:
         path = tmp_path / f"{model.replace(' ', '-')}.json"
         path.write_text(json.dumps(MODELS[model]))
         problem = Problem(
             model=load_model(str(path)),
-            cluster=load_cluster("h100").with_gpus(num_ranks),
+            cluster=replace(load_cluster("h100"), gpus_per_node=gpus_per_node).with_gpus(num_ranks),
             workload=Workload(global_batch=GLOBAL_BATCH, seq_len=SEQ_LEN),
             fixes=parse_fixes((fixes if "zero" in fixes else f"{fixes},zero=1",)),
         )

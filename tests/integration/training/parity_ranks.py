@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import runpy
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
+import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -27,13 +30,18 @@ from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.executor.data.synthetic import MarkovTokens
+from meshwright.executor.layer.bindings.router import CORRECTION
+from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model import build
+from meshwright.executor.model.build import UNTRAINED
+from meshwright.executor.model.end_parameters import layer_name
 from meshwright.executor.model.numerics import Numerics
-from meshwright.executor.model.reference import ReferenceModel
+from meshwright.executor.model.reference import ReferenceLoss, ReferenceModel
 from meshwright.executor.model.whole import whole_masters
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
+from meshwright.executor.train.balancing import Balancing
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
@@ -42,6 +50,16 @@ NUM_STEPS = 6
 RATE = LearningRate(peak=1e-2, num_steps=NUM_STEPS, warm_up_steps=2)
 OPTIMIZER = AdamWSettings(max_norm=1.0)
 TIMEOUT = timedelta(seconds=60)
+TINY = 1e-9
+FAVOURITES = torch.tensor([2.0, 1.0])
+"""Begin of the biases of routers that are to send every token to the first two experts."""
+
+
+class Options(msgspec.Struct, kw_only=True):
+    """What a plan is trained with; `skewed`: routers begin with favourites."""
+
+    balancing: Balancing = Balancing()
+    skewed: bool = False
 
 
 def main() -> None:
@@ -64,13 +82,16 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=TIMEOUT)
     found = {}
     for path in sorted(Path(folder).glob("*.plan.json")):
-        configuration = configuration_of(read_plan(path))
+        configuration, case = configuration_of(read_plan(path)), path.name.removesuffix(".plan.json")
+        options = msgspec.json.decode(path.with_name(f"{case}.options.json").read_bytes(), type=Options)
         with _on_host_streams() if streams == "host-streams" else nullcontext():
-            results, initial, final = train(configuration, rank, numerics, one_stream=streams == "one-stream")
+            results, initial, final = train(configuration, rank, numerics, options, one_stream=streams == "one-stream")
         if rank == 0:
-            found[path.name.removesuffix(".plan.json")] = {
-                "errors": errors(configuration, results, initial, final),
+            found[case] = {
+                "errors": errors(configuration, results, initial, final, options),
                 "digest": digest(final),
+                "expert load": results[-1].expert_load,
+                "dropped": results[-1].dropped_fraction,
             }
         dist.barrier()
     if rank == 0:
@@ -97,14 +118,33 @@ def open_device(device_type: str, rank: int) -> torch.device:
 
 
 def train(
-    configuration: TrainingConfiguration, rank: int, numerics: Numerics, *, one_stream: bool
+    configuration: TrainingConfiguration, rank: int, numerics: Numerics, options: Options, *, one_stream: bool
 ) -> tuple[list[StepResult], dict[str, Tensor], dict[str, Tensor]]:
     """Six steps; what they showed, and all parameters before and after."""
-    choices = TrainingChoices(numerics=numerics, learning_rate=RATE, optimizer=OPTIMIZER, one_stream=one_stream)
+    choices = TrainingChoices(
+        numerics=replace(
+            numerics,
+            router_losses=options.balancing.losses,
+            capacity_factor=options.balancing.capacity_factor,
+        ),
+        learning_rate=RATE,
+        optimizer=OPTIMIZER,
+        bias_speed=options.balancing.bias_speed,
+        one_stream=one_stream,
+    )
     trainer = Trainer(configuration, rank, choices, tokens_of(configuration))
-    initial = everywhere(whole_masters(trainer.model))
+    for name, constant in trainer.model.constants.items():
+        if options.skewed and name.endswith(CORRECTION):
+            constant[: len(FAVOURITES)] = FAVOURITES
+    initial = everywhere(all_parameters(trainer))
     results = [trainer.step(step) for step in range(NUM_STEPS)]
-    return results, initial, everywhere(whole_masters(trainer.model))
+    return results, initial, everywhere(all_parameters(trainer))
+
+
+def all_parameters(trainer: Trainer) -> dict[str, Tensor]:
+    """Masters of what is trained, and what routers go by that is not."""
+    constants = {name: constant.clone() for name, constant in trainer.model.constants.items()}
+    return whole_masters(trainer.model) | constants
 
 
 def digest(parameters: dict[str, Tensor]) -> str:
@@ -132,11 +172,22 @@ def everywhere(parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def errors(
-    configuration: TrainingConfiguration, found: list[StepResult], initial: dict[str, Tensor], final: dict[str, Tensor]
+    configuration: TrainingConfiguration,
+    found: list[StepResult],
+    initial: dict[str, Tensor],
+    final: dict[str, Tensor],
+    options: Options,
 ) -> dict[str, float]:
     """Against autograd, torch's AdamW and torch's clipping on the whole batch."""
-    leaves = {name: value.clone().requires_grad_() for name, value in initial.items()}
-    model = ReferenceModel(model=configuration.model, weights=leaves, wide=torch.float64)
+    constants = {name: value.clone() for name, value in initial.items() if name.endswith(UNTRAINED)}
+    leaves = {name: value.clone().requires_grad_() for name, value in initial.items() if name not in constants}
+    factor = options.balancing.capacity_factor
+    model = ReferenceModel(
+        model=configuration.model,
+        weights=leaves | constants,
+        wide=torch.float64,
+        capacity_factor=math.inf if isinstance(factor, msgspec.UnsetType) else factor,
+    )
     optimizer = torch.optim.AdamW(
         [
             {"params": [leaf for leaf in leaves.values() if leaf.dim() > 1], "weight_decay": OPTIMIZER.weight_decay},
@@ -146,22 +197,58 @@ def errors(
         eps=OPTIMIZER.epsilon,
     )
     tokens = tokens_of(configuration)
-    worst = {"loss": 0.0, "gradient norm": 0.0}
+    worst = {"loss": 0.0, "gradient norm": 0.0, "aux loss": 0.0, "z loss": 0.0, "dropped": 0.0}
     for step, result in enumerate(found):
         optimizer.zero_grad()
         loss = model.loss(tokens.batch(step, range(configuration.workload.global_batch)))
-        loss.backward()
+        even, z = router_losses(loss, constants, options.balancing, configuration.mesh.ep)
+        (loss.tokens + even + z).backward()
         norm = float(torch.nn.utils.clip_grad_norm_(leaves.values(), OPTIMIZER.max_norm))
         for group in optimizer.param_groups:
             group["lr"] = RATE.at(step)
         optimizer.step()
-        expected = loss.item()
-        worst["loss"] = max(worst["loss"], abs(result.loss - expected) / expected)
-        worst["gradient norm"] = max(worst["gradient norm"], abs(result.gradient_norm - norm) / norm)
+        balance(loss, constants, options.balancing.bias_speed)
+        figures = {
+            "loss": (result.loss, loss.tokens.item()),
+            "gradient norm": (result.gradient_norm, norm),
+            "aux loss": (result.aux_loss, even.item()),
+            "z loss": (result.z_loss, z.item()),
+            "dropped": (result.dropped_fraction, dropped_fraction(loss)),
+        }
+        for name, (own, expected) in figures.items():
+            worst[name] = max(worst[name], abs(own - expected) / max(abs(expected), TINY))
     with torch.no_grad():
-        for name, leaf in leaves.items():
-            worst[name] = float((final[name] - leaf).norm() / leaf.norm())
+        for name, leaf in (leaves | constants).items():
+            worst[name] = float((final[name] - leaf).norm() / leaf.norm().clamp_min(TINY))
     return worst
+
+
+def router_losses(
+    loss: ReferenceLoss, constants: dict[str, Tensor], balancing: Balancing, num_devices: int
+) -> tuple[Tensor, Tensor]:
+    """Those of all layers, with their coefficients."""
+    even = z = torch.zeros((), dtype=torch.float64)
+    for index, routing in loss.routings.items():
+        load = constants.get(layer_name(index, LOAD))
+        even = even + routing.even_loss(balancing.losses, load, num_devices)
+        z = z + routing.z_loss(balancing.losses)
+    return even, z
+
+
+def dropped_fraction(loss: ReferenceLoss) -> float:
+    """Choices that were dropped over all."""
+    kept = [routing.kept.flatten() for routing in loss.routings.values()]
+    return 1 - torch.cat(kept).double().mean().item() if kept else 0.0
+
+
+def balance(loss: ReferenceLoss, constants: dict[str, Tensor], speed: float) -> None:
+    """Move the biases, and keep the load for the next step, one expert after another."""
+    for index, routing in loss.routings.items():
+        for expert, load in enumerate(routing.load.tolist()):
+            if (name := layer_name(index, CORRECTION)) in constants:
+                constants[name][expert] += speed * ((load < 1) - (load > 1))
+            if (name := layer_name(index, LOAD)) in constants:
+                constants[name][expert] = load
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ from torch.multiprocessing.spawn import spawn
 
 from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.layer.router_losses import LossScope, RouterLosses
 from meshwright.executor.model import build
 from meshwright.executor.model.numerics import Numerics
-from meshwright.executor.model.whole import whole_masters
 from meshwright.executor.train.inputs import open_inputs
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import RunCheckpoints
@@ -36,6 +36,8 @@ from meshwright.planner.serialise import read_plan
 
 PARITY = runpy.run_path(str(Path(__file__).with_name("parity_ranks.py")))
 SAVED, STEPS = 3, 6
+LOSSES = RouterLosses(even=0.1, scope=LossScope.PER_BATCH)
+BIAS_SPEED = 0.01
 SUFFIX = ".plan.json"
 
 
@@ -114,9 +116,10 @@ def made(
     inputs = open_inputs(request, plan)
     dist.barrier()
     choices = TrainingChoices(
-        numerics=Numerics(device=torch.device("cpu"), dtype=torch.float64),
+        numerics=Numerics(device=torch.device("cpu"), dtype=torch.float64, router_losses=LOSSES),
         learning_rate=PARITY["RATE"],
         optimizer=PARITY["OPTIMIZER"],
+        bias_speed=BIAS_SPEED,
         seed=int(resumes),  # a resumed run must not depend on its own initial weights
     )
     trainer = Trainer(configuration_of(plan), rank, choices, inputs.data)
@@ -125,7 +128,7 @@ def made(
 
 
 def spoil_constants(trainer: Trainer, value: float) -> None:
-    """Biases that balance experts are zero at first, which would not show that they were saved."""
+    """Biases and loads of experts are all alike at first, which would not show that they were saved."""
     for tensor in trainer.model.constants.values():
         tensor.copy_(value * torch.arange(len(tensor)))
 
@@ -137,7 +140,7 @@ def trained_on(trainer: Trainer) -> dict[str, Tensor]:
         "losses": torch.tensor([result.loss for result in results], dtype=torch.float64),
         "norms": torch.tensor([result.gradient_norm for result in results], dtype=torch.float64),
     }
-    parameters: dict[str, Tensor] = PARITY["everywhere"](whole_masters(trainer.model))
+    parameters: dict[str, Tensor] = PARITY["everywhere"](PARITY["all_parameters"](trainer))
     return figures | parameters
 
 

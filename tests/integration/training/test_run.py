@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -88,6 +89,30 @@ def check_trace(trace: dict[str, Any]) -> None:
         assert not {Lane.NVLINK, Lane.NETWORK} & {lane for _, _, lane in one}
         assert ("dispatch", "forward", Lane.COMPUTE) in one
         assert {name for name, _, _ in one} == {name for name, _, _ in predicted}
+
+
+def test_experts_are_balanced_and_bounded_as_asked(
+    make_plan: Callable[[str, int, str], Plan],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    write_plan(make_plan("groups of experts", 2, "dp=2,ep=2,dispatch=alltoall-dedup"), tmp_path / "plan.json")
+    asked = ("--aux-loss", "0.5:per-device", "--z-loss", "0.01", "--bias-speed", "0.01", "--capacity", "1")
+    done = run("plan.json", "--steps", "2", "--device", "cpu", "-o", "out", *asked)
+    assert done.returncode == 0, done.stderr
+    steps = [json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()]
+    for step in steps:
+        assert step["aux_loss"] == pytest.approx(0.5 * 3, rel=0.05)  # of three layers, 1 where loads are even
+        assert step["z_loss"] == pytest.approx(0.01 * 3 * math.log(8) ** 2, rel=0.1)
+        assert 0.02 < step["dropped_fraction"] < 0.6
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["balancing"] == {
+        "aux_loss": 0.5,
+        "aux_scope": "per-device",
+        "z_loss": 0.01,
+        "bias_speed": 0.01,
+        "capacity_factor": 1.0,
+    }
 
 
 def test_a_failed_rank_ends_the_run_with_one_reason(

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from meshwright.costmodel.workload import Workload
+from meshwright.executor.train.balancing import Balancing
 from meshwright.executor.train.entry import run as run_here
 from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 from meshwright.planner.plan import Plan
@@ -66,6 +67,23 @@ def test_on_one_rank(make_plan: MakePlan, tmp_path: Path, model: str, format: Fo
     )
     assert run_here(request, (), lambda _: None) is None
     assert unequal(tmp_path / "in", tmp_path / "out") == []
+
+
+def test_biases_that_have_followed_loads_are_written(make_plan: MakePlan, tmp_path: Path) -> None:
+    write_plan(make_plan("groups of experts", 1, "mbs=2"), tmp_path / "plan.json")
+    request = RunRequest(
+        plan=tmp_path / "plan.json",
+        output=tmp_path / "run",
+        num_steps=1,
+        device=DeviceChoice.CPU,
+        export=tmp_path / "out",
+        balancing=Balancing(bias_speed=0.25),
+    )
+    run_here(request, (), lambda _: None)
+    biases = {name: tensor for name, tensor in _load(tmp_path / "out").items() if name.endswith("correction_bias")}
+    assert len(biases) == 3
+    for bias in biases.values():
+        assert {-0.25, 0.25} <= set(bias.tolist()) <= {-0.25, 0.0, 0.25}
 
 
 @pytest.mark.parametrize(

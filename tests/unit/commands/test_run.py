@@ -8,7 +8,9 @@ import pytest
 
 from meshwright.cli import main
 from meshwright.commands.run import arguments_of, step_text
+from meshwright.executor.layer.router_losses import LossScope
 from meshwright.executor.state.learning_rate import Decay
+from meshwright.executor.train.balancing import Balancing
 from meshwright.executor.train.record import StepRecord
 from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
 
@@ -39,6 +41,10 @@ RECORD = StepRecord(
         (["--time-operators", "-1"], "--time-operators: -1 is not a number >= 0"),
         (["--timeout", "0"], "--timeout: 0.0 is not a positive number of seconds"),
         (["--emulate", "0", "--export", "x"], "--export: does not go with --emulate"),
+        (["--aux-loss", "0.1:per-token"], "--aux-loss: 0.1:per-token: expected a number, or one with :SCOPE of"),
+        (["--capacity", "full"], "--capacity: full: expected a positive number, planned or dropless"),
+        (["--z-loss", "-1"], "--z-loss: -1.0 is not a number >= 0"),
+        (["--bias-speed", "inf"], "--bias-speed: inf is not a number >= 0"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
         ([], "missing.json: no such file"),
     ],
@@ -73,6 +79,9 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         profile=True,
         timeout_s=7.5,
         emulate="layers",
+        balancing=Balancing(
+            aux_loss=0.01, aux_scope=LossScope.PER_BATCH, z_loss=1e-3, bias_speed=2e-3, capacity_factor=1.5
+        ),
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)

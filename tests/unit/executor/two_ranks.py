@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from msgspec.structs import replace as replace_strategy
 from torch.multiprocessing.spawn import spawn
 
 from meshwright.costmodel.layer_passes import pass_operators
@@ -26,9 +27,10 @@ from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.program.layer import build_layer
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import load_runtime
-from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Recompute
+from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute
 from meshwright.executor.layer.context import RoutingChoice
 from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.layer.router_losses import LossScope, RouterLosses
 from meshwright.executor.layer_timing.gradient_check import CheckedLayer, gradient_errors
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.operator_order import solve_pass
@@ -40,6 +42,9 @@ DENSE_STRATEGIES = {
     "tp": LayerStrategy(tp=2, ffn_tp=2),
     "sp": LayerStrategy(sp=2),
     "sp, ffn tp": LayerStrategy(sp=2, ffn_tp=2),
+    "cp": LayerStrategy(cp=2),
+    "cp ring": LayerStrategy(cp=2, context_method=ContextMethod.RING),
+    "cp ring, ffn tp": LayerStrategy(cp=2, context_method=ContextMethod.RING, ffn_tp=2),
 }
 MOE_STRATEGIES = {
     "ep": LayerStrategy(ep=2),
@@ -48,6 +53,14 @@ MOE_STRATEGIES = {
     "sp, ep gather, ffn tp": LayerStrategy(sp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_GATHER),
     "tp, ep": LayerStrategy(tp=2, ffn_tp=2, ep=2),
     "tp, no ep": LayerStrategy(tp=2),
+    "ep dedup": LayerStrategy(ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
+    "tp, ep dedup": LayerStrategy(tp=2, ffn_tp=2, ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
+    "etp": LayerStrategy(etp=2),
+    "etp gather": LayerStrategy(etp=2, dispatch=Dispatch.ALL_GATHER),
+    "tp, etp": LayerStrategy(tp=2, ffn_tp=2, etp=2),
+    "sp, etp gather": LayerStrategy(sp=2, ffn_tp=2, etp=2, dispatch=Dispatch.ALL_GATHER),
+    "cp, ep": LayerStrategy(cp=2, ep=2),
+    "cp ring, ep gather": LayerStrategy(cp=2, context_method=ContextMethod.RING, ep=2, dispatch=Dispatch.ALL_GATHER),
 }
 BALANCED = RoutingChoice(balanced=True)
 
@@ -58,17 +71,49 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         strategies = MOE_STRATEGIES if layer.is_moe else DENSE_STRATEGIES
         for name, strategy in strategies.items():
             yield f"{kind}: {name}", _checked(kind, strategy, ranks)
-    for name in ("ep", "ep gather"):
+    for name in ("ep", "ep gather", "ep dedup", "etp", "etp gather"):
         strategy = MOE_STRATEGIES[name]
         yield f"balanced: {name}", replace(_checked("moe, shared", strategy, ranks), routing=BALANCED)
         for policy in (Recompute.SELECTIVE, Recompute.FULL):
-            again = LayerStrategy(ep=2, dispatch=strategy.dispatch, recompute=policy)
+            again = replace_strategy(strategy, recompute=policy)
             yield f"{policy.value}: {name}", _checked("moe, shared", again, ranks)
-    late = _checked("moe, biases", MOE_STRATEGIES["ep"], ranks)
-    yield "gate behind FC2: ep", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
-    for kind, name in (("moe, shared", "sp, ep gather, ffn tp"), ("moe, gated shared", "tp, ep"), ("moe", "ep")):
+    yield from routed_layers(ranks)
+    for method in ContextMethod:
+        for policy in (Recompute.CORE_ATTENTION, Recompute.FULL):
+            again = LayerStrategy(cp=2, context_method=method, recompute=policy)
+            yield f"{policy.value}: cp {method.value}", _checked("dense", again, ranks)
+    for name in ("ep", "etp"):
+        late = _checked("moe, biases", MOE_STRATEGIES[name], ranks)
+        yield f"gate behind FC2: {name}", replace(late, setting=_setting(late.setting.strategy, gate_before_fc2=False))
+    for kind, name in (
+        ("moe, shared", "sp, ep gather, ffn tp"),
+        ("moe, gated shared", "tp, ep"),
+        ("moe", "ep"),
+        ("moe", "cp, ep"),
+    ):
         checked = _checked(kind, MOE_STRATEGIES[name], ranks)
         yield f"solved order, {kind}: {name}", replace(checked, order=_solved(checked))
+
+
+def routed_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
+    """Losses of routers, bounded capacities, ranks with different numbers of tokens."""
+    for scope in (LossScope.PER_SEQUENCE, LossScope.PER_DEVICE):
+        losses = RouterLosses(even=0.3, scope=scope, z=0.1)
+        for kind, name in (("moe, groups", "sp, ep"), ("moe, empty experts", "tp, ep"), ("moe", "ep gather")):
+            checked = replace(_checked(kind, MOE_STRATEGIES[name], ranks), router_losses=losses)
+            yield f"loss {scope.value}, {kind}: {name}", checked
+    for kind, name in (
+        ("moe, groups", "sp, ep"),
+        ("moe, biases", "ep"),
+        ("moe", "tp, no ep"),
+        ("moe", "ep gather"),
+        ("moe", "tp, ep dedup"),
+    ):
+        yield f"bounded, {kind}: {name}", replace(_checked(kind, MOE_STRATEGIES[name], ranks), capacity_factor=0.8)
+    for name in ("ep", "ep dedup"):
+        for kind in ("moe", "moe, empty experts"):
+            uneven = replace(_checked(kind, MOE_STRATEGIES[name], ranks), micro_batches=(1, 3))
+            yield f"uneven tokens, {kind}: {name}", uneven
 
 
 def _setting(strategy: LayerStrategy, *, gate_before_fc2: bool = True) -> ProgramSetting:

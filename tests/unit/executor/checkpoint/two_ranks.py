@@ -20,7 +20,7 @@ from meshwright.executor.checkpoint.cut_pieces import flat_pieces, part_pieces
 from meshwright.executor.checkpoint.folder import CheckpointFolder
 from meshwright.executor.checkpoint.manifest import DataPosition, Manifest
 from meshwright.executor.checkpoint.pieces import Piece, ShardedState, whole
-from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
+from meshwright.executor.layer.groups import Communicator, LayerGroups
 from meshwright.executor.layer.parameters import Block, Cut, ParameterSpec
 
 WORLD = 2
@@ -55,11 +55,11 @@ def state_of(ranks: Communicator, full: dict[str, Tensor]) -> tuple[ShardedState
     pieces: list[Piece] = []
     for spec in SPECS:
         own[spec.name] = spec.part(full[spec.name], groups).clone()
-        pieces += part_pieces(spec.name, spec, spec.ranks(groups), own[spec.name])
+        pieces += part_pieces(spec.name, spec, groups, own[spec.name])
         name = f"moment.{spec.name}"
         own[name] = _flat_shard(full[name], ranks)
         start = ranks.rank * -(-full[name].numel() // ranks.size)
-        pieces += flat_pieces(name, spec, ALONE, own[name], start=start, part_shape=spec.shape)
+        pieces += flat_pieces(name, spec, LayerGroups(), own[name], start=start, part_shape=spec.shape)
     own["steps"] = full["steps"].clone()
     return ShardedState([*pieces, whole("steps", own["steps"])]), own
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import PlanError
-from meshwright.costmodel.strategy import Dispatch, ZeroStage
+from meshwright.costmodel.strategy import ZeroStage
 from meshwright.executor.train.refusals import check_runs
 
 Change = Callable[[TrainingConfiguration], TrainingConfiguration]
@@ -46,15 +46,18 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "prediction modules": (model(mtp_depth=1), "model.mtp_depth: "),
     "learned positions": (model(learned_positions=64), "model.learned_positions: "),
     "offload": (layers(offload=True), "layer 0: offload: "),
-    "one copy a rank": (layers(dispatch=Dispatch.ALL_TO_ALL_DEDUP), "layer 0: dispatch: .*--fix dispatch=alltoall"),
     "a window": (
         lambda configuration: _with_attention(configuration, window=4),
         "layer 0: window: .*sliding windows",
     ),
     "other axes than the mesh": (layers(tp=2, sp=1, ffn_tp=2), "layer 0: tp: .*tp 2 x sp 1 in a mesh of tp 1 x sp 2"),
-    "a bounded capacity": (
-        lambda configuration: replace(configuration, workload=replace(configuration.workload, capacity_factor=1.5)),
-        "workload.capacity_factor: ",
+    "a bounded capacity with context parallelism": (
+        lambda configuration: replace(
+            configuration,
+            workload=replace(configuration.workload, capacity_factor=1.5),
+            mesh=replace(configuration.mesh, cp=2, dp=1),
+        ),
+        "workload.capacity_factor: .*--fix cp=1",
     ),
     "an odd sequence": (
         lambda configuration: replace(configuration, workload=replace(configuration.workload, seq_len=17)),
@@ -71,6 +74,17 @@ def test_refused_with_its_field(tiny_configuration: TrainingConfiguration, chang
 
 def test_the_rest_is_not(tiny_configuration: TrainingConfiguration) -> None:
     check_runs(tiny_configuration)
+
+
+def test_parts_of_a_sequence_that_context_parallel_ranks_cannot_share(
+    tiny_configuration: TrainingConfiguration,
+) -> None:
+    ranks = tiny_configuration.mesh.num_gpus
+    workload = replace(tiny_configuration.workload, seq_len=ranks * 3)
+    mesh = replace(tiny_configuration.mesh, cp=ranks, sp=1, dp=1)
+    changed = replace(layers(cp=ranks, sp=1)(tiny_configuration), mesh=mesh, workload=workload)
+    with pytest.raises(PlanError, match=f"workload.seq_len: .*in {2 * ranks} equal parts"):
+        check_runs(changed)
 
 
 def test_key_heads_fewer_than_tensor_ranks(tiny_configuration: TrainingConfiguration) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 from torch import Tensor
 
 from meshwright.costmodel.presets import load_model
@@ -29,7 +32,14 @@ class SameBatch:
         return MarkovTokens(vocabulary=256, seq_len=16, global_batch=8, seed=0).batch(0 * step, sequences)
 
 
-def make_trainer(repository: Path, dtype: torch.dtype, *, skip: bool = False) -> Trainer:
+def make_trainer(
+    repository: Path,
+    dtype: torch.dtype,
+    *,
+    skip: bool = False,
+    planned_capacity: float | UnsetType = UNSET,
+    capacity: float | UnsetType = UNSET,
+) -> Trainer:
     problem = Problem(
         model=load_model(str(repository / "docs" / "tiny_moe.json")),
         cluster=load_cluster("h100").with_gpus(1),
@@ -37,8 +47,10 @@ def make_trainer(repository: Path, dtype: torch.dtype, *, skip: bool = False) ->
         fixes=parse_fixes(("mbs=4,zero=1",)),
     )
     configuration = search(problem, top=0).configuration
+    workload = replace(configuration.workload, capacity_factor=planned_capacity)
+    configuration = replace(configuration, workload=workload)
     choices = TrainingChoices(
-        numerics=Numerics(device=torch.device("cpu"), dtype=dtype),
+        numerics=Numerics(device=torch.device("cpu"), dtype=dtype, capacity_factor=capacity),
         learning_rate=LearningRate(peak=1e-2, num_steps=8, decay=Decay.CONSTANT),
         skip_not_finite=skip,
     )
@@ -59,6 +71,15 @@ def test_bfloat16_weights_follow_float32_masters(repository: Path) -> None:
     for flat in trainer.model.flats:
         assert flat.master.dtype is flat.gradients.dtype is torch.float32
         assert torch.equal(flat.weights, flat.master.to(torch.bfloat16))
+
+
+def test_experts_have_the_capacity_of_the_plan_unless_another_is_asked_for(repository: Path) -> None:
+    def dropped(planned: float | UnsetType, asked: float | UnsetType) -> float:
+        trainer = make_trainer(repository, torch.float32, planned_capacity=planned, capacity=asked)
+        return trainer.step(0).dropped_fraction
+
+    assert dropped(UNSET, UNSET) == dropped(0.5, math.inf) == 0.0
+    assert dropped(0.5, UNSET) == dropped(UNSET, 0.5) > 0.4
 
 
 def spoil(trainer: Trainer) -> list[torch.Tensor]:

@@ -1,0 +1,38 @@
+"""What layouts of rows have in common, and what is known of them before anything is routed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from meshwright.kernels.index.contract import RowMap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where rows go. offsets_E: ends of the rows of this rank's experts."""
+
+    offsets_E: Tensor
+
+
+def first_rows(rowmap: RowMap, num_rows: int) -> RowMap:
+    """The map without rows that are nobody's."""
+    return replace(rowmap, slots_P=rowmap.slots_P[:num_rows])
+
+
+@lru_cache(maxsize=8)
+def balanced_experts(num_tokens: int, num_experts: int, top_k: int, device: torch.device) -> Tensor:
+    """Experts in turn: choice k of token t is expert t + k (E // K), so that all have T K / E rows if E divides T."""
+    tokens = torch.arange(num_tokens, device=device).unsqueeze(1)
+    choices = torch.arange(top_k, device=device) * (num_experts // top_k)
+    return (tokens + choices) % num_experts
+
+
+@lru_cache(maxsize=8)
+def balanced_counts(num_tokens: int, num_experts: int, top_k: int) -> tuple[int, ...]:
+    """Rows of every expert under balanced routing, known to the host."""
+    experts = balanced_experts(num_tokens, num_experts, top_k, torch.device("cpu"))
+    return tuple(int(count) for count in torch.bincount(experts.flatten(), minlength=num_experts))

@@ -1,0 +1,45 @@
+"""Elements that several of the ranks that split a parameter hold copies of, each with a part of their gradient.
+
+Biases behind FC2 of experts that etp ranks share: all of them hold each.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from meshwright.executor.state.flat import FlatParameters, OwnedParameter
+
+
+def sum_shared(flat: FlatParameters) -> None:
+    """Sum the gradients of shared elements over their holders, in place: then all have the same."""
+    for one in flat.owned:
+        shared = one.spec.shared(one.groups)
+        if shared is not None:
+            own = flat.accumulator_of[one.name].total.flatten()[shared.start : shared.stop]
+            dist.all_reduce(own, group=shared.ranks.group)
+
+
+def repeated_square(flat: FlatParameters, gradient: Tensor) -> Tensor:
+    """The square of what other holders count, too, of a shard's gradient: each element shall count once."""
+    total = torch.zeros((), dtype=torch.float64, device=gradient.device)
+    for one, first, place in flat.segments():
+        shared = one.spec.shared(one.groups)
+        if shared is None:
+            continue
+        begin = place.start + max(0, shared.start - first)
+        end = place.start + min(place.stop - place.start, shared.stop - first)
+        square = torch.linalg.vector_norm(gradient[begin : max(begin, end)]).to(torch.float64).square()
+        total += square * (1.0 - 1.0 / shared.ranks.size)
+    return total
+
+
+def first_holders_part(one: OwnedParameter, part: Tensor) -> Tensor:
+    """A rank's part of a parameter, its shared elements zero but on their first holder."""
+    shared = one.spec.shared(one.groups)
+    if shared is None or shared.ranks.rank == 0:
+        return part
+    without = part.clone()
+    without.view(-1)[shared.start : shared.stop] = 0
+    return without
