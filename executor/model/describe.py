@@ -81,7 +81,10 @@ class ModelDescriber:
                 setting=context.setting(layer, strategy),
                 device=numerics.device,
                 dtype=numerics.dtype,
-                groups=self.communicators.layer(strategy),
+                groups=self.communicators.layer(
+                    strategy, layer.attention.num_kv_heads if isinstance(part, LayerSpec) else 0
+                ),
+                vocabulary=self.configuration.model.vocab,
                 attention_kernel=numerics.attention_kernel,
                 routing=numerics.routing,
                 fuse=numerics.fuse,

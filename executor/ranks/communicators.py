@@ -15,14 +15,24 @@ class Communicators:
     """The communicators of one rank.
 
     All that a plan needs are made at once, and by every rank in the same order, those of others too: torch numbers
-    groups by how many a process has made. `end_devices` hold the model's two ends.
+    groups by how many a process has made. `end_devices` hold the model's two ends; `key_heads`: the numbers of key heads
+    that its layers have.
     """
 
-    def __init__(self, place: Place, strategies: Sequence[LayerStrategy], end_devices: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        strategies: Sequence[LayerStrategy],
+        end_devices: tuple[int, ...],
+        key_heads: Iterable[int] = (),
+    ) -> None:
         self.place = place
         self._end_devices = end_devices
         self._made: dict[tuple[int, ...], Communicator] = {}
+        counts = tuple(dict.fromkeys(key_heads))
         for strategy in strategies:
+            for count in counts:
+                self._make(place.all_lines(_key_copies(strategy, count), 1))
             for size, stride in _lines(strategy).values():
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
@@ -67,10 +77,16 @@ class Communicators:
         """The ranks that hold the same parameters, where `split` neighbours share one copy."""
         return self._of(self.place.copies(split))
 
-    def layer(self, strategy: LayerStrategy) -> LayerGroups:
-        """The groups of a layer under a strategy."""
+    def layer(self, strategy: LayerStrategy, key_heads: int = 0) -> LayerGroups:
+        """The groups of a layer under a strategy; of an end, which has no key heads."""
+        copies = _key_copies(strategy, key_heads) if key_heads else 1
         found = {axis: self._of(self.place.line(*line)) for axis, line in _lines(strategy).items()}
-        return LayerGroups(**found)
+        return LayerGroups(**found, key_value=self._of(self.place.line(copies, 1)))
+
+
+def _key_copies(strategy: LayerStrategy, key_heads: int) -> int:
+    """Neighbouring tensor-parallel ranks that hold the same key heads."""
+    return max(1, strategy.tp // key_heads)
 
 
 def _lines(strategy: LayerStrategy) -> dict[str, tuple[int, int]]:

@@ -79,7 +79,10 @@ class Trainer:
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
         )
         self.communicators = Communicators(
-            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
+            Place(mesh=configuration.mesh, rank=rank),
+            strategies,
+            end_devices(configuration),
+            key_heads=(layer.attention.num_kv_heads for layer in configuration.model.layer_types),
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
         self.watch = Stopwatch(choices.numerics.device)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
+from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.strategy import AxisOrder
 from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import write_plan
@@ -60,6 +62,9 @@ TWO = {
     "latent: tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall",
     "latent: sp, ep": "sp=2,ep=2,mbs=2,dispatch=allgather",
     "latent: interleaved": "pp=2,vp=2,mbs=1,schedule=interleaved",
+    "dense: tp and sp by turns": "tp=2,mbs=2",
+    "moe: sp and tp by turns": "sp=2,ep=2,mbs=2,dispatch=alltoall",
+    "odd vocabulary: tp": "tp=2,mbs=2",
     "moe: etp": "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp, allgather": "sp=2,ep=1,etp=2,mbs=2,dispatch=allgather",
     "dense: cp": "cp=2,attention=cp-allgather,mbs=2",
@@ -87,6 +92,11 @@ FOUR = {
     "dense: four stages": "pp=4,mbs=1,schedule=1f1b",
     "dense: tied ends, dp": "pp=2,dp=2,mbs=1,schedule=1f1b",
     "latent: tp, dp": "tp=2,dp=2,ep=2,mbs=2,dispatch=allgather",
+    "dense: more tp ranks than key heads": "tp=4,mbs=2",
+    "moe: more tp ranks than key heads": "tp=4,ep=4,mbs=2,dispatch=alltoall",
+    "odd vocabulary: tp, dp": "tp=2,dp=2,mbs=2,zero=0",
+    "odd vocabulary: tied ends": "pp=2,tp=2,mbs=1,schedule=1f1b",
+    "gated shared experts: tp and sp by turns": "tp=4,ep=2,mbs=2,dispatch=allgather",
     "moe: etp inside ep": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp inside ep, allgather": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
     "empty experts: etp inside ep": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall,recompute=full",
@@ -111,13 +121,16 @@ CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
 DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
 """Cases whose ranks are numbered so; the planner does that only where nodes are several."""
 
+BY_TURNS = ("dense: tp and sp by turns", "moe: sp and tp by turns", "gated shared experts: tp and sp by turns")
+"""Cases whose every second layer cuts its heads by sp instead of tp, or the other way round."""
+
 ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"), ("moe", "moe: recompute"))
 """Plans whose weights are the same to the last bit."""
 
 
 @pytest.fixture
 def train_all(
-    make_plan: Callable[[str, int, str], Plan], tmp_path: Path, process_environment: dict[str, str]
+    make_plan: Callable[..., Plan], tmp_path: Path, process_environment: dict[str, str]
 ) -> Callable[..., Results]:
     """Plans and trains cases of so many ranks, all unless some are named, on a kind of device in a format."""
 
@@ -126,7 +139,8 @@ def train_all(
         plans.mkdir()
         chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
         for case, fixes in chosen.items():
-            plan = make_plan(case.partition(":")[0], num_ranks, fixes)
+            change = {"change": by_turns} if case in BY_TURNS else {}
+            plan = make_plan(case.partition(":")[0], num_ranks, fixes, **change)
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
             write_plan(plan, plans / f"{case}.plan.json")
@@ -144,6 +158,16 @@ def train_all(
         return found
 
     return train
+
+
+def by_turns(configuration: TrainingConfiguration) -> TrainingConfiguration:
+    """Every second layer with tp and sp exchanged."""
+    numbers = count()
+    stages = tuple(
+        tuple(replace(one, tp=one.sp, sp=one.tp) if next(numbers) % 2 else one for one in stage)
+        for stage in configuration.stages
+    )
+    return replace(configuration, stages=stages)
 
 
 def wrong(found: Results, tolerances: dict[str, float], otherwise: float) -> list[str]:
