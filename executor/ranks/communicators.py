@@ -15,8 +15,8 @@ class Communicators:
     """The communicators of one rank.
 
     All that a plan needs are made at once, and by every rank in the same order, those of others too: torch numbers
-    groups by how many a process has made. `end_devices` hold the model's two ends; `key_heads`: the numbers of key heads
-    that its layers have.
+    groups by how many a process has made. `end_devices` hold the model's two ends; `key_heads`: the numbers of key
+    heads that its layers have.
     """
 
     def __init__(
