@@ -18,6 +18,7 @@ from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.groups import Communicator, LayerGroups
+from meshwright.executor.layer.parameters import Block
 from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
 from meshwright.executor.layer.router_losses import NO_LOSSES, RouterLosses
 
@@ -54,6 +55,7 @@ class LayerContext:
     the tokens of an expert, infinite where nothing is dropped.
 
     `latent_norm_epsilon` is that of the norms of MLA's latents, which DeepSeek's models leave at its default.
+    `vocabulary`: the model's, for its two ends.
     """
 
     layer: LayerSpec
@@ -71,6 +73,7 @@ class LayerContext:
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling = NO_SCALING
     latent_norm_epsilon: float = 1e-6
+    vocabulary: int = 0
 
     def __post_init__(self) -> None:
         check_supported(self.layer, self.setting)
@@ -110,6 +113,11 @@ class LayerContext:
     def tensor_ranks(self) -> Communicator:
         """The ranks of attention's tensor parallelism."""
         return self.groups.tensor
+
+    @property
+    def vocabulary_rows(self) -> slice:
+        """This rank's part of the vocabulary."""
+        return Block(count=self.vocabulary, even=False).rows(self.tensor_ranks)
 
     def fused(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """The function compiled, which its caller asks for where `fuse` is set."""

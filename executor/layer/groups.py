@@ -28,12 +28,14 @@ ALONE = Communicator()
 class LayerGroups:
     """Tensor parallelism of attention, Ulysses, context parallelism, tensor parallelism of the FFN, experts.
 
+    `key_value`: the tensor-parallel ranks that hold the same key heads, where there are fewer of these than ranks;
     `expert_tensor`: the ranks that share each expert's width (etp); `routed`: all ranks of a set of experts, ep x etp.
     `replica`: the ranks that share the tokens of a micro-batch, by their numbers. `expert_inside`: the ranks of the
     expert group on this rank's node; `expert_across`: those at the same place of other nodes.
     """
 
     tensor: Communicator = ALONE
+    key_value: Communicator = ALONE
     sequence: Communicator = ALONE
     context: Communicator = ALONE
     ffn: Communicator = ALONE

@@ -31,25 +31,36 @@ class Cut(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """`count` things (heads, columns, experts) of `size` rows each, which ranks share evenly.
+    """`count` things (heads, columns, experts) of `size` rows each, which ranks share.
 
-    With fewer things than ranks, neighbouring ranks hold copies.
+    `even`: they must share them evenly, else the first ranks have one more. With fewer things than ranks, neighbouring
+    ranks hold copies.
     """
 
     count: int
     size: int = 1
+    even: bool = True
 
     def rows(self, ranks: Communicator) -> slice:
-        """The rows of a rank, counted from the block's begin."""
-        if self.count >= ranks.size:
-            each = self.count // ranks.size
-            return slice(ranks.rank * each * self.size, (ranks.rank + 1) * each * self.size)
-        first = ranks.rank * self.count // ranks.size
-        return slice(first * self.size, (first + 1) * self.size)
+        """The rows of a rank, counted from the block's begin.
+
+        >>> [Block(count=7, even=False).rows(Communicator(size=3, rank=rank)) for rank in range(3)]
+        [slice(0, 3, None), slice(3, 5, None), slice(5, 7, None)]
+        """
+        if self.is_copied(ranks):
+            first = ranks.rank * self.count // ranks.size
+            return slice(first * self.size, (first + 1) * self.size)
+        each, left = divmod(self.count, ranks.size)
+        first = ranks.rank * each + min(ranks.rank, left)
+        return slice(first * self.size, (first + each + (ranks.rank < left)) * self.size)
+
+    def is_copied(self, ranks: Communicator) -> bool:
+        """Whether several ranks hold the same."""
+        return self.count < ranks.size
 
     def check(self, name: str, ranks: int) -> None:
-        """Raise where the ranks cannot share the block evenly."""
-        if self.count % ranks and ranks % self.count:
+        """Raise where the ranks cannot share the block as they must."""
+        if self.even and self.count % ranks and ranks % self.count:
             raise StrategyError("layer", name, f"{self.count} parts cannot be shared evenly by {ranks} ranks")
 
 
@@ -134,7 +145,18 @@ class ParameterSpec:
         if self.cut is Cut.EXPERT and self.slices is None and groups.expert_tensor.size > 1:
             numel = math.prod(self.shape) // self.ranks(groups).size
             return Shared(start=0, stop=numel, ranks=groups.expert_tensor)
+        if self.cut is Cut.TENSOR and groups.key_value.size > 1:
+            return self._shared_heads(groups)
         return None
+
+    def _shared_heads(self, groups: LayerGroups) -> Shared | None:
+        """Heads of keys and values, which lie behind those of the queries."""
+        own = [block.rows(groups.tensor) for block in self.blocks]
+        heads = [rows.stop - rows.start for rows in own]
+        copied = [count for count, block in zip(heads, self.blocks, strict=True) if block.is_copied(groups.tensor)]
+        width = math.prod(self.shape) // self.shape[self.dim]
+        start, stop = (sum(heads) - sum(copied)) * width, sum(heads) * width
+        return Shared(start=start, stop=stop, ranks=groups.key_value) if copied else None
 
     def add_part(self, full: Tensor, part: Tensor, groups: LayerGroups) -> None:
         """Add a rank's part to the full tensor, in place: how gradients of parts become that of the whole."""

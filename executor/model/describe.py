@@ -97,7 +97,8 @@ class ModelDescriber:
                 setting=context.setting(layer, strategy),
                 device=numerics.device,
                 dtype=numerics.dtype,
-                groups=self.communicators.layer(strategy),
+                groups=self.communicators.layer(strategy, _key_heads(part)),
+                vocabulary=self.configuration.model.vocab,
                 attention_kernel=numerics.attention_kernel,
                 routing=numerics.routing,
                 router_losses=numerics.router_losses,
@@ -119,4 +120,9 @@ class ModelDescriber:
         context = self._context
         program, order = context.program(part, strategy), context.orders.find(part, strategy)
         sms = pass_sms(self.configuration, program, recompute_of(part, strategy), order)
-        return {kind: self.communicators.layer(strategy, num_sms) for kind, num_sms in sms.items()}
+        heads = _key_heads(part)
+        return {kind: self.communicators.layer(strategy, heads, num_sms) for kind, num_sms in sms.items()}
+
+
+def _key_heads(part: LayerSpec | ModelEnd) -> int:
+    return part.attention.num_kv_heads if isinstance(part, LayerSpec) else 0

@@ -22,7 +22,7 @@ def head_parameters(model: ModelSpec) -> tuple[ParameterSpec, ...]:
     if model.layers[-1].norm_bias:
         specs.append(ParameterSpec(name=f"{FINAL_NORM}.bias", shape=(model.hidden,), fill=0.0))
     if model.head_bias:
-        block = Block(count=model.vocab)
+        block = Block(count=model.vocab, even=False)
         specs.append(
             ParameterSpec(name=f"{HEAD}.bias", shape=(model.vocab,), cut=Cut.TENSOR, blocks=(block,), fill=0.0)
         )
@@ -31,7 +31,7 @@ def head_parameters(model: ModelSpec) -> tuple[ParameterSpec, ...]:
 
 def _vocabulary(name: str, model: ModelSpec) -> ParameterSpec:
     return ParameterSpec(
-        name=name, shape=(model.vocab, model.hidden), cut=Cut.TENSOR, blocks=(Block(count=model.vocab),)
+        name=name, shape=(model.vocab, model.hidden), cut=Cut.TENSOR, blocks=(Block(count=model.vocab, even=False),)
     )
 
 

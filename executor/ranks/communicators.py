@@ -15,8 +15,9 @@ class Communicators:
     """The communicators of one rank.
 
     All that a plan needs are made at once, and by every rank in the same order, those of others too: torch numbers
-    groups by how many a process has made. `end_devices` hold the model's two ends. `sms`: numbers of SMs that some
-    layers of a strategy give to their collectives inside a node of `gpus_per_node`; each has communicators of its own.
+    groups by how many a process has made. `end_devices` hold the model's two ends; `key_heads`: the numbers of key
+    heads that its layers have. `sms`: numbers of SMs that some layers of a strategy give to their collectives inside a
+    node of `gpus_per_node`; each has communicators of its own.
     """
 
     def __init__(
@@ -25,13 +26,17 @@ class Communicators:
         strategies: Sequence[LayerStrategy],
         end_devices: tuple[int, ...],
         gpus_per_node: int,
+        key_heads: Iterable[int] = (),
         sms: Sequence[tuple[LayerStrategy, int]] = (),
     ) -> None:
         self.place = place
         self._gpus_per_node = gpus_per_node
         self._end_devices = end_devices
         self._made: dict[tuple[tuple[int, ...], int], Communicator] = {}
+        counts = tuple(dict.fromkeys(key_heads))
         for strategy in strategies:
+            for count in counts:
+                self._make(place.all_lines(_key_copies(strategy, count), 1))
             for size, stride in _lines(strategy, gpus_per_node).values():
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
@@ -83,10 +88,20 @@ class Communicators:
         """The ranks that hold the same parameters, where `split` neighbours share one copy."""
         return self._of(self.place.copies(split))
 
-    def layer(self, strategy: LayerStrategy, num_sms: int = 0) -> LayerGroups:
-        """The groups of a layer under a strategy; inside a node on so many SMs, 0 for what the library takes."""
+    def layer(self, strategy: LayerStrategy, key_heads: int = 0, num_sms: int = 0) -> LayerGroups:
+        """The groups of a layer under a strategy (of an end, which has no key heads).
+
+        `num_sms`: SMs of its collectives inside a node, 0 for what the library takes.
+        """
+        copies = _key_copies(strategy, key_heads) if key_heads else 1
         lines = _lines(strategy, self._gpus_per_node)
-        return LayerGroups(**{name: self._of(self.place.line(*line), num_sms) for name, line in lines.items()})
+        found = {axis: self._of(self.place.line(*line), num_sms) for axis, line in lines.items()}
+        return LayerGroups(**found, key_value=self._of(self.place.line(copies, 1)))
+
+
+def _key_copies(strategy: LayerStrategy, key_heads: int) -> int:
+    """Neighbouring tensor-parallel ranks that hold the same key heads."""
+    return max(1, strategy.tp // key_heads)
 
 
 def _lines(strategy: LayerStrategy, gpus_per_node: int) -> dict[str, tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Elements that several of the ranks that split a parameter hold copies of, each with a part of their gradient.
 
-Biases behind FC2 of experts that etp ranks share: all of them hold each.
+Those of key heads where tensor-parallel ranks are more than these; biases behind FC2 of experts that etp ranks share.
 """
 
 from __future__ import annotations

@@ -59,8 +59,6 @@ def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
         yield Refusal(field="model.mtp_depth", what="multi-token prediction")
     if model.learned_positions:
         yield Refusal(field="model.learned_positions", what="learned positions")
-    if model.vocab % mesh.tp:
-        yield Refusal(field="mesh.tp", what=f"a vocabulary of {model.vocab} over {mesh.tp} ranks", instead="tp=1")
     parts = mesh.replica_gpus * (2 if mesh.cp > 1 else 1)
     if configuration.workload.seq_len % parts:
         what = f"sequences of {configuration.workload.seq_len} tokens in {parts} equal parts"
@@ -82,14 +80,17 @@ def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:
 
 def _of_layer(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> Iterator[Refusal]:
     attention = layer.attention
-    if (strategy.tp, strategy.sp) != (mesh.tp, mesh.sp):
-        what = f"layers of tp {strategy.tp} x sp {strategy.sp} in a mesh of tp {mesh.tp} x sp {mesh.sp}"
+    if (strategy.tp * strategy.sp, strategy.cp) != (mesh.tp * mesh.sp, mesh.cp):
+        what = (
+            f"layers of tp {strategy.tp} x sp {strategy.sp} and cp {strategy.cp} in a mesh of tp {mesh.tp} x sp"
+            f" {mesh.sp} and cp {mesh.cp}"
+        )
         yield Refusal(field="tp", what=what)
     if strategy.offload:
         yield Refusal(field="offload", what="offload of activations")
     if strategy.tp > 1 and not strategy.sequence_parallel:
         yield Refusal(field="sequence_parallel", what="tensor parallelism without sequence parallelism")
-    if strategy.tp > attention.num_kv_heads:
+    if attention.num_kv_heads % strategy.tp and strategy.tp % attention.num_kv_heads:
         what = f"{attention.num_kv_heads} key heads over tp {strategy.tp}"
         yield Refusal(field="tp", what=what, instead=f"tp={attention.num_kv_heads}")
     if attention.num_heads % (strategy.tp * strategy.sp):

@@ -123,6 +123,7 @@ class Trainer:
             strategies,
             end_devices(configuration),
             configuration.cluster.gpus_per_node,
+            key_heads=(layer.attention.num_kv_heads for layer in configuration.model.layer_types),
             sms=() if streams is None else strategy_sms(configuration),
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)

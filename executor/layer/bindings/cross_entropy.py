@@ -118,6 +118,6 @@ def _own_columns(logits_TV: Tensor, scope: Scope) -> tuple[Tensor, Tensor]:
     """Columns of the labels counted from this rank's first, 0 for those of other ranks, and which are elsewhere."""
     num_columns = logits_TV.shape[1]
     labels = scope.values.rider(INPUT, TARGETS, Targets).labels_T
-    columns = labels - scope.layer.groups.tensor.rank * num_columns
+    columns = labels - scope.layer.vocabulary_rows.start
     elsewhere = (columns < 0) | (columns >= num_columns)
     return columns.masked_fill(elsewhere, 0), elsewhere

@@ -41,5 +41,5 @@ def look_up_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 def _own_rows(scope: Scope) -> tuple[Tensor, Tensor]:
     """Rows of the tokens counted from this rank's first, and which tokens have theirs on another rank."""
     num_rows = scope.parameters[TABLE].shape[0]
-    rows = scope.values.rider(INPUT, TOKENS, Tensor) - scope.layer.groups.tensor.rank * num_rows
+    rows = scope.values.rider(INPUT, TOKENS, Tensor) - scope.layer.vocabulary_rows.start
     return rows, (rows < 0) | (rows >= num_rows)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
@@ -112,14 +113,22 @@ MODELS["gated shared experts"] = {
 }
 
 
+MODELS["odd vocabulary"] = {**MODELS["dense"], "vocab_size": 61, "num_key_value_heads": 1}
+
 MakePlan = Callable[..., Plan]
+Change = Callable[[TrainingConfiguration], TrainingConfiguration]
 
 
 @pytest.fixture
 def make_plan(tmp_path: Path) -> MakePlan:
-    """Plans a model by name for so many ranks, eight a node unless told; ZeRO-1 unless pinned otherwise."""
+    """Plans a model by name for so many ranks, eight a node unless told; ZeRO-1 unless pinned otherwise.
 
-    def make(model: str, num_ranks: int, fixes: str, gpus_per_node: int = 8) -> Plan:
+    The plan may be changed before it is written.
+    """
+
+    def make(
+        model: str, num_ranks: int, fixes: str, gpus_per_node: int = 8, change: Change = lambda found: found
+    ) -> Plan:
         path = tmp_path / f"{model.replace(' ', '-')}.json"
         path.write_text(json.dumps(MODELS[model]))
         problem = Problem(
@@ -129,7 +138,7 @@ def make_plan(tmp_path: Path) -> MakePlan:
             fixes=parse_fixes((fixes if "zero" in fixes else f"{fixes},zero=1",)),
         )
         found = search(problem, top=0)
-        return build_plan(found.configuration, found.prediction, found.certificate)
+        return build_plan(change(found.configuration), found.prediction, found.certificate)
 
     return make
 

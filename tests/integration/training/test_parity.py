@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from msgspec import UnsetType
 from msgspec.structs import replace
 
+from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.strategy import AxisOrder
 from meshwright.executor.layer.router_losses import LossScope
 from meshwright.executor.train.balancing import Balancing
@@ -85,6 +87,10 @@ TWO = {
     "moe: bounded, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: bounded, tp, ep": "tp=2,ep=2,mbs=2,dispatch=allgather",
     "groups of experts: bounded, sp": "sp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
+    "dense: tp and sp by turns": "tp=2,mbs=2",
+    "moe: sp and tp by turns": "sp=2,ep=2,mbs=2,dispatch=alltoall",
+    "moe: sp and tp by turns, bounded": "sp=2,ep=2,mbs=2,dispatch=alltoall",
+    "odd vocabulary: tp": "tp=2,mbs=2",
     "moe: etp": "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp, allgather": "sp=2,ep=1,etp=2,mbs=2,dispatch=allgather",
     "dense: cp": "cp=2,attention=cp-allgather,mbs=2",
@@ -122,6 +128,11 @@ FOUR = {
     "moe: bounded, folded": "tp=2,sp=2,ep=4,mbs=2,dispatch=alltoall",
     "groups of experts: bounded, 1f1b": "pp=2,sp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "empty experts: per batch, sp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
+    "dense: more tp ranks than key heads": "tp=4,mbs=2",
+    "moe: more tp ranks than key heads": "tp=4,ep=4,mbs=2,dispatch=alltoall",
+    "odd vocabulary: tp, dp": "tp=2,dp=2,mbs=2,zero=0",
+    "odd vocabulary: tied ends": "pp=2,tp=2,mbs=1,schedule=1f1b",
+    "gated shared experts: tp and sp by turns": "tp=4,ep=2,mbs=2,dispatch=allgather",
     "moe: etp inside ep": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp inside ep, allgather": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
     "empty experts: etp inside ep": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall,recompute=full",
@@ -155,6 +166,7 @@ BALANCED: dict[str, Balancing] = {
         aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25
     ),
     "moe: bounded": Balancing(capacity_factor=1.0),
+    "moe: sp and tp by turns, bounded": Balancing(aux_loss=0.1, capacity_factor=1.0),
     "moe: bounded, ep": Balancing(capacity_factor=1.0),
     "moe: bounded, tp, ep": Balancing(aux_loss=0.1, capacity_factor=0.75),
     "groups of experts: bounded, sp": Balancing(capacity_factor=1.0),
@@ -187,6 +199,13 @@ GPUS_PER_NODE = {
     "latent: dedup over two nodes, recomputed": 2,
 }
 """Of cases whose ranks are spread over nodes."""
+BY_TURNS = (
+    "dense: tp and sp by turns",
+    "moe: sp and tp by turns",
+    "moe: sp and tp by turns, bounded",
+    "gated shared experts: tp and sp by turns",
+)
+"""Cases whose every second layer cuts its heads by sp instead of tp, or the other way round."""
 
 ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"), ("moe", "moe: recompute"))
 """Plans whose weights are the same to the last bit."""
@@ -203,7 +222,8 @@ def train_all(
         plans.mkdir(exist_ok=True)
         chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
         for case, fixes in chosen.items():
-            plan = make_plan(case.partition(":")[0], num_ranks, fixes, GPUS_PER_NODE.get(case, 8))
+            change = {"change": by_turns} if case in BY_TURNS else {}
+            plan = make_plan(case.partition(":")[0], num_ranks, fixes, GPUS_PER_NODE.get(case, 8), **change)
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
             write_plan(plan, plans / f"{case}.plan.json")
@@ -223,6 +243,16 @@ def train_all(
         return found
 
     return train
+
+
+def by_turns(configuration: TrainingConfiguration) -> TrainingConfiguration:
+    """Every second layer with tp and sp exchanged."""
+    numbers = count()
+    stages = tuple(
+        tuple(replace(one, tp=one.sp, sp=one.tp) if next(numbers) % 2 else one for one in stage)
+        for stage in configuration.stages
+    )
+    return replace(configuration, stages=stages)
 
 
 def wrong(found: Results, tolerances: dict[str, float], otherwise: float) -> list[str]:

@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         lambda configuration: _with_attention(configuration, window=4),
         "layer 0: window: .*sliding windows",
     ),
-    "other axes than the mesh": (layers(tp=2, sp=1, ffn_tp=2), "layer 0: tp: .*tp 2 x sp 1 in a mesh of tp 1 x sp 2"),
+    "other axes than the mesh": (layers(tp=2, sp=2), "layer 0: tp: .*tp 2 x sp 2 and cp 1 in a mesh of tp 1 x sp 2"),
     "a bounded capacity with context parallelism": (
         lambda configuration: replace(
             configuration,
@@ -87,8 +87,8 @@ def test_parts_of_a_sequence_that_context_parallel_ranks_cannot_share(
         check_runs(changed)
 
 
-def test_key_heads_fewer_than_tensor_ranks(tiny_configuration: TrainingConfiguration) -> None:
+def test_key_heads_that_ranks_neither_share_nor_hold_copies_of(tiny_configuration: TrainingConfiguration) -> None:
     mesh = replace(tiny_configuration.mesh, tp=4, sp=1, dp=1)
-    changed = replace(layers(tp=4, sp=1, ffn_tp=4)(tiny_configuration), mesh=mesh)
-    with pytest.raises(PlanError, match=r"layer 0: tp: .*2 key heads over tp 4.*--fix tp=2"):
-        check_runs(changed)
+    changed = _with_attention(layers(tp=4, sp=1, ffn_tp=4)(tiny_configuration), num_heads=12, num_kv_heads=3)
+    with pytest.raises(PlanError, match=r"layer 0: tp: .*3 key heads over tp 4.*--fix tp=3"):
+        check_runs(replace(changed, mesh=mesh))
