@@ -98,6 +98,10 @@ TWO = {
     "moe: cp, ep": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
     "moe: cp ring, full recomputation": "cp=2,ep=2,mbs=2,attention=cp-ring,dispatch=allgather,recompute=full",
     "latent: cp ring": "cp=2,ep=1,mbs=2,attention=cp-ring",
+    "moe: per sequence, cp, ep": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
+    "groups of experts: skewed, cp ring, dedup": "cp=2,ep=2,mbs=2,attention=cp-ring,dispatch=alltoall-dedup",
+    "groups of experts: bounded, skewed, etp": "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
+    "groups of experts: bounded, etp, allgather": "sp=2,ep=1,etp=2,mbs=2,dispatch=allgather,recompute=full",
 }
 FOUR = {
     "moe: folded, ep over sp and dp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -145,6 +149,10 @@ FOUR = {
     "gated shared experts: cp, sp": "cp=2,sp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=allgather",
     "latent: cp, tp, ep": "cp=2,tp=2,ep=4,mbs=2,attention=cp-allgather,dispatch=alltoall",
     "moe: cp ring, 1f1b": "pp=2,cp=2,ep=2,mbs=1,attention=cp-ring,schedule=1f1b,dispatch=alltoall",
+    "groups of experts: etp inside ep, everything skewed": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall",
+    "moe: per device, etp inside ep, allgather": "tp=2,sp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
+    "groups of experts: cp, dedup over two nodes": "cp=2,dp=2,ep=4,mbs=2,attention=cp-ring,dispatch=alltoall-dedup",
+    "moe: per batch, cp, 1f1b": "pp=2,cp=2,ep=2,mbs=1,attention=cp-allgather,schedule=1f1b,dispatch=allgather",
 }
 EIGHT = {
     "moe: everything": "pp=2,dp=2,sp=2,ep=4,mbs=1,schedule=1f1b,dispatch=alltoall",
@@ -174,6 +182,20 @@ BALANCED: dict[str, Balancing] = {
     "groups of experts: bounded, 1f1b": Balancing(capacity_factor=1.25, bias_speed=0.05),
     "empty experts: per batch, sp": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH),
     "groups of experts: per batch, dp": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH, bias_speed=0.05),
+    "moe: per sequence, cp, ep": Balancing(aux_loss=0.1, z_loss=0.02),
+    "groups of experts: skewed, cp ring, dedup": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
+    "groups of experts: bounded, skewed, etp": Balancing(
+        aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25
+    ),
+    "groups of experts: bounded, etp, allgather": Balancing(aux_loss=0.1, bias_speed=0.05, capacity_factor=1.0),
+    "groups of experts: etp inside ep, everything skewed": Balancing(
+        aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25
+    ),
+    "moe: per device, etp inside ep, allgather": Balancing(
+        aux_loss=0.1, aux_scope=LossScope.PER_DEVICE, capacity_factor=1.0
+    ),
+    "groups of experts: cp, dedup over two nodes": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
+    "moe: per batch, cp, 1f1b": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH),
 }
 """Cases that are trained for balanced experts; all others are not."""
 
@@ -182,6 +204,9 @@ SKEWED = (
     "groups of experts: skewed, dedup",
     "groups of experts: everything skewed",
     "groups of experts: dedup over two nodes, everything skewed",
+    "groups of experts: skewed, cp ring, dedup",
+    "groups of experts: bounded, skewed, etp",
+    "groups of experts: etp inside ep, everything skewed",
 )
 """Cases whose routers begin with favourites, so that the rows of most ranks go to one of them."""
 
@@ -194,6 +219,7 @@ DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
 GPUS_PER_NODE = {
     "moe: dedup, a rank a node": 1,
     "moe: dedup over two nodes": 2,
+    "groups of experts: cp, dedup over two nodes": 2,
     "groups of experts: dedup over two nodes, everything skewed": 2,
     "empty experts: dedup over two nodes": 2,
     "latent: dedup over two nodes, recomputed": 2,

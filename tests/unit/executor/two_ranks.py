@@ -61,6 +61,7 @@ MOE_STRATEGIES = {
     "sp, etp gather": LayerStrategy(sp=2, ffn_tp=2, etp=2, dispatch=Dispatch.ALL_GATHER),
     "cp, ep": LayerStrategy(cp=2, ep=2),
     "cp ring, ep gather": LayerStrategy(cp=2, context_method=ContextMethod.RING, ep=2, dispatch=Dispatch.ALL_GATHER),
+    "cp, ep dedup": LayerStrategy(cp=2, ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
 }
 BALANCED = RoutingChoice(balanced=True)
 
@@ -99,7 +100,13 @@ def routed_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
     """Losses of routers, bounded capacities, ranks with different numbers of tokens."""
     for scope in (LossScope.PER_SEQUENCE, LossScope.PER_DEVICE):
         losses = RouterLosses(even=0.3, scope=scope, z=0.1)
-        for kind, name in (("moe, groups", "sp, ep"), ("moe, empty experts", "tp, ep"), ("moe", "ep gather")):
+        for kind, name in (
+            ("moe, groups", "sp, ep"),
+            ("moe, empty experts", "tp, ep"),
+            ("moe", "ep gather"),
+            ("moe", "cp, ep"),
+            ("moe, groups", "cp, ep dedup"),
+        ):
             checked = replace(_checked(kind, MOE_STRATEGIES[name], ranks), router_losses=losses)
             yield f"loss {scope.value}, {kind}: {name}", checked
     for kind, name in (
@@ -108,6 +115,8 @@ def routed_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
         ("moe", "tp, no ep"),
         ("moe", "ep gather"),
         ("moe", "tp, ep dedup"),
+        ("moe", "etp"),
+        ("moe, biases", "sp, etp gather"),
     ):
         yield f"bounded, {kind}: {name}", replace(_checked(kind, MOE_STRATEGIES[name], ranks), capacity_factor=0.8)
     for name in ("ep", "ep dedup"):

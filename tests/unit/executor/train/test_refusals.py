@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import PlanError
-from meshwright.costmodel.strategy import ZeroStage
+from meshwright.costmodel.strategy import Dispatch, ZeroStage
 from meshwright.executor.train.refusals import check_runs
 
 Change = Callable[[TrainingConfiguration], TrainingConfiguration]
@@ -62,6 +62,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an odd sequence": (
         lambda configuration: replace(configuration, workload=replace(configuration.workload, seq_len=17)),
         "workload.seq_len: ",
+    ),
+    "deduplicated dispatch to parts of experts": (
+        layers(ep=2, etp=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
+        "layer 0: dispatch: .*over etp.*--fix dispatch=alltoall",
     ),
 }
 
