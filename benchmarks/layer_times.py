@@ -245,7 +245,8 @@ def _time_one(case: Case, rank: Rank, options: argparse.Namespace) -> LayerTimes
         passes=options.passes,
     )
     cluster = host_cluster(options.profile, rank.world)
-    runtime = plain_runtime(choice.attention_kernel, fused_kernels=choice.fuse)
+    on_kernels = dispatcher().why_not_on(rank.device) is None
+    runtime = plain_runtime(choice.attention_kernel, fused_kernels=choice.fuse, custom_kernels=on_kernels)
     strategy = case.setting.strategy
     return measure_layer(
         case,

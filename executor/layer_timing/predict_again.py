@@ -11,21 +11,24 @@ from meshwright.executor.layer.context import AttentionKernel
 from meshwright.executor.layer_timing.cases import Case, make_case, strategies_for, timed_layer
 from meshwright.executor.layer_timing.prediction import LayerPrediction, host_cluster, overlapping, plain_runtime
 from meshwright.executor.layer_timing.record import LayerTimes, LayerTimesRecord, OperatorTimes
+from meshwright.kernels.dispatch import Implementation
 
 UNLIMITED_BYTES = 1e15
 
 
 def predicted_again(record: LayerTimesRecord, profile: str) -> LayerTimesRecord:
     """The record with predictions of `profile`, a name or a path, by the cost model as it is."""
-    return msgspec.structs.replace(
-        record, profile=profile, layers=tuple(_layer_again(layer, profile) for layer in record.layers)
-    )
+    on_kernels = any(choice.implementation is Implementation.CUDA for choice in record.kernels)
+    layers = tuple(_layer_again(layer, profile, on_kernels=on_kernels) for layer in record.layers)
+    return msgspec.structs.replace(record, profile=profile, layers=layers)
 
 
-def _layer_again(layer: LayerTimes, profile: str) -> LayerTimes:
+def _layer_again(layer: LayerTimes, profile: str, *, on_kernels: bool) -> LayerTimes:
     num_gpus = max(layer.tp, layer.sp, layer.ffn_tp, layer.ep)
     case = _case(layer, num_gpus)
-    runtime = plain_runtime(AttentionKernel(layer.attention_kernel), fused_kernels=layer.fused_kernels)
+    runtime = plain_runtime(
+        AttentionKernel(layer.attention_kernel), fused_kernels=layer.fused_kernels, custom_kernels=on_kernels
+    )
     cluster = host_cluster(profile, num_gpus)
     prediction = LayerPrediction(case.program, cluster, runtime)
     operators = {operator.name: operator for operator in (*case.program.forward, *case.program.backward)}

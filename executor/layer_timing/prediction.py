@@ -27,7 +27,9 @@ def host_cluster(profile: str, num_gpus: int) -> ClusterSpec:
     )
 
 
-def plain_runtime(attention_kernel: AttentionKernel, *, fused_kernels: bool) -> RuntimeSpec:
+def plain_runtime(
+    attention_kernel: AttentionKernel, *, fused_kernels: bool, custom_kernels: bool = False
+) -> RuntimeSpec:
     """The executor's plain run of one layer: no overlap, no CUDA graphs, gradients in BF16."""
     backend = AttentionBackend.FA2 if attention_kernel is AttentionKernel.FA2 else AttentionBackend.CUDNN
     return RuntimeSpec(
@@ -35,6 +37,7 @@ def plain_runtime(attention_kernel: AttentionKernel, *, fused_kernels: bool) -> 
         source="meshwright.executor.layer, every operator issued from Python to one stream",
         attention_backend=backend,
         fused_kernels=fused_kernels,
+        custom_kernels=custom_kernels,
         fp32_gradients=False,
     )
 
