@@ -23,6 +23,9 @@ PLANS: dict[str, tuple[int, str]] = {
     "moe: edp, zero 0": (2, "dp=2,ep=1,mbs=1,zero=0"),
     "moe: tp": (2, "tp=2,ep=1,mbs=2"),
     "moe: zb-v": (2, "pp=2,mbs=1,schedule=zb-v"),
+    "moe: etp": (2, "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall"),
+    "odd vocabulary: one": (1, "mbs=2"),
+    "odd vocabulary: tp, one key head": (2, "tp=2,mbs=2"),
     "dense: one": (1, "mbs=2"),
     "dense: dp": (2, "dp=2,mbs=2"),
     "dense: 1f1b, tied ends": (2, "pp=2,mbs=1,schedule=1f1b"),
@@ -60,7 +63,7 @@ def test_every_plan_goes_on_from_every_other(
     phase(1, "save")
     phase(2, "save")
     found = phase(1, "resume") | phase(2, "resume")
-    assert len(found) == 5 * 5 + 3 * 3 + 2 * 2
+    assert len(found) == 6 * 6 + 3 * 3 + 2 * 2 + 2 * 2
     assert [f"{pair}: {one}" for pair, one in found.items() if not one["error"] <= TOLERANCE] == []
     same = [f"{name} -> {name}" for name in PLANS]
     assert [pair for pair in same if not found[pair]["exact"]] == []
