@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
@@ -20,11 +21,21 @@ Routed = Callable[[str, int, Tensor], None]
 """Told of the choice of experts of a micro-batch, (T, K): the layer's title, its number of experts, the choice."""
 
 
+Passing = Callable[[PassKind, str, str | None], AbstractContextManager[None]]
+"""A pass of a part, by its title, runs inside; the title behind it is that of the part that this pass runs next."""
+
+
+def stateless(_kind: PassKind, _part: str, _following: str | None) -> AbstractContextManager[None]:
+    """For parts whose weights and gradients are simply there."""
+    return nullcontext()
+
+
 class Stage:
     """The parts of one virtual stage in model order.
 
     `token_weight` is the share of one token in the step's loss, and so the gradient of its loss: gradients of all ranks
-    and micro-batches then simply add up. `around` is called around every operator, to time it.
+    and micro-batches then simply add up. `passing` brings weights and takes gradients. `around` is called around every
+    operator, to time it.
     """
 
     def __init__(
@@ -35,6 +46,7 @@ class Stage:
         is_last: bool,
         token_weight: float,
         routed: Routed,
+        passing: Passing = stateless,
         around: Around | None = None,
     ) -> None:
         self.parts = tuple(parts)
@@ -42,6 +54,7 @@ class Stage:
         self.is_last = is_last
         self._token_weight = token_weight
         self._routed = routed
+        self._passing = passing
         self._around = around
         self._running: dict[int, list[MicroBatch]] = {}
 
@@ -51,11 +64,12 @@ class Stage:
         The first stage takes no hidden state; the stages at the ends take the tokens.
         """
         running = []
-        for part in self.parts:
+        for part, following in _with_following(self.parts):
             batch = part.runner.start(hidden_TH)
             if tokens is not None:
                 self._ride(batch, tokens)
-            batch.run(part.passes[PassKind.FORWARD], self._around)
+            with self._passing(PassKind.FORWARD, part.title, following):
+                batch.run(part.passes[PassKind.FORWARD], self._around)
             if part.routes:
                 experts = batch.scope.values.rider(ROUTING, EXPERTS, Tensor)
                 self._routed(part.title, part.runner.layer.moe.num_experts, experts)
@@ -82,17 +96,25 @@ class Stage:
 
     def backward_weight(self, number: int) -> None:
         """The gradients of the weights, after `backward_input`."""
-        for part, batch in self._reversed(number):
-            batch.run(part.passes[PassKind.WGRAD], self._around)
+        for part, following, batch in self._reversed(number):
+            with self._passing(PassKind.WGRAD, part.title, following):
+                batch.run(part.passes[PassKind.WGRAD], self._around)
         del self._running[number]
 
     def _backward(self, number: int, grad_TH: Tensor | None, kind: PassKind) -> Tensor | None:
-        for part, batch in self._reversed(number):
+        for part, following, batch in self._reversed(number):
             if grad_TH is not None:
                 batch.put_output_gradient(grad_TH)
-            batch.run(part.passes[kind], self._around)
+            with self._passing(kind, part.title, following):
+                batch.run(part.passes[kind], self._around)
             grad_TH = None if self.is_first and part is self.parts[0] else batch.take_input_gradient()
         return grad_TH
 
-    def _reversed(self, number: int) -> list[tuple[Part, MicroBatch]]:
-        return list(zip(reversed(self.parts), reversed(self._running[number]), strict=True))
+    def _reversed(self, number: int) -> Iterator[tuple[Part, str | None, MicroBatch]]:
+        parts = _with_following(tuple(reversed(self.parts)))
+        for (part, following), batch in zip(parts, reversed(self._running[number]), strict=True):
+            yield part, following, batch
+
+
+def _with_following(parts: Sequence[Part]) -> Iterable[tuple[Part, str | None]]:
+    return zip(parts, (*(part.title for part in parts[1:]), None), strict=True)

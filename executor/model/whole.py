@@ -16,7 +16,7 @@ def whole_masters(model: RankModel) -> dict[str, Tensor]:
         parts = flat.master_parts()
         for owned in flat.owned:
             whole = torch.zeros(owned.spec.shape, dtype=flat.master.dtype, device=flat.master.device)
-            if flat.copies.rank == 0:
+            if flat.holders.is_first:
                 owned.spec.add_part(whole, parts[owned.name], owned.spec.ranks(owned.groups))
             found[owned.name] = all_reduce(whole, model.communicators.stage)
     return found

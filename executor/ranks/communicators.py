@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import gcd
 
 import torch.distributed as dist
 
-from meshwright.costmodel.strategy import LayerStrategy
+from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
 from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
 from meshwright.executor.ranks.place import Place
 
@@ -15,27 +17,41 @@ class Communicators:
     """The communicators of one rank.
 
     All that a plan needs are made at once, and by every rank in the same order, those of others too: torch numbers
-    groups by how many a process has made. `end_devices` hold the model's two ends.
+    groups by how many a process has made. `end_devices` hold the model's two ends. The sharded state has groups of its
+    own, so that its collectives wait for none of a layer, nor these for them.
     """
 
-    def __init__(self, place: Place, strategies: Sequence[LayerStrategy], end_devices: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        strategies: Sequence[LayerStrategy],
+        end_devices: tuple[int, ...],
+        sharding: Sharding,
+    ) -> None:
         self.place = place
         self._end_devices = end_devices
+        self._sharding = sharding
         self._made: dict[tuple[int, ...], Communicator] = {}
+        self._of_state: dict[tuple[int, ...], Communicator] = {}
         for strategy in strategies:
             for size, stride in _lines(strategy):
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
-                self._make(place.all_lines(place.mesh.stage_gpus // split, split))
+                for size, stride in _copies(place.mesh, split, sharding):
+                    self._make(place.all_lines(size, stride), self._of_state)
+        self._make(place.all_lines(place.mesh.stage_gpus, 1))
         self._make(place.all_across(tuple(range(place.mesh.pp))))
         self._make(place.all_across(end_devices))
 
-    def _make(self, groups: Iterable[tuple[int, ...]]) -> None:
+    def _make(
+        self, groups: Iterable[tuple[int, ...]], of_state: dict[tuple[int, ...], Communicator] | None = None
+    ) -> None:
+        made = self._made if of_state is None else of_state
         for ranks in groups:
-            if len(ranks) > 1 and ranks not in self._made:
-                group = _group(ranks)
+            if len(ranks) > 1 and ranks not in made:
+                group = _group(ranks) if of_state is None else dist.new_group(list(ranks))
                 own = self.place.rank in ranks
-                self._made[ranks] = (
+                made[ranks] = (
                     Communicator(size=len(ranks), rank=ranks.index(self.place.rank), group=group) if own else ALONE
                 )
 
@@ -61,11 +77,13 @@ class Communicators:
     @property
     def stage(self) -> Communicator:
         """All ranks of the pipeline stage."""
-        return self.copies(1)
+        return self._of(self.place.copies(1))
 
-    def copies(self, split: int) -> Communicator:
-        """The ranks that hold the same parameters, where `split` neighbours share one copy."""
-        return self._of(self.place.copies(split))
+    def holders(self, split: int) -> tuple[Communicator, Communicator]:
+        """The ranks that hold the same parameters, where `split` neighbours share one copy: shards, and replicas."""
+        lines = (self.place.line(*line) for line in _copies(self.place.mesh, split, self._sharding))
+        shards, replicas = (ALONE if len(ranks) == 1 else self._of_state[ranks] for ranks in lines)
+        return shards, replicas
 
     def layer(self, strategy: LayerStrategy) -> LayerGroups:
         """The groups of a layer under a strategy."""
@@ -76,6 +94,18 @@ class Communicators:
 def _lines(strategy: LayerStrategy) -> tuple[tuple[int, int], ...]:
     """Size and stride of the groups of tensor, sequence, FFN and expert parallelism."""
     return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), (strategy.ep, strategy.etp)
+
+
+def _copies(mesh: Mesh, split: int, sharding: Sharding) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Size and stride of the groups that have a shard each, and of those that have the same shard.
+
+    Neighbours shard first, as `costmodel.data_parallel` has it.
+    """
+    copies = mesh.stage_gpus // split
+    shards = gcd(copies, sharding.shard_degree) if sharding.shard_degree else copies
+    if sharding.zero is ZeroStage.NONE:
+        shards = 1
+    return (shards, split), (copies // shards, split * shards)
 
 
 def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:

@@ -1,4 +1,4 @@
-"""Gradients summed over the ranks that hold the same parameters, and updated weights spread to them again.
+"""Gradients summed over the ranks that hold the same parameters.
 
 What travels is chosen by the plan's runtime: gradients in the format of their sums, or in BF16 with every sum in FP32
 (MegaScale-MoE, arXiv 2505.11432, section 5: an all-to-all, then a local sum; a ring would round at every hop).
@@ -10,39 +10,40 @@ import torch
 from torch import Tensor
 
 from meshwright.executor.layer.collectives import (
-    all_gather_into,
     all_gather_rows,
-    all_reduce,
+    all_reduce_in_place,
     all_to_all_parts,
     reduce_scatter_rows,
 )
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import Communicator
-from meshwright.executor.state.flat import FlatParameters
+from meshwright.executor.state.flat import Holders
 
 
-def reduce_gradients(flat: FlatParameters, wire: torch.dtype) -> Tensor:
-    """The gradient of this rank's shard, summed over micro-batches, copies and, where tied, both ends."""
-    flat.finish_gradients()
-    if flat.ends.size > 1:
-        flat.gradients.copy_(all_reduce(flat.gradients, flat.ends))
-    own = _reduce_scatter(flat.gradients, flat.copies, wire).to(flat.master.dtype)
-    return own if flat.shards else all_gather_rows(own, flat.copies)
+def reduce_to_shard(gradients: Tensor, holders: Holders, wire: torch.dtype) -> Tensor:
+    """The sum of all copies' gradients of this rank's shard, from each one's whole buffer, which it may overwrite."""
+    return _all_reduce(_reduce_scatter(gradients, holders.shards, wire), holders.replicas, wire)
 
 
-def _reduce_scatter(gradients: Tensor, copies: Communicator, wire: torch.dtype) -> Tensor:
-    if copies.size == 1:
+def _reduce_scatter(gradients: Tensor, ranks: Communicator, wire: torch.dtype) -> Tensor:
+    if ranks.size == 1:
         return gradients
     wide = statistics_type(gradients.dtype)
     if wire is wide:
-        return reduce_scatter_rows(gradients.to(wide), copies)
-    parts = all_to_all_parts(gradients.to(wire).unflatten(0, (copies.size, -1)), copies)
-    return parts.sum(0, dtype=wide)
+        return reduce_scatter_rows(gradients.to(wide), ranks)
+    return _summed(gradients, ranks, wire)
 
 
-def publish_weights(flat: FlatParameters) -> None:
-    """Set the weights from the updated masters, in the training format, on all ranks that hold them."""
-    if flat.shards:
-        all_gather_into(flat.weights, flat.master.to(flat.weights.dtype), flat.copies)
-    else:
-        flat.weights.copy_(flat.master)
+def _all_reduce(shard: Tensor, ranks: Communicator, wire: torch.dtype) -> Tensor:
+    """The sum of the replicas' shards; in BF16 it is rounded once more, to travel back."""
+    if ranks.size == 1:
+        return shard
+    wide = statistics_type(shard.dtype)
+    if wire is wide:
+        return all_reduce_in_place(shard.to(wide), ranks)
+    return all_gather_rows(_summed(shard, ranks, wire).to(wire), ranks).to(wide)
+
+
+def _summed(gradients: Tensor, ranks: Communicator, wire: torch.dtype) -> Tensor:
+    parts = all_to_all_parts(gradients.to(wire).unflatten(0, (ranks.size, -1)), ranks)
+    return parts.sum(0, dtype=statistics_type(gradients.dtype))

@@ -11,14 +11,12 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError, PlanError
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.stage_cost import cost_context
-from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
+from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
 
 INSTEAD = {"dispatch": "dispatch=alltoall", "cp": "cp=1", "etp": "etp=1"}
 """What to pin against refusals of single layers."""
-
-RUN_ZERO = (ZeroStage.NONE, ZeroStage.OPTIMIZER)
 
 
 class Refusal(Value, frozen=True, kw_only=True):
@@ -68,12 +66,7 @@ def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
 
 
 def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:
-    sharding = configuration.sharding
-    if sharding.zero not in RUN_ZERO:
-        yield Refusal(field="sharding.zero", what=f"ZeRO-{sharding.zero.value}", instead="zero=1")
-    if sharding.shard_degree:
-        yield Refusal(field="sharding.shard_degree", what="sharding over a part of the replicas", instead="zero=1")
-    if sharding.offload_optimizer:
+    if configuration.sharding.offload_optimizer:
         yield Refusal(field="sharding.offload_optimizer", what="an optimizer in host memory")
 
 

@@ -22,7 +22,6 @@ from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
 from meshwright.executor.ranks.place import Place
-from meshwright.executor.state.exchange import reduce_gradients
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
@@ -30,8 +29,6 @@ from meshwright.executor.stopwatch import StepPart, Stopwatch
 from meshwright.executor.train.expert_load import ExpertLoad
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.step_tokens import StepTokens
-
-BF16_BYTES = 2
 
 
 class LossError(MeshwrightError):
@@ -79,7 +76,7 @@ class Trainer:
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
         )
         self.communicators = Communicators(
-            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration)
+            Place(mesh=configuration.mesh, rank=rank), strategies, end_devices(configuration), configuration.sharding
         )
         self._tokens = StepTokens(tokens, self._own_sequences(), choices.numerics.device)
         self.watch = Stopwatch(choices.numerics.device)
@@ -90,6 +87,7 @@ class Trainer:
             choices.numerics,
             seed=choices.seed,
             routed=self._load.count,
+            watch=self.watch,
             around=self.watch.around,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
@@ -123,6 +121,7 @@ class Trainer:
         if finite:
             with self.watch.part(StepPart.OPTIMIZER):
                 self.optimizer.step(gradients, norm, rate)
+            self.model.state.publish()
         elif not self.choices.skip_not_finite:
             raise LossError(
                 f"step {number}: loss {loss_value}, gradient norm {norm}: not finite; weights are those before the step"
@@ -141,17 +140,10 @@ class Trainer:
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
         self._load.restart()
-        for flat in self.model.flats:
-            flat.restart_gradients()
+        self.model.state.restart()
         tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
         loss = self._device.run(lambda micro_batch: self._micro_batch(tokens, micro_batch))
-        with self.watch.part(StepPart.GRADIENTS):
-            return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
-
-    def _wire(self, sums: torch.dtype) -> torch.dtype:
-        """The format in which gradients travel: 16 bits where the plan says so and weights have no more."""
-        in_bf16 = self.configuration.runtime.gradient_reduce_bytes == BF16_BYTES
-        return torch.bfloat16 if in_bf16 and self.choices.numerics.dtype is torch.bfloat16 else sums
+        return loss, self.model.state.gradient_shards()
 
     def _own_sequences(self) -> range:
         """The places of this rank's sequences in the global batch, those of its first micro-batch first."""
