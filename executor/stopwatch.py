@@ -17,8 +17,8 @@ from meshwright.costmodel.program.operators import Operator
 class StepPart(StrEnum):
     """A part of a step. COLLECTIVES lie inside FORWARD and BACKWARD; a wait is for a message of another stage.
 
-    GRADIENTS are reductions, OPTIMIZER has updates and the gathers behind them. On a GPU they may run beside FORWARD and
-    BACKWARD; on the host's clock what runs inside these is taken off them.
+    GRADIENTS are reductions, OPTIMIZER has updates and the gathers behind them. On a GPU they may run beside FORWARD
+    and BACKWARD; on the host's clock what runs inside these is taken off them.
     """
 
     FORWARD = "forward"

@@ -1,4 +1,4 @@
-"""Where wgrad operators add up gradients: whole until the last micro-batch, or reduced to shards after each (ZeRO-2)."""
+"""Where gradients add up: whole until the last micro-batch, or as shards, reduced after each (ZeRO-2)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.executor.layer.accumulator import Accumulator
 from meshwright.executor.state.exchange import reduce_to_shard
 from meshwright.executor.state.flat import FlatParameters
@@ -32,8 +33,8 @@ class GradientKeeper(ABC):
         """A backward pass of a part begins."""
 
     @abstractmethod
-    def after_pass(self, part: str, *, completes: bool) -> None:
-        """It has ended; `completes`: all gradients of its micro-batch are there, as they are not after dgrad alone."""
+    def after_pass(self, part: str, kind: PassKind) -> None:
+        """It has ended. After dgrad alone not all gradients of its micro-batch are there."""
 
     @abstractmethod
     def finish(self) -> dict[FlatParameters, Tensor]:
@@ -58,18 +59,18 @@ class WholeGradients(GradientKeeper):
     ) -> None:
         self._parts, self._lane, self._timed, self._wire = parts, lane, timed, wire
         self._num_micro_batches = num_micro_batches
-        self._buffers = {
-            flat: torch.zeros(flat.size, dtype=sums, device=flat.weights.device) for flat in flats_of(parts)
-        }
+        self._buffers = {flat: flat.master.new_zeros(flat.size, dtype=sums) for flat in flats_of(parts)}
         self._accumulators = {flat: _accumulators(flat, buffer) for flat, buffer in self._buffers.items()}
         self._missing: dict[FlatParameters, int] = {}
         self._reduced: dict[FlatParameters, Tensor] = {}
         self._end: Mark = None
 
     def of_part(self, part: str) -> dict[str, Accumulator]:
+        """Views of whole buffers."""
         return {name: one for flat in self._parts[part] for name, one in self._accumulators[flat].items()}
 
     def restart(self) -> None:
+        """Nothing is zeroed: the first gradient overwrites."""
         self._reduced.clear()
         for flat, accumulators in self._accumulators.items():
             uses = sum(flat in flats for flats in self._parts.values())
@@ -78,10 +79,11 @@ class WholeGradients(GradientKeeper):
                 accumulator.restart()
 
     def before_pass(self, part: str) -> None:
-        pass
+        """The buffers are there."""
 
-    def after_pass(self, part: str, *, completes: bool) -> None:
-        if not completes:
+    def after_pass(self, part: str, kind: PassKind) -> None:
+        """The last one of a step reduces."""
+        if kind is PassKind.DGRAD:
             return
         for flat in self._parts[part]:
             self._missing[flat] -= 1
@@ -97,6 +99,7 @@ class WholeGradients(GradientKeeper):
         self._end = self._lane.mark()
 
     def finish(self) -> dict[FlatParameters, Tensor]:
+        """Reduces what is not reduced yet."""
         for flat in self._buffers:
             if flat not in self._reduced:
                 self._reduce(flat)
@@ -125,20 +128,24 @@ class ScatteredGradients(GradientKeeper):
         self._free: dict[int, Mark] = {}
 
     def of_part(self, part: str) -> dict[str, Accumulator]:
+        """Views of whole buffers."""
         return {name: one for found in self._accumulators.get(part, {}).values() for name, one in found.items()}
 
     def restart(self) -> None:
+        """Nothing is zeroed: the first sum overwrites."""
         for total in self._sums.values():
             total.restart()
 
     def before_pass(self, part: str) -> None:
+        """The slot is this part's once the reductions of the part before are over."""
         if part not in self._slots:
             return
         self._lane.wait(self._free.pop(self._slots.number(part), None))
         for accumulator in self.of_part(part).values():
             accumulator.restart()
 
-    def after_pass(self, part: str, *, completes: bool) -> None:
+    def after_pass(self, part: str, _kind: PassKind) -> None:
+        """What it has computed is reduced and added."""
         if part not in self._slots:
             return
         for flat, room in self._slots.buffers(part).items():
@@ -156,6 +163,7 @@ class ScatteredGradients(GradientKeeper):
             self._sums[flat].add(reduce_to_shard(room, flat.holders, self._wire))
 
     def finish(self) -> dict[FlatParameters, Tensor]:
+        """Waits for the last reductions."""
         self._lane.wait(self._lane.mark())
         self._free.clear()
         for total in self._sums.values():

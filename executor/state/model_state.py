@@ -1,4 +1,4 @@
-"""The state of all parameters of a rank, as its passes run: weights before they are needed, gradients once they are there."""
+"""The state of a rank's parameters while passes run: weights before they are needed, gradients once they are there."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ModelState:
             gradients.before_pass(part)
         yield
         for gradients in self._gradients:
-            gradients.after_pass(part, completes=kind is not PassKind.DGRAD)
+            gradients.after_pass(part, kind)
 
     def restart(self) -> None:
         """A step begins."""

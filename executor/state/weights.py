@@ -43,13 +43,16 @@ class WholeWeights(WeightKeeper):
         self._pending: dict[FlatParameters, Mark] = {}
 
     def of_part(self, part: str) -> dict[str, Tensor]:
+        """Views of the buffers."""
         return {name: view for flat in self._parts[part] for name, view in flat.views(flat.weights).items()}
 
-    def before_pass(self, part: str, following: str | None) -> None:
+    def before_pass(self, part: str, _following: str | None) -> None:
+        """Waits for the part's gathers of this step."""
         for flat in self._parts[part]:
             self._lane.wait(self._pending.pop(flat, None))
 
     def publish(self) -> None:
+        """Gathers, or begins to: passes wait for what they need."""
         for flat in self._flats:
             flat.weight_shard.copy_(flat.master)
         gathered = [flat for flat in self._flats if flat.holders.shards.size > 1]
@@ -75,13 +78,12 @@ class GatheredWeights(WeightKeeper):
         self._ready: dict[str, Mark] = {}
 
     def of_part(self, part: str) -> dict[str, Tensor]:
-        if part not in self._slots:
-            return {}
-        return {
-            name: view for flat, room in self._slots.buffers(part).items() for name, view in flat.views(room).items()
-        }
+        """Views of the part's slot."""
+        rooms = self._slots.buffers(part) if part in self._slots else {}
+        return {name: view for flat, room in rooms.items() for name, view in flat.views(room).items()}
 
     def before_pass(self, part: str, following: str | None) -> None:
+        """Gathers the part, if it is not whole, and begins with the next."""
         with self._timed(StepPart.COLLECTIVES):
             if part in self._slots:
                 self._gather(part)
@@ -101,6 +103,7 @@ class GatheredWeights(WeightKeeper):
         self._ready[part] = self._lane.mark()
 
     def publish(self) -> None:
+        """What is whole is out of date."""
         for flat in self._flats:
             flat.weight_shard.copy_(flat.master)
         self._holders.clear()

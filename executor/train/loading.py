@@ -11,7 +11,10 @@ from meshwright.executor.weights.import_weights import WeightSource
 
 
 def load_weights(model: RankModel, source: WeightSource) -> None:
-    """Fill masters and weights, a collective; one buffer's tensors are in host memory at a time. Raises `InputError`."""
+    """Fill masters and weights; one buffer's tensors are in host memory at a time. A collective.
+
+    Raises `InputError`.
+    """
     for flat in model.flats:
         _fill(flat, source)
     model.state.publish()
