@@ -80,7 +80,7 @@ class RankModel:
         )
         for flat in self.flats:
             flat.fill(self._initial)
-        self.state.publish()
+        self.state.spread()
         last = len(configuration.stages) - 1
         self.stages = tuple(
             Stage(

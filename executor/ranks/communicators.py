@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import gcd
 
 import torch.distributed as dist
 
 from meshwright.costmodel.data_parallel import Sharding
-from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
+from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
-from meshwright.executor.ranks.place import Place
+from meshwright.executor.ranks.place import Place, holder_lines
 
 
 class Communicators:
@@ -37,7 +36,7 @@ class Communicators:
             for size, stride in _lines(strategy):
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
-                for size, stride in _copies(place.mesh, split, sharding):
+                for size, stride in holder_lines(place.mesh, split, sharding):
                     self._make(place.all_lines(size, stride), self._of_state)
         self._make(place.all_lines(place.mesh.stage_gpus, 1))
         self._make(place.all_across(tuple(range(place.mesh.pp))))
@@ -81,7 +80,7 @@ class Communicators:
 
     def holders(self, split: int) -> tuple[Communicator, Communicator]:
         """The ranks that hold the same parameters, where `split` neighbours share one copy: shards, and replicas."""
-        lines = (self.place.line(*line) for line in _copies(self.place.mesh, split, self._sharding))
+        lines = (self.place.line(*line) for line in holder_lines(self.place.mesh, split, self._sharding))
         shards, replicas = (ALONE if len(ranks) == 1 else self._of_state[ranks] for ranks in lines)
         return shards, replicas
 
@@ -94,18 +93,6 @@ class Communicators:
 def _lines(strategy: LayerStrategy) -> tuple[tuple[int, int], ...]:
     """Size and stride of the groups of tensor, sequence, FFN and expert parallelism."""
     return (strategy.tp, 1), (strategy.sp, strategy.tp), (strategy.ffn_tp, 1), (strategy.ep, strategy.etp)
-
-
-def _copies(mesh: Mesh, split: int, sharding: Sharding) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Size and stride of the groups that have a shard each, and of those that have the same shard.
-
-    Neighbours shard first, as `costmodel.data_parallel` has it.
-    """
-    copies = mesh.stage_gpus // split
-    shards = gcd(copies, sharding.shard_degree) if sharding.shard_degree else copies
-    if sharding.zero is ZeroStage.NONE:
-        shards = 1
-    return (shards, split), (copies // shards, split * shards)
 
 
 def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:

@@ -128,6 +128,11 @@ class FlatParameters:
         for one, view in zip(self.owned, self.views(exact).values(), strict=True):
             view.copy_(draw(one, view))
         self.master.copy_(exact[self.shard])
+        self.round_weights()
+
+    def round_weights(self) -> None:
+        """Set this rank's shard of the weights from its masters."""
+        self.weight_shard.copy_(self.master)
 
     def segments(self) -> Iterator[tuple[OwnedParameter, int, slice]]:
         """What of which parameter lies in this rank's shard: from which element of the rank's part, and where."""

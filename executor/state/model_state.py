@@ -72,10 +72,10 @@ class ModelState:
             found |= gradients.finish()
         return [all_reduce(found[flat], flat.holders.ends) for flat in self.flats]
 
-    def publish(self) -> None:
-        """Masters have changed: so do weights."""
+    def spread(self) -> None:
+        """Shards of the weights have changed: gathers what passes need. A collective."""
         for weights in self._weights:
-            weights.publish()
+            weights.spread()
 
 
 def _weight_keepers(parts: PartFlats, choice: StateChoice, lane: Lane, timed: Timed) -> tuple[WeightKeeper, ...]:

@@ -64,15 +64,18 @@ class Optimizer:
         return int(self._adamw.state[self.flats[0].master]["step"].item())
 
     def resume(self, num_updates: int) -> None:
-        """Go on from masters and moments that were loaded."""
+        """Go on from masters and moments that were loaded: weights of this rank's shards follow."""
         for flat in self.flats:
             self._adamw.state[flat.master]["step"].fill_(num_updates)
+            flat.round_weights()
 
     def step(self, gradients: Sequence[Tensor], norm: float, learning_rate: float) -> None:
-        """Update masters from the shards' gradients, whose norm over all ranks is `norm`."""
+        """Update masters and weights from the shards' gradients, whose norm over all ranks is `norm`."""
         scale = min(1.0, self.settings.max_norm / (norm + NORM_FLOOR))
         for group, flat, gradient in zip(self._adamw.param_groups, self.flats, gradients, strict=True):
             group["lr"] = learning_rate
             flat.master.grad = gradient.mul_(scale)
         self._adamw.step()
         self._adamw.zero_grad()
+        for flat in self.flats:
+            flat.round_weights()

@@ -30,8 +30,8 @@ class WeightKeeper(ABC):
         """A pass of a part is about to need its weights; `following` is the part behind it in this direction."""
 
     @abstractmethod
-    def publish(self) -> None:
-        """Weights are as the masters from here on. A collective."""
+    def spread(self) -> None:
+        """All ranks' shards have changed: passes from here on have the new weights. A collective."""
 
 
 class WholeWeights(WeightKeeper):
@@ -51,10 +51,8 @@ class WholeWeights(WeightKeeper):
         for flat in self._parts[part]:
             self._lane.wait(self._pending.pop(flat, None))
 
-    def publish(self) -> None:
+    def spread(self) -> None:
         """Gathers, or begins to: passes wait for what they need."""
-        for flat in self._flats:
-            flat.weight_shard.copy_(flat.master)
         gathered = [flat for flat in self._flats if flat.holders.shards.size > 1]
         with self._lane.behind_all():
             for flat in gathered:
@@ -70,9 +68,8 @@ class GatheredWeights(WeightKeeper):
     """
 
     def __init__(self, parts: PartFlats, lane: Lane, timed: Timed) -> None:
-        self._parts, self._lane, self._timed = parts, lane, timed
-        self._flats = flats_of(parts)
-        like = self._flats[0].weights
+        self._lane, self._timed = lane, timed
+        like = flats_of(parts)[0].weights
         self._slots = Slots(parts, 2 if lane.overlaps else 1, like.dtype, like.device)
         self._holders: dict[int, str] = {}
         self._ready: dict[str, Mark] = {}
@@ -102,8 +99,6 @@ class GatheredWeights(WeightKeeper):
                 all_gather_into(room, flat.weight_shard, flat.holders.shards)
         self._ready[part] = self._lane.mark()
 
-    def publish(self) -> None:
+    def spread(self) -> None:
         """What is whole is out of date."""
-        for flat in self._flats:
-            flat.weight_shard.copy_(flat.master)
         self._holders.clear()

@@ -17,7 +17,7 @@ def load_weights(model: RankModel, source: WeightSource) -> None:
     """
     for flat in model.flats:
         _fill(flat, source)
-    model.state.publish()
+    model.state.spread()
     for name, tensor in source.tensors(names=model.constants) if model.constants else ():
         model.constants[name].copy_(tensor)
 

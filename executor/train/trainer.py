@@ -121,7 +121,7 @@ class Trainer:
         if finite:
             with self.watch.part(StepPart.OPTIMIZER):
                 self.optimizer.step(gradients, norm, rate)
-            self.model.state.publish()
+            self.model.state.spread()
         elif not self.choices.skip_not_finite:
             raise LossError(
                 f"step {number}: loss {loss_value}, gradient norm {norm}: not finite; weights are those before the step"

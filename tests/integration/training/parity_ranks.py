@@ -26,7 +26,7 @@ from meshwright.executor.data.synthetic import MarkovTokens
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.reference import ReferenceModel
 from meshwright.executor.model.whole import whole_masters
-from meshwright.executor.state import buckets
+from meshwright.executor.state import buckets, exchange
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
@@ -53,6 +53,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 4096, 1024  # several buffers, tiny as the models are
+    exchange.ELEMENTS_AT_ONCE = 1000
     numerics = Numerics(device=open_device(device_type, rank), dtype=getattr(torch, dtype))
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=TIMEOUT)

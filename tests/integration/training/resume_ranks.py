@@ -25,7 +25,7 @@ from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.whole import whole_masters
-from meshwright.executor.state import buckets
+from meshwright.executor.state import buckets, exchange
 from meshwright.executor.train.inputs import open_inputs
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import RunCheckpoints
@@ -53,6 +53,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: Path, phase: str) -> 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 4096, 1024  # several buffers, tiny as the models are
+    exchange.ELEMENTS_AT_ONCE = 1000
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks, timeout=PARITY["TIMEOUT"])
     host = host_group()
     found = {}

@@ -59,6 +59,9 @@ TWO = {
     "moe: ep, full recomputation": "dp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
     "dense: zero 2": "dp=2,mbs=1,zero=2",
     "dense: zero 3": "dp=2,mbs=1,zero=3",
+    "dense: dp, in line": "dp=2,mbs=2",
+    "dense: zero 2, in line": "dp=2,mbs=1,zero=2",
+    "dense: zero 3, in line": "dp=2,mbs=1,zero=3",
     "moe: zero 2, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall,zero=2",
     "moe: zero 3, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall,zero=3",
     "moe: zero 3": "dp=2,ep=1,mbs=2,zero=3",
@@ -110,10 +113,20 @@ CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
 DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
 """Cases whose ranks are numbered so; the planner does that only where nodes are several."""
 
+IN_LINE = "in line"
+"""Cases whose gradients are reduced and weights gathered beside nothing."""
+
 SHARDED_OVER_TWO = "sharded over 2"
 """Cases whose state is sharded over two replicas and copied over the others, which the planner cannot be told to do."""
 
+OVERLAPPED = (
+    ("dense: dp", "dense: dp, in line"),
+    ("dense: zero 2", "dense: zero 2, in line"),
+    ("dense: zero 3", "dense: zero 3, in line"),
+)
 ALIKE = (
+    *OVERLAPPED,
+    ("dense: zero 2", "dense: zero 3"),
     ("moe: zero 3", "moe: zero 3, once more", "moe: zero 3, sar", "moe: zero 3, full recomputation"),
     ("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"),
     ("moe", "moe: recompute"),
@@ -135,6 +148,10 @@ def train_all(
             plan = make_plan(case.partition(":")[0], num_ranks, fixes)
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
+            if IN_LINE in case:
+                plan = replace(
+                    plan, runtime=replace(plan.runtime, overlap_gradient_reduce=False, overlap_parameter_gather=False)
+                )
             if SHARDED_OVER_TWO in case:
                 plan = replace(plan, sharding=replace(plan.sharding, shard_degree=2))
             write_plan(plan, plans / f"{case}.plan.json")
@@ -175,6 +192,14 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
 def test_sixteen_bits_stay_within_their_budget(train_all: Callable[..., Results]) -> None:
     found = train_all(2, "cpu", "bfloat16", ("dense: dp", "dense: tp", "moe: ep", "moe: zb-v"))
     assert wrong(found, BFLOAT16_BUDGET, OTHER_BUDGET) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_beside_the_layers_or_in_line_on_gpus(dtype: str, train_all: Callable[..., Results]) -> None:
+    _need_gpus(2)
+    found = train_all(2, "cuda", dtype, [case for pair in OVERLAPPED for case in pair])
+    assert [pair for pair in OVERLAPPED if len({found[case]["digest"] for case in pair}) > 1] == []
 
 
 @pytest.mark.gpu

@@ -21,10 +21,13 @@ PLANS: dict[str, tuple[int, str]] = {
     "moe: one": (1, "mbs=2"),
     "moe: ep": (2, "dp=2,ep=2,mbs=2,dispatch=alltoall"),
     "moe: edp, zero 0": (2, "dp=2,ep=1,mbs=1,zero=0"),
+    "moe: ep, zero 2": (2, "dp=2,ep=2,mbs=2,dispatch=alltoall,zero=2"),
+    "moe: edp, zero 3": (2, "dp=2,ep=1,mbs=2,zero=3"),
     "moe: tp": (2, "tp=2,ep=1,mbs=2"),
     "moe: zb-v": (2, "pp=2,mbs=1,schedule=zb-v"),
     "dense: one": (1, "mbs=2"),
     "dense: dp": (2, "dp=2,mbs=2"),
+    "dense: zero 3": (2, "dp=2,mbs=2,zero=3"),
     "dense: 1f1b, tied ends": (2, "pp=2,mbs=1,schedule=1f1b"),
     "groups of experts: one": (1, "mbs=4"),
     "groups of experts: ep": (2, "dp=2,ep=2,mbs=2,dispatch=allgather"),
@@ -60,7 +63,7 @@ def test_every_plan_goes_on_from_every_other(
     phase(1, "save")
     phase(2, "save")
     found = phase(1, "resume") | phase(2, "resume")
-    assert len(found) == 5 * 5 + 3 * 3 + 2 * 2
+    assert len(found) == 7 * 7 + 4 * 4 + 2 * 2
     assert [f"{pair}: {one}" for pair, one in found.items() if not one["error"] <= TOLERANCE] == []
     same = [f"{name} -> {name}" for name in PLANS]
     assert [pair for pair in same if not found[pair]["exact"]] == []

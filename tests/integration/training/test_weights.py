@@ -74,6 +74,7 @@ def test_on_one_rank(make_plan: MakePlan, tmp_path: Path, model: str, format: Fo
         ("moe", "tp=2,ep=1,mbs=2"),
         ("groups of experts", "dp=2,ep=2,mbs=2,dispatch=alltoall"),
         ("dense", "pp=2,mbs=1,schedule=1f1b"),
+        ("moe", "dp=2,ep=1,mbs=2,zero=3"),
     ],
 )
 def test_on_two_ranks(make_plan: MakePlan, run: Run, tmp_path: Path, model: str, fixes: str) -> None:
