@@ -158,6 +158,7 @@ class RankModel:
             owned,
             Holders(shards=shards, replicas=replicas, ends=ends),
             keeps_whole=not self._choice.shards_weights or shards.size == 1,
+            on_host=self._choice.sharding.offload_optimizer,
             dtype=self.numerics.dtype,
             device=self.numerics.device,
         )

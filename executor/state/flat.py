@@ -76,7 +76,11 @@ class Holders:
 
 
 class FlatParameters:
-    """One buffer. `keeps_whole`: the weights in the training format are there in full, not only this rank's shard."""
+    """One buffer. `keeps_whole`: the weights in the training format are there in full, not only this rank's shard.
+
+    `on_host`: masters, and so the optimizer, are in host memory (ZeRO-Offload). `rounded`, beside the masters, is where
+    an update leaves this rank's shard in the training format: the shard itself, or host memory that is then sent to it.
+    """
 
     def __init__(
         self,
@@ -85,6 +89,7 @@ class FlatParameters:
         holders: Holders,
         *,
         keeps_whole: bool = True,
+        on_host: bool = False,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
@@ -96,7 +101,9 @@ class FlatParameters:
         self.shard_size = self.size // holders.shards.size
         self.weights = torch.zeros(self.size if keeps_whole else self.shard_size, dtype=dtype, device=device)
         self.weight_shard = self.weights[self.shard] if keeps_whole else self.weights
-        self.master = torch.zeros(self.shard_size, dtype=statistics_type(dtype), device=device)
+        place = torch.device("cpu") if on_host else device
+        self.master = torch.zeros(self.shard_size, dtype=statistics_type(dtype), device=place)
+        self.rounded = host_room(self.weight_shard, dtype) if on_host else self.weight_shard
 
     @property
     def shard(self) -> slice:
@@ -124,7 +131,7 @@ class FlatParameters:
 
     def fill(self, draw: Callable[[OwnedParameter, Tensor], Tensor]) -> None:
         """Set this rank's shard; `draw` gives this rank's part of a parameter in the format of a tensor."""
-        exact = self.master.new_zeros(self.size)
+        exact = self.weights.new_zeros(self.size, dtype=self.master.dtype)
         for one, view in zip(self.owned, self.views(exact).values(), strict=True):
             view.copy_(draw(one, view))
         self.master.copy_(exact[self.shard])
@@ -132,7 +139,13 @@ class FlatParameters:
 
     def round_weights(self) -> None:
         """Set this rank's shard of the weights from its masters."""
-        self.weight_shard.copy_(self.master)
+        self.rounded.copy_(self.master)
+        self.send_rounded()
+
+    def send_rounded(self) -> None:
+        """Bring what was rounded to where layers use it; that the device has done so is waited for by the next update."""
+        if self.rounded is not self.weight_shard:
+            self.weight_shard.copy_(self.rounded, non_blocking=True)
 
     def segments(self) -> Iterator[tuple[OwnedParameter, int, slice]]:
         """What of which parameter lies in this rank's shard: from which element of the rank's part, and where."""
@@ -145,4 +158,9 @@ class FlatParameters:
 
     def master_parts(self) -> dict[str, Tensor]:
         """This rank's parts of the master weights, by name; a collective of the ranks with other shards."""
-        return self.views(all_gather_rows(self.master, self.holders.shards))
+        return self.views(all_gather_rows(self.master.to(self.weights.device), self.holders.shards))
+
+
+def host_room(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Host memory for as many elements; pinned where they come from or go to a GPU."""
+    return torch.zeros(like.shape, dtype=dtype, pin_memory=like.is_cuda)

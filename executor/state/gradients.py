@@ -59,7 +59,7 @@ class WholeGradients(GradientKeeper):
     ) -> None:
         self._parts, self._lane, self._timed, self._wire = parts, lane, timed, wire
         self._num_micro_batches = num_micro_batches
-        self._buffers = {flat: flat.master.new_zeros(flat.size, dtype=sums) for flat in flats_of(parts)}
+        self._buffers = {flat: flat.weights.new_zeros(flat.size, dtype=sums) for flat in flats_of(parts)}
         self._accumulators = {flat: _accumulators(flat, buffer) for flat, buffer in self._buffers.items()}
         self._missing: dict[FlatParameters, int] = {}
         self._reduced: dict[FlatParameters, Tensor] = {}

@@ -32,7 +32,7 @@ class Refusal(Value, frozen=True, kw_only=True):
 
 def check_runs(configuration: TrainingConfiguration, where: str = "plan") -> None:
     """Raise `PlanError` for the first thing that the executor does not run."""
-    for refusal in (*_of_model(configuration), *_of_state(configuration)):
+    for refusal in _of_model(configuration):
         raise PlanError(where, refusal.field, str(refusal))
     context = cost_context(configuration)
     strategies = (strategy for stage in configuration.stages for strategy in stage)
@@ -63,11 +63,6 @@ def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
         yield Refusal(field="workload.seq_len", what=what)
     if configuration.workload.capacity != float("inf"):
         yield Refusal(field="workload.capacity_factor", what="a bounded capacity of experts")
-
-
-def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:
-    if configuration.sharding.offload_optimizer:
-        yield Refusal(field="sharding.offload_optimizer", what="an optimizer in host memory")
 
 
 def _of_layer(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> Iterator[Refusal]:

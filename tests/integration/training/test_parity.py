@@ -59,6 +59,7 @@ TWO = {
     "moe: ep, full recomputation": "dp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
     "dense: zero 2": "dp=2,mbs=1,zero=2",
     "dense: zero 3": "dp=2,mbs=1,zero=3",
+    "dense: zero 2, optimizer in host memory": "dp=2,mbs=1,zero=2",
     "dense: dp, in line": "dp=2,mbs=2",
     "dense: zero 2, in line": "dp=2,mbs=1,zero=2",
     "dense: zero 3, in line": "dp=2,mbs=1,zero=3",
@@ -113,6 +114,9 @@ CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
 DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
 """Cases whose ranks are numbered so; the planner does that only where nodes are several."""
 
+IN_HOST_MEMORY = "optimizer in host memory"
+"""Cases whose masters and moments are there, as the planner does only where GPUs have no room for them."""
+
 IN_LINE = "in line"
 """Cases whose gradients are reduced and weights gathered beside nothing."""
 
@@ -126,7 +130,7 @@ OVERLAPPED = (
 )
 ALIKE = (
     *OVERLAPPED,
-    ("dense: zero 2", "dense: zero 3"),
+    ("dense: zero 2", "dense: zero 3", "dense: zero 2, optimizer in host memory"),
     ("moe: zero 3", "moe: zero 3, once more", "moe: zero 3, sar", "moe: zero 3, full recomputation"),
     ("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"),
     ("moe", "moe: recompute"),
@@ -148,6 +152,8 @@ def train_all(
             plan = make_plan(case.partition(":")[0], num_ranks, fixes)
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
+            if IN_HOST_MEMORY in case:
+                plan = replace(plan, sharding=replace(plan.sharding, offload_optimizer=True))
             if IN_LINE in case:
                 plan = replace(
                     plan, runtime=replace(plan.runtime, overlap_gradient_reduce=False, overlap_parameter_gather=False)

@@ -24,13 +24,17 @@ def make_flat(
     decays: bool = True,
     holders: Holders | None = None,
     keeps_whole: bool = True,
+    on_host: bool = False,
+    device: torch.device = CPU,
 ) -> FlatParameters:
     owned = [
         OwnedParameter(name=name, spec=ParameterSpec(name=name, shape=shape), groups=LayerGroups())
         for name, shape in SHAPES.items()
     ]
     kind = FlatKind(split=1, decays=decays)
-    flat = FlatParameters(kind, owned, holders or Holders(), keeps_whole=keeps_whole, dtype=dtype, device=CPU)
+    flat = FlatParameters(
+        kind, owned, holders or Holders(), keeps_whole=keeps_whole, on_host=on_host, dtype=dtype, device=device
+    )
     flat.fill(draw)
     return flat
 
@@ -110,3 +114,28 @@ def test_weights_follow_their_masters() -> None:
     flat.master.mul_(2.0)
     flat.round_weights()
     assert torch.equal(flat.weights, flat.master.to(torch.bfloat16))
+
+
+@pytest.mark.gpu
+def test_masters_in_host_memory_do_what_they_do_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    check_masters_on_host(torch.device("cuda"))
+
+
+def test_masters_in_host_memory_are_apart_from_weights() -> None:
+    check_masters_on_host(CPU)
+
+
+def check_masters_on_host(device: torch.device) -> None:
+    """Twice, as staging memory is reused."""
+    host, here = (make_flat(device=device, on_host=on_host) for on_host in (True, False))
+    assert host.master.device == CPU
+    optimizers = [Optimizer([flat], AdamWSettings()) for flat in (host, here)]
+    for value in (1.0, -3.0):
+        for optimizer, flat in zip(optimizers, (host, here), strict=True):
+            gradient = torch.full_like(flat.weight_shard, value, dtype=torch.float32)
+            optimizer.step([gradient], norm=2.0, learning_rate=0.1)
+        torch.testing.assert_close(host.master, here.master.cpu())
+        torch.testing.assert_close(host.weights.float(), here.weights.float(), rtol=2.0**-7, atol=0.0)
+    assert torch.equal(host.weights.cpu(), host.master.to(torch.bfloat16))
