@@ -143,7 +143,7 @@ class FlatParameters:
         self.send_rounded()
 
     def send_rounded(self) -> None:
-        """Bring what was rounded to where layers use it; that the device has done so is waited for by the next update."""
+        """Bring what was rounded to where layers use it. The next update waits until the device has done so."""
         if self.rounded is not self.weight_shard:
             self.weight_shard.copy_(self.rounded, non_blocking=True)
 

@@ -19,7 +19,10 @@ from meshwright.executor.state.weights import GatheredWeights, Timed, WeightKeep
 
 
 class ModelState:
-    """Buffers that nobody shares are kept whole, whatever the plan shards: there is nothing to reduce or gather."""
+    """Buffers that nobody shares are kept whole, whatever the plan shards: there is nothing to reduce or gather.
+
+    Passes of a rank run one after another: under ZeRO-2 and 3, neither two parts at a time nor two passes of one.
+    """
 
     def __init__(
         self,
