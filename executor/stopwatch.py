@@ -18,7 +18,8 @@ class StepPart(StrEnum):
     """A part of a step. A wait is for a message of another stage.
 
     EXPOSED lies inside FORWARD and BACKWARD: what computation waits for collectives. COLLECTIVES are whole, also where
-    they run beside computation.
+    they run beside computation. GRADIENTS are reductions, OPTIMIZER has updates and the gathers behind them: on a GPU
+    they, too, may run beside FORWARD and BACKWARD; on the host's clock what runs inside these is taken off them.
     """
 
     FORWARD = "forward"
@@ -32,6 +33,9 @@ class StepPart(StrEnum):
 
 PartTimes = dict[StepPart, float]
 """Seconds by part."""
+
+APART = (StepPart.GRADIENTS, StepPart.OPTIMIZER)
+"""Parts that no other part has inside."""
 
 LATEST_STEPS = 1000
 """Steps whose times are kept."""
@@ -54,9 +58,8 @@ class Stopwatch:
     def part(self, part: StepPart, what: object = None) -> Iterator[None]:
         """Time what runs inside; `what` it is, for `pending`."""
         if not self._on_cuda:
-            start_s = time.perf_counter()
-            yield
-            self._running.seconds[part] += time.perf_counter() - start_s
+            with self._running.host_part(part):
+                yield
             return
         begin = self._event()
         yield
@@ -120,4 +123,15 @@ class _Step:
     """Host seconds, or pairs of events around what is timed, and what that is."""
 
     seconds: PartTimes = field(default_factory=lambda: dict.fromkeys(StepPart, 0.0))
+    apart_s: float = 0.0
     pairs: list[tuple[StepPart, torch.cuda.Event, torch.cuda.Event, object]] = field(default_factory=list)
+
+    @contextmanager
+    def host_part(self, part: StepPart) -> Iterator[None]:
+        """Time what runs inside by the host's clock."""
+        start_s, apart_s = time.perf_counter(), self.apart_s
+        yield
+        lasted_s = time.perf_counter() - start_s
+        self.seconds[part] += lasted_s - (self.apart_s - apart_s)
+        if part in APART:
+            self.apart_s = apart_s + lasted_s

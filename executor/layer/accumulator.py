@@ -15,6 +15,11 @@ class Accumulator:
         self.total = total
         self._started = False
 
+    @property
+    def started(self) -> bool:
+        """Whether anything was added."""
+        return self._started
+
     def add(self, gradient: Tensor) -> None:
         """Add a gradient of any floating format."""
         if self._started:

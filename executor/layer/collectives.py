@@ -48,6 +48,13 @@ def all_reduce(x: Tensor, ranks: Communicator) -> Tensor:
     return out
 
 
+def all_reduce_in_place(x: Tensor, ranks: Communicator) -> Tensor:
+    """The sum over ranks, in the tensor itself."""
+    if ranks.size > 1:
+        dist.all_reduce(x, group=ranks.group)
+    return x
+
+
 def all_to_all_rows(x: Tensor, received: list[int], sent: list[int], ranks: Communicator) -> Tensor:
     """Rows to and from every rank: `sent[r]` of them to rank r, `received[r]` from it, in the order of ranks."""
     if ranks.size == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,7 +10,6 @@ from torch import Tensor
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.stage_cost import end_strategy
-from meshwright.costmodel.strategy import ZeroStage
 from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.functions.statistics import statistics_type
@@ -22,12 +21,13 @@ from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.part import Part
-from meshwright.executor.model.stage import Routed, Stage, Watch
+from meshwright.executor.model.stage import Routed, Stage
+from meshwright.executor.observe.observer import StepObserver
 from meshwright.executor.ranks.communicators import Communicators
-from meshwright.executor.state.flat import FlatKind, FlatParameters, OwnedParameter
-
-BUCKET_ELEMENTS = 2**28
-"""Parameters of one buffer, unless one alone has more: what is copied for a collective is never much more than this."""
+from meshwright.executor.state import buckets
+from meshwright.executor.state.choice import StateChoice
+from meshwright.executor.state.flat import FlatKind, FlatParameters, Holders, OwnedParameter
+from meshwright.executor.state.model_state import ModelState
 
 UNTRAINED = (CORRECTION, LOAD)
 """The bias that balances experts, and their load in the step before, get no gradient. They stay wide: the bias decides
@@ -47,22 +47,11 @@ def end_devices(configuration: TrainingConfiguration) -> tuple[int, ...]:
     return tuple(device for device, stages in placed if any(end in stages for end in ends))
 
 
-def _buckets(owned: Iterable[OwnedParameter]) -> Iterator[tuple[OwnedParameter, ...]]:
-    """Parameters in order, as many together as a buffer takes."""
-    bucket: list[OwnedParameter] = []
-    for one in owned:
-        if bucket and sum(other.room for other in bucket) + one.room > BUCKET_ELEMENTS:
-            yield tuple(bucket)
-            bucket = []
-        bucket.append(one)
-    yield tuple(bucket)
-
-
 class RankModel:
     """What one rank holds: a stage for each of its chunks, and the buffers of their parameters.
 
-    `streams` None: operators run one after another.
-    `constants`: what gets no gradient, by name; `router_constants`: the same by layer's title and name in the layer.
+    `streams` None: operators run one after another. `constants`: what gets no gradient, by name; `router_constants`:
+    the same by layer's title and name in the layer. To make one is a collective.
     """
 
     def __init__(
@@ -73,7 +62,7 @@ class RankModel:
         *,
         seed: int,
         routed: Routed,
-        watch: Watch | None = None,
+        watch: StepObserver,
         streams: Streams | None = None,
     ) -> None:
         self.configuration = configuration
@@ -84,9 +73,19 @@ class RankModel:
         planned = {stage: describer.stage(stage) for stage in self.virtual_stages}
         self.constants: dict[str, Tensor] = {}
         self.router_constants: dict[str, dict[str, Tensor]] = {}
-        self.flats = self._make_flats(part for parts in planned.values() for part in parts)
+        self._choice = StateChoice(sharding=configuration.sharding, runtime=configuration.runtime, dtype=numerics.dtype)
+        owned = {part.description.title: self._owned(part) for parts in planned.values() for part in parts}
+        self.flats = self._make_flats(owned)
+        self.state = ModelState(
+            self.flats,
+            {part: self._flats_with(names) for part, names in owned.items()},
+            self._choice,
+            watch.part,
+            num_micro_batches=configuration.num_micro_batches,
+        )
         for flat in self.flats:
             flat.fill(self._initial)
+        self.state.spread()
         last = len(configuration.stages) - 1
         self.stages = tuple(
             Stage(
@@ -95,6 +94,7 @@ class RankModel:
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,
                 routed=routed,
+                passing=self.state.passing,
                 watch=watch,
             )
             for stage, parts in planned.items()
@@ -110,21 +110,43 @@ class RankModel:
         """The ranks that the model's two ends are spread over."""
         return self.communicators.layer(end_strategy(self.configuration.mesh))
 
-    def _make_flats(self, parts: Iterable[PlannedPart]) -> tuple[FlatParameters, ...]:
-        kinds: dict[FlatKind, dict[str, OwnedParameter]] = {}
-        for part in parts:
-            for name, spec in part.parameters.items():
-                if spec.name in UNTRAINED:
-                    like = torch.empty((), dtype=statistics_type(self.numerics.dtype), device=self.numerics.device)
-                    self.constants[name] = like.new_full(spec.shape, spec.fill or 0.0)
-                    of_layer = self.router_constants.setdefault(part.description.title, {})
-                    of_layer[spec.name] = self.constants[name]
-                    continue
-                owned = OwnedParameter(name=name, spec=spec, groups=part.groups)
-                kinds.setdefault(self._kind(name, spec, part), {})[name] = owned
-        return tuple(
-            self._make_flat(kind, bucket) for kind, owned in kinds.items() for bucket in _buckets(owned.values())
-        )
+    def _owned(self, part: PlannedPart) -> dict[str, tuple[FlatKind, OwnedParameter]]:
+        """The trained parameters of a part by name; those that are not trained become constants."""
+        owned = {}
+        for name, spec in part.parameters.items():
+            if spec.name in UNTRAINED:
+                like = torch.empty((), dtype=statistics_type(self.numerics.dtype), device=self.numerics.device)
+                self.constants[name] = like.new_full(spec.shape, spec.fill or 0.0)
+                of_layer = self.router_constants.setdefault(part.description.title, {})
+                of_layer[spec.name] = self.constants[name]
+            else:
+                one = OwnedParameter(name=name, spec=spec, groups=part.groups)
+                owned[name] = self._kind(name, spec, part), one
+        return owned
+
+    def _make_flats(
+        self, parts: Mapping[str, Mapping[str, tuple[FlatKind, OwnedParameter]]]
+    ) -> tuple[FlatParameters, ...]:
+        """The buffers, in the order in which a forward needs them."""
+        kinds: dict[FlatKind, list[list[OwnedParameter]]] = {}
+        place: dict[str, int] = {}
+        for index, owned in enumerate(parts.values()):
+            found: dict[FlatKind, list[OwnedParameter]] = {}
+            for name, (kind, one) in owned.items():
+                if name not in place:  # a tied table is in two parts
+                    place[name] = index
+                    found.setdefault(kind, []).append(one)
+            for kind, ones in found.items():
+                kinds.setdefault(kind, []).append(ones)
+        least = 0 if self._choice.shards_gradients or self._choice.shards_weights else buckets.LEAST_ELEMENTS
+        flats = [
+            self._make_flat(kind, bucket) for kind, owned in kinds.items() for bucket in buckets.buckets(owned, least)
+        ]
+        return tuple(sorted(flats, key=lambda flat: place[flat.owned[0].name]))
+
+    def _flats_with(self, names: Iterable[str]) -> tuple[FlatParameters, ...]:
+        wanted = set(names)
+        return tuple(flat for flat in self.flats if wanted.intersection(one.name for one in flat.owned))
 
     def _kind(self, name: str, spec: ParameterSpec, part: PlannedPart) -> FlatKind:
         return FlatKind(
@@ -136,14 +158,14 @@ class RankModel:
         )
 
     def _make_flat(self, kind: FlatKind, owned: tuple[OwnedParameter, ...]) -> FlatParameters:
-        communicators = self.communicators
+        shards, replicas = self.communicators.holders(kind.split)
+        ends = self.communicators.ends if kind.tied else ALONE
         return FlatParameters(
             kind,
             owned,
-            copies=communicators.copies(kind.split),
-            ends=communicators.ends if kind.tied else ALONE,
-            sums_wide=self.configuration.runtime.fp32_gradients,
-            shards=self.configuration.sharding.zero is not ZeroStage.NONE,
+            Holders(shards=shards, replicas=replicas, ends=ends),
+            keeps_whole=not self._choice.shards_weights or shards.size == 1,
+            on_host=self._choice.sharding.offload_optimizer,
             dtype=self.numerics.dtype,
             device=self.numerics.device,
         )
@@ -153,12 +175,9 @@ class RankModel:
         return initial_part(owned.spec, owned.name, owned.groups, num_layers=num_layers, seed=self._seed, like=like)
 
     def _parameters(self, part: PlannedPart) -> Parameters:
-        weights, accumulators = {}, {}
-        for name, spec in part.parameters.items():
-            if name in self.constants:
-                weights[spec.name] = self.constants[name]
-                continue
-            flat = next(flat for flat in self.flats if name in flat.weight_of)
-            weights[spec.name] = flat.weight_of[name]
-            accumulators[spec.name] = flat.accumulator_of[name]
-        return Parameters(weights, accumulators)
+        title = part.description.title
+        weights, accumulators = self.constants | self.state.weights_of(title), self.state.accumulators_of(title)
+        return Parameters(
+            {spec.name: weights[name] for name, spec in part.parameters.items()},
+            {spec.name: accumulators[name] for name, spec in part.parameters.items() if name in accumulators},
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from torch import Tensor
@@ -31,11 +32,20 @@ class Watch(Protocol):
         """Run an operator; its stream is current."""
 
 
+Passing = Callable[[PassKind, str, str | None], AbstractContextManager[None]]
+"""A pass of a part, by its title, runs inside; the title behind it is that of the part that this pass runs next."""
+
+
+def stateless(_kind: PassKind, _part: str, _following: str | None) -> AbstractContextManager[None]:
+    """For parts whose weights and gradients are simply there."""
+    return nullcontext()
+
+
 class Stage:
     """The parts of one virtual stage in model order.
 
     `token_weight` is the share of one token in the step's loss, and so the gradient of its loss: gradients of all ranks
-    and micro-batches then simply add up.
+    and micro-batches then simply add up. `passing` brings weights and takes gradients.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class Stage:
         is_last: bool,
         token_weight: float,
         routed: Routed,
+        passing: Passing = stateless,
         watch: Watch | None = None,
     ) -> None:
         self.parts = tuple(parts)
@@ -53,6 +64,7 @@ class Stage:
         self.is_last = is_last
         self._token_weight = token_weight
         self._routed = routed
+        self._passing = passing
         self._watch = watch
         self._running: dict[int, list[MicroBatch]] = {}
 
@@ -62,11 +74,12 @@ class Stage:
         The first stage takes no hidden state; the stages at the ends take the tokens.
         """
         running = []
-        for part in self.parts:
+        for part, following in _with_following(self.parts):
             batch = part.runner.start(hidden_TH)
             if tokens is not None:
                 self._ride(batch, tokens)
-            self._run(batch, part, PassKind.FORWARD, number)
+            with self._passing(PassKind.FORWARD, part.title, following):
+                self._run(batch, part, PassKind.FORWARD, number)
             if part.routes:
                 self._routed(part.title, batch.scope.values.rider(ROUTING, REPORT, RoutingReport))
             is_head = self.is_last and part is self.parts[-1]
@@ -99,17 +112,25 @@ class Stage:
 
     def backward_weight(self, number: int) -> None:
         """The gradients of the weights, after `backward_input`."""
-        for part, batch in self._reversed(number):
-            self._run(batch, part, PassKind.WGRAD, number)
+        for part, following, batch in self._reversed(number):
+            with self._passing(PassKind.WGRAD, part.title, following):
+                self._run(batch, part, PassKind.WGRAD, number)
         del self._running[number]
 
     def _backward(self, number: int, grad_TH: Tensor | None, kind: PassKind) -> Tensor | None:
-        for part, batch in self._reversed(number):
+        for part, following, batch in self._reversed(number):
             if grad_TH is not None:
                 batch.put_output_gradient(grad_TH)
-            self._run(batch, part, kind, number)
+            with self._passing(kind, part.title, following):
+                self._run(batch, part, kind, number)
             grad_TH = None if self.is_first and part is self.parts[0] else batch.take_input_gradient()
         return grad_TH
 
-    def _reversed(self, number: int) -> list[tuple[Part, MicroBatch]]:
-        return list(zip(reversed(self.parts), reversed(self._running[number]), strict=True))
+    def _reversed(self, number: int) -> Iterator[tuple[Part, str | None, MicroBatch]]:
+        parts = _with_following(tuple(reversed(self.parts)))
+        for (part, following), batch in zip(parts, reversed(self._running[number]), strict=True):
+            yield part, following, batch
+
+
+def _with_following(parts: Sequence[Part]) -> Iterable[tuple[Part, str | None]]:
+    return zip(parts, (*(part.title for part in parts[1:]), None), strict=True)

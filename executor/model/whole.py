@@ -16,8 +16,8 @@ def whole_masters(model: RankModel) -> dict[str, Tensor]:
     for flat in model.flats:
         parts = flat.master_parts()
         for owned in flat.owned:
-            whole = torch.zeros(owned.spec.shape, dtype=flat.master.dtype, device=flat.master.device)
-            if flat.copies.rank == 0:
+            whole = torch.zeros(owned.spec.shape, dtype=flat.master.dtype, device=flat.weights.device)
+            if flat.holders.is_first:
                 owned.spec.add_part(whole, first_holders_part(owned, parts[owned.name]), owned.groups)
             found[owned.name] = all_reduce(whole, model.communicators.stage)
     return found

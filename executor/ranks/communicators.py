@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 import torch.distributed as dist
 
+from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.strategy import LayerStrategy, place_group
 from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
-from meshwright.executor.ranks.place import Place
+from meshwright.executor.ranks.place import Place, holder_lines
 
 
 class Communicators:
@@ -17,7 +18,8 @@ class Communicators:
     All that a plan needs are made at once, and by every rank in the same order, those of others too: torch numbers
     groups by how many a process has made. `end_devices` hold the model's two ends; `key_heads`: the numbers of key
     heads that its layers have. `sms`: numbers of SMs that some layers of a strategy give to their collectives inside a
-    node of `gpus_per_node`; each has communicators of its own.
+    node of `gpus_per_node`; each has communicators of its own. So has the sharded state: its collectives wait for none
+    of a layer, nor these for them.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class Communicators:
         place: Place,
         strategies: Sequence[LayerStrategy],
         end_devices: tuple[int, ...],
+        sharding: Sharding,
         gpus_per_node: int,
         key_heads: Iterable[int] = (),
         sms: Sequence[tuple[LayerStrategy, int]] = (),
@@ -32,7 +35,9 @@ class Communicators:
         self.place = place
         self._gpus_per_node = gpus_per_node
         self._end_devices = end_devices
+        self._sharding = sharding
         self._made: dict[tuple[tuple[int, ...], int], Communicator] = {}
+        self._of_state: dict[tuple[int, ...], Communicator] = {}
         counts = tuple(dict.fromkeys(key_heads))
         for strategy in strategies:
             for count in counts:
@@ -40,7 +45,9 @@ class Communicators:
             for size, stride in _lines(strategy, gpus_per_node).values():
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
-                self._make(place.all_lines(place.mesh.stage_gpus // split, split))
+                for size, stride in holder_lines(place.mesh, split, sharding):
+                    self._make_of_state(place.all_lines(size, stride))
+        self._make(place.all_lines(place.mesh.stage_gpus, 1))
         self._make(place.all_across(tuple(range(place.mesh.pp))))
         self._make(place.all_across(end_devices))
         for strategy, num_sms in sms:
@@ -51,11 +58,17 @@ class Communicators:
     def _make(self, groups: Iterable[tuple[int, ...]], num_sms: int = 0) -> None:
         for ranks in groups:
             if len(ranks) > 1 and (ranks, num_sms) not in self._made:
-                group = _group(ranks, num_sms)
-                own = self.place.rank in ranks
-                self._made[ranks, num_sms] = (
-                    Communicator(size=len(ranks), rank=ranks.index(self.place.rank), group=group) if own else ALONE
-                )
+                self._made[ranks, num_sms] = self._communicator(ranks, _group(ranks, num_sms))
+
+    def _make_of_state(self, groups: Iterable[tuple[int, ...]]) -> None:
+        for ranks in groups:
+            if len(ranks) > 1 and ranks not in self._of_state:
+                self._of_state[ranks] = self._communicator(ranks, _group_of_state(ranks))
+
+    def _communicator(self, ranks: tuple[int, ...], group: dist.ProcessGroup | None) -> Communicator:
+        if self.place.rank not in ranks:
+            return ALONE
+        return Communicator(size=len(ranks), rank=ranks.index(self.place.rank), group=group)
 
     def _of(self, ranks: tuple[int, ...], num_sms: int = 0) -> Communicator:
         """The communicator on so many SMs, where there is one; else that on as many as the library takes."""
@@ -82,11 +95,13 @@ class Communicators:
     @property
     def stage(self) -> Communicator:
         """All ranks of the pipeline stage."""
-        return self.copies(1)
+        return self._of(self.place.copies(1))
 
-    def copies(self, split: int) -> Communicator:
-        """The ranks that hold the same parameters, where `split` neighbours share one copy."""
-        return self._of(self.place.copies(split))
+    def holders(self, split: int) -> tuple[Communicator, Communicator]:
+        """The ranks that hold the same parameters, where `split` neighbours share one copy: shards, and replicas."""
+        lines = (self.place.line(*line) for line in holder_lines(self.place.mesh, split, self._sharding))
+        shards, replicas = (ALONE if len(ranks) == 1 else self._of_state[ranks] for ranks in lines)
+        return shards, replicas
 
     def layer(self, strategy: LayerStrategy, key_heads: int = 0, num_sms: int = 0) -> LayerGroups:
         """The groups of a layer under a strategy (of an end, which has no key heads).
@@ -130,6 +145,11 @@ def _group(ranks: tuple[int, ...], num_sms: int) -> dist.ProcessGroup | None:
     if num_sms:
         return group_on_sms(ranks, num_sms)
     return dist.group.WORLD if len(ranks) == dist.get_world_size() else dist.new_group(list(ranks))
+
+
+def _group_of_state(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:
+    made: dist.ProcessGroup | None = dist.new_group(list(ranks))
+    return made
 
 
 def group_on_sms(ranks: tuple[int, ...], num_sms: int) -> dist.ProcessGroup | None:

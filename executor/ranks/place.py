@@ -7,7 +7,10 @@ ranks, so far apart".
 
 from __future__ import annotations
 
-from meshwright.costmodel.strategy import Mesh
+from math import gcd
+
+from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.strategy import Mesh, ZeroStage
 from meshwright.costmodel.value import Value
 
 
@@ -75,3 +78,18 @@ class Place(Value, frozen=True, kw_only=True):
     def across_stages(self, stages: tuple[int, ...]) -> tuple[int, ...]:
         """The ranks that have its number in other stages."""
         return tuple(self.of_stage(self.in_stage, stage) for stage in stages)
+
+
+def holder_lines(mesh: Mesh, split: int, sharding: Sharding) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Size and stride of the ranks that have a shard each of the same parameters, and of those with the same shard.
+
+    `split` neighbours share one copy. Of copies, neighbours shard, as `costmodel.data_parallel` has it.
+
+    >>> holder_lines(Mesh(dp=8), 2, Sharding(zero=ZeroStage.PARAMETERS, shard_degree=2))
+    ((2, 2), (2, 4))
+    """
+    copies = mesh.stage_gpus // split
+    shards = gcd(copies, sharding.shard_degree) if sharding.shard_degree else copies
+    if sharding.zero is ZeroStage.NONE:
+        shards = 1
+    return (shards, split), (copies // shards, split * shards)

@@ -1,8 +1,8 @@
 """Parameters that the same ranks hold copies of, side by side in one buffer: what is reduced, updated and gathered.
 
-A buffer has the weights in the training format, the sums of their gradients, and this rank's shard of the master
-weights, gradients and masters in FP32 (or wider). Under ZeRO-1 the shard is an equal part of the buffer for each copy,
-under ZeRO-0 all of it.
+Of each buffer a rank keeps the shard that it updates: master weights in FP32 (or wider) and the same in the training
+format. Ranks of `shards` have a shard each, those of `replicas` the same one: under ZeRO-0 all copies are replicas,
+with sharding over all of them none is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from meshwright.executor.layer.accumulator import Accumulator
 from meshwright.executor.layer.collectives import all_gather_rows
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
@@ -54,75 +53,99 @@ class FlatKind:
     tied: bool = False
 
 
-class FlatParameters:
-    """One buffer. `copies`: the ranks that hold the same; `ends`: those of first and last stage, for tied weights.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holders:
+    """The ranks that hold copies of the same parameters: `shards` have a shard each, `replicas` the same shard.
 
-    `sums_wide`: gradients of micro-batches are summed in FP32 (or wider), otherwise in the format of the weights.
+    `ends`: the ranks of first and last stage with the same tied weights.
+    """
+
+    shards: Communicator = ALONE
+    replicas: Communicator = ALONE
+    ends: Communicator = ALONE
+
+    @property
+    def num_copies(self) -> int:
+        """Ranks of a stage that hold the same."""
+        return self.shards.size * self.replicas.size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank is the first of them."""
+        return self.shards.rank == self.replicas.rank == 0
+
+
+class FlatParameters:
+    """One buffer. `keeps_whole`: the weights in the training format are there in full, not only this rank's shard.
+
+    `on_host`: masters, and so the optimizer, are in host memory (ZeRO-Offload). `rounded`, beside the masters, is where
+    an update leaves this rank's shard in the training format: the shard itself, or host memory that is then sent to it.
     """
 
     def __init__(
         self,
         kind: FlatKind,
         owned: Sequence[OwnedParameter],
+        holders: Holders,
         *,
-        copies: Communicator,
-        ends: Communicator = ALONE,
-        shards: bool,
-        sums_wide: bool = True,
+        keeps_whole: bool = True,
+        on_host: bool = False,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.kind = kind
         self.owned = tuple(owned)
-        self._owned = {one.name: one for one in owned}
-        self.copies = copies
-        self.ends = ends
-        self.shards = shards and copies.size > 1
-        step = copies.size * ALIGNMENT
+        self.holders = holders
+        step = holders.num_copies * ALIGNMENT
         self.size = -(-sum(one.room for one in owned) // step) * step
-        self.weights = torch.zeros(self.size, dtype=dtype, device=device)
-        wide = statistics_type(dtype)
-        self.gradients = torch.zeros(self.size, dtype=wide if sums_wide else dtype, device=device)
-        self.master = torch.zeros(self.shard_size, dtype=wide, device=device)
-        self.weight_of = self._views(self.weights)
-        self.accumulator_of = {name: Accumulator(view) for name, view in self._views(self.gradients).items()}
-
-    @property
-    def shard_size(self) -> int:
-        """Elements of this rank's shard."""
-        return self.size // self.copies.size if self.shards else self.size
+        self.shard_size = self.size // holders.shards.size
+        self.weights = torch.zeros(self.size if keeps_whole else self.shard_size, dtype=dtype, device=device)
+        self.weight_shard = self.weights[self.shard] if keeps_whole else self.weights
+        place = torch.device("cpu") if on_host else device
+        self.master = torch.zeros(self.shard_size, dtype=statistics_type(dtype), device=place)
+        self.rounded = host_room(self.weight_shard, dtype) if on_host else self.weight_shard
 
     @property
     def shard(self) -> slice:
         """Where this rank's shard lies."""
-        start = self.copies.rank * self.shard_size if self.shards else 0
+        start = self.holders.shards.rank * self.shard_size
         return slice(start, start + self.shard_size)
 
-    def _views(self, buffer: Tensor) -> dict[str, Tensor]:
+    def views(self, buffer: Tensor) -> dict[str, Tensor]:
+        """The parameters, by name, that lie in a whole buffer."""
         views, start = {}, 0
         for one in self.owned:
             views[one.name] = buffer[start : start + one.shape.numel()].view(one.shape)
             start += one.room
         return views
 
+    def gaps(self) -> Iterator[slice]:
+        """Where no parameter lies."""
+        start = 0
+        for one in self.owned:
+            if one.shape.numel() < one.room:
+                yield slice(start + one.shape.numel(), start + one.room)
+            start += one.room
+        if start < self.size:
+            yield slice(start, self.size)
+
     def fill(self, draw: Callable[[OwnedParameter, Tensor], Tensor]) -> None:
-        """Set weights and master weights; `draw` gives this rank's part of a parameter in the format of a tensor."""
-        exact = self.gradients.to(self.master.dtype)
-        for name, view in self._views(exact).items():
-            view.copy_(draw(self._owned[name], view))
+        """Set this rank's shard; `draw` gives this rank's part of a parameter in the format of a tensor."""
+        exact = self.weights.new_zeros(self.size, dtype=self.master.dtype)
+        for one, view in zip(self.owned, self.views(exact).values(), strict=True):
+            view.copy_(draw(one, view))
         self.master.copy_(exact[self.shard])
-        self.weights.copy_(exact)
-        self.gradients.zero_()
+        self.round_weights()
 
-    def restart_gradients(self) -> None:
-        """Forget the sums of the step before."""
-        for accumulator in self.accumulator_of.values():
-            accumulator.restart()
+    def round_weights(self) -> None:
+        """Set this rank's shard of the weights from its masters."""
+        self.rounded.copy_(self.master)
+        self.send_rounded()
 
-    def finish_gradients(self) -> None:
-        """What got no gradient has one of zero."""
-        for accumulator in self.accumulator_of.values():
-            accumulator.finish()
+    def send_rounded(self) -> None:
+        """Bring what was rounded to where layers use it. The next update waits until the device has done so."""
+        if self.rounded is not self.weight_shard:
+            self.weight_shard.copy_(self.rounded, non_blocking=True)
 
     def segments(self) -> Iterator[tuple[OwnedParameter, int, slice]]:
         """What of which parameter lies in this rank's shard: from which element of the rank's part, and where."""
@@ -134,5 +157,10 @@ class FlatParameters:
             begin += one.room
 
     def master_parts(self) -> dict[str, Tensor]:
-        """This rank's parts of the master weights, by name; a collective of the copies."""
-        return self._views(all_gather_rows(self.master, self.copies) if self.shards else self.master)
+        """This rank's parts of the master weights, by name; a collective of the ranks with other shards."""
+        return self.views(all_gather_rows(self.master.to(self.weights.device), self.holders.shards))
+
+
+def host_room(like: Tensor, dtype: torch.dtype) -> Tensor:
+    """Host memory for as many elements; pinned where they come from or go to a GPU."""
+    return torch.zeros(like.shape, dtype=dtype, pin_memory=like.is_cuda)

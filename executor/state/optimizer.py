@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meshwright.costmodel.value import Value
-from meshwright.executor.state.exchange import publish_weights
+from meshwright.executor.state.beside_masters import BesideMasters
 from meshwright.executor.state.flat import FlatParameters
 
 NORM_FLOOR = 1e-6
@@ -32,6 +32,7 @@ class Optimizer:
     def __init__(self, flats: Sequence[FlatParameters], settings: AdamWSettings) -> None:
         self.flats = tuple(flats)
         self.settings = settings
+        self._beside_masters = BesideMasters(self.flats)
         self._is_fused = all(flat.master.is_cuda for flat in self.flats)
         self._adamw = torch.optim.AdamW(
             [
@@ -65,18 +66,19 @@ class Optimizer:
         return int(self._adamw.state[self.flats[0].master]["step"].item())
 
     def resume(self, num_updates: int) -> None:
-        """Go on from masters and moments that were loaded; a collective of the copies."""
+        """Go on from masters and moments that were loaded: weights of this rank's shards follow."""
         for flat in self.flats:
             self._adamw.state[flat.master]["step"].fill_(num_updates)
-            publish_weights(flat)
+            flat.round_weights()
 
     def step(self, gradients: Sequence[Tensor], norm: float, learning_rate: float) -> None:
         """Update masters and weights from the shards' gradients, whose norm over all ranks is `norm`."""
         scale = min(1.0, self.settings.max_norm / (norm + NORM_FLOOR))
-        for group, flat, gradient in zip(self._adamw.param_groups, self.flats, gradients, strict=True):
+        brought = self._beside_masters.bring([gradient.mul_(scale) for gradient in gradients])
+        for group, flat, gradient in zip(self._adamw.param_groups, self.flats, brought, strict=True):
             group["lr"] = learning_rate
-            flat.master.grad = gradient.mul_(scale)
+            flat.master.grad = gradient
         self._adamw.step()
         self._adamw.zero_grad()
         for flat in self.flats:
-            publish_weights(flat)
+            flat.round_weights()

@@ -12,12 +12,15 @@ from torch import Tensor
 from meshwright.executor.state.flat import FlatParameters, OwnedParameter
 
 
-def sum_shared(flat: FlatParameters) -> None:
-    """Sum the gradients of shared elements over their holders, in place: then all have the same."""
-    for one in flat.owned:
+def sum_shared(flat: FlatParameters, gradients: Tensor) -> None:
+    """Sum the gradients of shared elements over their holders, in place: then all have the same.
+
+    `gradients`: of a whole buffer.
+    """
+    for one, view in zip(flat.owned, flat.views(gradients).values(), strict=True):
         shared = one.spec.shared(one.groups)
         if shared is not None:
-            own = flat.accumulator_of[one.name].total.flatten()[shared.start : shared.stop]
+            own = view.view(-1)[shared.start : shared.stop]
             dist.all_reduce(own, group=shared.ranks.group)
 
 

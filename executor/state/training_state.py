@@ -25,15 +25,16 @@ def _pieces(model: RankModel, optimizer: Optimizer) -> Iterator[Piece]:
     for flat in model.flats:
         moments = optimizer.moments(flat)
         for kind, tensor in {"master": flat.master, **moments}.items():
-            yield from _of_flat(kind, flat, tensor)
+            yield from shard_pieces(f"{kind}.", flat, tensor)
     for name, tensor in model.constants.items():
         yield whole(f"constant.{name}", tensor)
 
 
-def _of_flat(kind: str, flat: FlatParameters, shard: Tensor) -> Iterator[Piece]:
+def shard_pieces(prefix: str, flat: FlatParameters, shard: Tensor) -> Iterator[Piece]:
+    """What a rank's shard of a buffer has of each parameter; `prefix` is put before their names."""
     for one, start, place in flat.segments():
         yield from flat_pieces(
-            f"{kind}.{one.name}",
+            f"{prefix}{one.name}",
             one.spec,
             one.groups,
             shard[place],

@@ -9,17 +9,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from meshwright.executor.checkpoint.cut_pieces import part_pieces
 from meshwright.executor.checkpoint.pieces import Piece, whole
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.model.build import RankModel
+from meshwright.executor.state.training_state import shard_pieces
 
 
 def weight_pieces(model: RankModel) -> Iterator[Piece]:
-    """A rank's weights in the training format, and the biases that balance experts."""
+    """A rank's shards of the weights in the training format, and the biases that balance experts."""
     for flat in model.flats:
-        for one in flat.owned:
-            yield from part_pieces(one.name, one.spec, one.groups, flat.weight_of[one.name])
+        yield from shard_pieces("", flat, flat.weight_shard)
     for name, tensor in model.constants.items():
         yield whole(name, tensor)
 

@@ -11,9 +11,13 @@ from meshwright.executor.weights.import_weights import WeightSource
 
 
 def load_weights(model: RankModel, source: WeightSource) -> None:
-    """Fill masters and weights; one buffer's tensors are in host memory at a time. Raises `InputError`."""
+    """Fill masters and weights; one buffer's tensors are in host memory at a time. A collective.
+
+    Raises `InputError`.
+    """
     for flat in model.flats:
         _fill(flat, source)
+    model.state.spread()
     for name, tensor in source.tensors(names=model.constants) if model.constants else ():
         model.constants[name].copy_(tensor)
 

@@ -12,14 +12,12 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError, PlanError
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.stage_cost import cost_context
-from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
+from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
 
 INSTEAD = {"dispatch": "dispatch=alltoall"}
 """What to pin against refusals of single layers."""
-
-RUN_ZERO = (ZeroStage.NONE, ZeroStage.OPTIMIZER)
 
 
 class Refusal(Value, frozen=True, kw_only=True):
@@ -35,7 +33,7 @@ class Refusal(Value, frozen=True, kw_only=True):
 
 def check_runs(configuration: TrainingConfiguration, where: str = "plan") -> None:
     """Raise `PlanError` for the first thing that the executor does not run."""
-    for refusal in (*_of_model(configuration), *_of_state(configuration)):
+    for refusal in _of_model(configuration):
         raise PlanError(where, refusal.field, str(refusal))
     context = cost_context(configuration)
     strategies = (strategy for stage in configuration.stages for strategy in stage)
@@ -66,16 +64,6 @@ def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
     if math.isfinite(configuration.workload.capacity) and mesh.cp > 1:
         what = "a bounded capacity of experts with context parallelism"
         yield Refusal(field="workload.capacity_factor", what=what, instead="cp=1")
-
-
-def _of_state(configuration: TrainingConfiguration) -> Iterator[Refusal]:
-    sharding = configuration.sharding
-    if sharding.zero not in RUN_ZERO:
-        yield Refusal(field="sharding.zero", what=f"ZeRO-{sharding.zero.value}", instead="zero=1")
-    if sharding.shard_degree:
-        yield Refusal(field="sharding.shard_degree", what="sharding over a part of the replicas", instead="zero=1")
-    if sharding.offload_optimizer:
-        yield Refusal(field="sharding.offload_optimizer", what="an optimizer in host memory")
 
 
 def _of_layer(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> Iterator[Refusal]:

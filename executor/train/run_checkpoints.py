@@ -93,6 +93,7 @@ class RunCheckpoints:
             if was != is_now:
                 raise InputError("checkpoint", name, f"{was}, but this run has {is_now}; --model takes a config.json's")
         self._trainer.optimizer.resume(int(manifest.extra[UPDATES]))
+        self._trainer.model.state.spread()
         return manifest.step
 
     def finish(self) -> None:

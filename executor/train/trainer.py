@@ -28,7 +28,6 @@ from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
 from meshwright.executor.ranks.place import Place
-from meshwright.executor.state.exchange import reduce_gradients
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
@@ -37,8 +36,6 @@ from meshwright.executor.train.expert_balance import balance_experts
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.routing_totals import RoutingTotals
 from meshwright.executor.train.step_tokens import StepTokens
-
-BF16_BYTES = 2
 
 
 class LossError(MeshwrightError):
@@ -122,6 +119,7 @@ class Trainer:
             Place(mesh=configuration.mesh, rank=rank),
             strategies,
             end_devices(configuration),
+            configuration.sharding,
             configuration.cluster.gpus_per_node,
             key_heads=(layer.attention.num_kv_heads for layer in configuration.model.layer_types),
             sms=() if streams is None else strategy_sms(configuration),
@@ -184,6 +182,7 @@ class Trainer:
             with self.watch.part(StepPart.OPTIMIZER):
                 self.optimizer.step(gradients, norm, rate)
                 balance_experts(self.model.router_constants, chosen, self.choices.bias_speed)
+            self.model.state.spread()
         elif not self.choices.skip_not_finite:
             raise LossError(
                 f"step {number}: loss {totals.loss}, gradient norm {norm}: not finite; weights are those before the"
@@ -213,17 +212,10 @@ class Trainer:
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
         self._routing.restart()
-        for flat in self.model.flats:
-            flat.restart_gradients()
+        self.model.state.restart()
         tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
         loss = self._device.run(lambda micro_batch: self._micro_batch(tokens, micro_batch))
-        with self.watch.part(StepPart.GRADIENTS):
-            return loss, [reduce_gradients(flat, self._wire(flat.master.dtype)) for flat in self.model.flats]
-
-    def _wire(self, sums: torch.dtype) -> torch.dtype:
-        """The format in which gradients travel: 16 bits where the plan says so and weights have no more."""
-        in_bf16 = self.configuration.runtime.gradient_reduce_bytes == BF16_BYTES
-        return torch.bfloat16 if in_bf16 and self.choices.numerics.dtype is torch.bfloat16 else sums
+        return loss, self.model.state.gradient_shards()
 
     @property
     def _num_choices(self) -> int:

@@ -33,12 +33,12 @@ from meshwright.executor.data.synthetic import MarkovTokens
 from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.layer.streams import Streams
-from meshwright.executor.model import build
 from meshwright.executor.model.build import UNTRAINED
 from meshwright.executor.model.end_parameters import layer_name
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.reference import ReferenceLoss, ReferenceModel
 from meshwright.executor.model.whole import whole_masters
+from meshwright.executor.state import buckets, exchange
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
 from meshwright.executor.train.balancing import Balancing
@@ -76,7 +76,8 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     """Train every plan on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    build.BUCKET_ELEMENTS = 4096  # several buffers, tiny as the models are
+    buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 4096, 1024  # several buffers, tiny as the models are
+    exchange.ELEMENTS_AT_ONCE = 1000
     numerics = Numerics(device=open_device(device_type, rank), dtype=getattr(torch, dtype))
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=TIMEOUT)

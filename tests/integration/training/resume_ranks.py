@@ -24,8 +24,8 @@ from torch.multiprocessing.spawn import spawn
 from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.router_losses import LossScope, RouterLosses
-from meshwright.executor.model import build
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.state import buckets, exchange
 from meshwright.executor.train.inputs import open_inputs
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_checkpoints import RunCheckpoints
@@ -54,7 +54,8 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: Path, phase: str) -> 
     """One phase on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    build.BUCKET_ELEMENTS = 4096  # several buffers, tiny as the models are
+    buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 4096, 1024  # several buffers, tiny as the models are
+    exchange.ELEMENTS_AT_ONCE = 1000
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks, timeout=PARITY["TIMEOUT"])
     host = host_group()
     found = {}

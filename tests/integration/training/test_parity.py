@@ -72,6 +72,18 @@ TWO = {
     "moe: ep, once more": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: ep, sar": "dp=2,ep=2,mbs=2,dispatch=alltoall,recompute=sar",
     "moe: ep, full recomputation": "dp=2,ep=2,mbs=2,dispatch=alltoall,recompute=full",
+    "dense: zero 2": "dp=2,mbs=1,zero=2",
+    "dense: zero 3": "dp=2,mbs=1,zero=3",
+    "dense: zero 2, optimizer in host memory": "dp=2,mbs=1,zero=2",
+    "dense: dp, in line": "dp=2,mbs=2",
+    "dense: zero 2, in line": "dp=2,mbs=1,zero=2",
+    "dense: zero 3, in line": "dp=2,mbs=1,zero=3",
+    "moe: zero 2, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall,zero=2",
+    "moe: zero 3, ep": "dp=2,ep=2,mbs=2,dispatch=alltoall,zero=3",
+    "moe: zero 3": "dp=2,ep=1,mbs=2,zero=3",
+    "moe: zero 3, once more": "dp=2,ep=1,mbs=2,zero=3",
+    "moe: zero 3, sar": "dp=2,ep=1,mbs=2,zero=3,recompute=sar",
+    "moe: zero 3, full recomputation": "dp=2,ep=1,mbs=2,zero=3,recompute=full",
     "latent: tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall",
     "latent: sp, ep": "sp=2,ep=2,mbs=2,dispatch=allgather",
     "latent: interleaved": "pp=2,vp=2,mbs=1,schedule=interleaved",
@@ -154,12 +166,25 @@ FOUR = {
     "moe: per device, etp inside ep, allgather": "tp=2,sp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
     "groups of experts: cp, dedup over two nodes": "cp=2,dp=2,ep=4,mbs=2,attention=cp-ring,dispatch=alltoall-dedup",
     "moe: per batch, cp, 1f1b": "pp=2,cp=2,ep=2,mbs=1,attention=cp-allgather,schedule=1f1b,dispatch=allgather",
+    "dense: zero 1, sharded over 2": "dp=4,mbs=1,zero=1",
+    "dense: zero 2, sharded over 2": "dp=4,mbs=1,zero=2",
+    "dense: zero 3, sharded over 2": "dp=4,mbs=1,zero=3",
+    "moe: zero 3, ep, edp": "dp=4,ep=2,mbs=1,dispatch=alltoall,zero=3",
+    "moe: zero 3, ep, edp, sharded over 2": "dp=4,ep=2,mbs=1,dispatch=alltoall,zero=3",
+    "moe: zero 3, tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall,zero=3",
+    "moe: zero 2, sp, ep": "sp=2,dp=2,ep=2,mbs=2,dispatch=allgather,zero=2",
+    "dense: zero 2, tied ends": "pp=2,dp=2,mbs=1,schedule=1f1b,zero=2",
+    "dense: zero 3, tied ends": "pp=2,dp=2,mbs=1,schedule=1f1b,zero=3",
+    "moe: zero 2, zb-v": "pp=2,dp=2,ep=2,mbs=1,schedule=zb-v,dispatch=alltoall,zero=2",
+    "moe: zero 3, zb-v": "pp=2,dp=2,ep=2,mbs=1,schedule=zb-v,dispatch=alltoall,zero=3",
+    "moe: zero 3, interleaved": "pp=2,dp=2,ep=1,mbs=1,vp=2,schedule=interleaved,zero=3",
 }
 EIGHT = {
     "moe: everything": "pp=2,dp=2,sp=2,ep=4,mbs=1,schedule=1f1b,dispatch=alltoall",
     "moe: etp, ep, cp": "tp=2,cp=2,dp=2,ep=4,etp=2,mbs=1,dispatch=alltoall",
     "moe: cp, tp, dp": "cp=2,tp=2,dp=2,ep=4,mbs=1,attention=cp-ring,dispatch=alltoall",
     "latent: ring of four, sp": "cp=4,sp=2,ep=4,mbs=2,attention=cp-ring,dispatch=allgather",
+    "moe: zero 3, sharded over 2": "dp=4,sp=2,ep=4,mbs=1,dispatch=alltoall,zero=3",
     "moe: tp, dp, pp": "pp=2,dp=2,tp=2,ep=2,mbs=1,schedule=interleaved,vp=2,dispatch=allgather",
 }
 CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
@@ -234,7 +259,27 @@ BY_TURNS = (
 )
 """Cases whose every second layer cuts its heads by sp instead of tp, or the other way round."""
 
-ALIKE = (("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"), ("moe", "moe: recompute"))
+IN_HOST_MEMORY = "optimizer in host memory"
+"""Cases whose masters and moments are there, as the planner does only where GPUs have no room for them."""
+
+IN_LINE = "in line"
+"""Cases whose gradients are reduced and weights gathered beside nothing."""
+
+SHARDED_OVER_TWO = "sharded over 2"
+"""Cases whose state is sharded over two replicas and copied over the others, which the planner cannot be told to do."""
+
+OVERLAPPED = (
+    ("dense: dp", "dense: dp, in line"),
+    ("dense: zero 2", "dense: zero 2, in line"),
+    ("dense: zero 3", "dense: zero 3, in line"),
+)
+ALIKE = (
+    *OVERLAPPED,
+    ("dense: zero 2", "dense: zero 3", "dense: zero 2, optimizer in host memory"),
+    ("moe: zero 3", "moe: zero 3, once more", "moe: zero 3, sar", "moe: zero 3, full recomputation"),
+    ("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"),
+    ("moe", "moe: recompute"),
+)
 """Plans whose weights are the same to the last bit."""
 
 
@@ -253,6 +298,14 @@ def train_all(
             plan = make_plan(case.partition(":")[0], num_ranks, fixes, GPUS_PER_NODE.get(case, 8), **change)
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
+            if IN_HOST_MEMORY in case:
+                plan = replace(plan, sharding=replace(plan.sharding, offload_optimizer=True))
+            if IN_LINE in case:
+                plan = replace(
+                    plan, runtime=replace(plan.runtime, overlap_gradient_reduce=False, overlap_parameter_gather=False)
+                )
+            if SHARDED_OVER_TWO in case:
+                plan = replace(plan, sharding=replace(plan.sharding, shard_degree=2))
             write_plan(plan, plans / f"{case}.plan.json")
             trained = {"balancing": BALANCED.get(case, Balancing()), "skewed": case in SKEWED}
             (plans / f"{case}.options.json").write_bytes(msgspec.json.encode(trained))
@@ -323,6 +376,14 @@ def test_sixteen_bits_stay_within_their_budget(train_all: Callable[..., Results]
         ("dense: dp", "dense: tp", "moe: ep", "moe: zb-v", "moe: per device, ep", "moe: ep, dedup"),
     )
     assert wrong(found, BFLOAT16_BUDGET, OTHER_BUDGET) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_beside_the_layers_or_in_line_on_gpus(dtype: str, train_all: Callable[..., Results]) -> None:
+    _need_gpus(2)
+    found = train_all(2, "cuda", dtype, [case for pair in OVERLAPPED for case in pair])
+    assert [pair for pair in OVERLAPPED if len({found[case]["digest"] for case in pair}) > 1] == []
 
 
 @pytest.mark.gpu

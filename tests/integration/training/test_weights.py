@@ -92,6 +92,7 @@ def test_biases_that_have_followed_loads_are_written(make_plan: MakePlan, tmp_pa
         ("moe", "tp=2,ep=1,mbs=2"),
         ("groups of experts", "dp=2,ep=2,mbs=2,dispatch=alltoall"),
         ("dense", "pp=2,mbs=1,schedule=1f1b"),
+        ("moe", "dp=2,ep=1,mbs=2,zero=3"),
     ],
 )
 def test_on_two_ranks(make_plan: MakePlan, run: Run, tmp_path: Path, model: str, fixes: str) -> None:

@@ -55,6 +55,20 @@ def test_collectives_that_block_are_exposed(monkeypatch: pytest.MonkeyPatch) -> 
     assert (step[StepPart.COLLECTIVES], step[StepPart.EXPOSED]) == (3.0, 2.0)
 
 
+def test_reductions_inside_a_backward_are_not_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", Clock())
+    watch = Stopwatch(torch.device("cpu"))
+    with watch.part(StepPart.BACKWARD):  # seven seconds from the first look to the last
+        with watch.part(StepPart.COLLECTIVES):
+            pass
+        for _ in range(2):
+            with watch.part(StepPart.GRADIENTS):
+                pass
+    watch.end_step()
+    (step,) = watch.steps()
+    assert (step[StepPart.BACKWARD], step[StepPart.COLLECTIVES], step[StepPart.GRADIENTS]) == (5.0, 1.0, 2.0)
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_it_is_the_devices_time() -> None:
     if not torch.cuda.is_available():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.executor.ranks import communicators
 from meshwright.executor.ranks.communicators import Communicators
@@ -11,6 +12,7 @@ from meshwright.executor.ranks.place import Place
 
 MESH = Mesh(dp=2, sp=2, ep=4)
 STRATEGY = LayerStrategy(sp=2, ep=4)
+OF_STATE = -1
 Made = list[tuple[tuple[int, ...], int]]
 
 
@@ -23,12 +25,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
         found.append((ranks, num_sms))
 
     monkeypatch.setattr(communicators, "_group", note)
+    monkeypatch.setattr(communicators, "_group_of_state", lambda ranks: note(ranks, OF_STATE))
     return found
 
 
 def _of_rank(rank: int, gpus_per_node: int = 4) -> Communicators:
     return Communicators(
-        Place(mesh=MESH, rank=rank), (STRATEGY,), (0,), sms=((STRATEGY, 8),), gpus_per_node=gpus_per_node
+        Place(mesh=MESH, rank=rank),
+        (STRATEGY,),
+        (0,),
+        Sharding(),
+        gpus_per_node=gpus_per_node,
+        sms=((STRATEGY, 8),),
     )
 
 
@@ -45,13 +53,13 @@ def test_every_rank_makes_the_same(made: Made) -> None:
 def test_a_layer_finds_those_of_its_sms(made: Made) -> None:
     found = _of_rank(1)
     assert made
-    groups, limited = found.layer(STRATEGY), found.layer(STRATEGY, 8)
+    groups, limited = found.layer(STRATEGY), found.layer(STRATEGY, num_sms=8)
     assert groups.sequence is not limited.sequence
     assert (limited.sequence.size, limited.sequence.rank, limited.expert.size) == (2, 1, 4)
-    assert found.layer(STRATEGY, 16).sequence is groups.sequence, "no such communicators: the library decides"
+    assert found.layer(STRATEGY, num_sms=16).sequence is groups.sequence, "no such communicators: the library decides"
 
 
 def test_between_nodes_the_library_decides(made: Made) -> None:
     found = _of_rank(0, gpus_per_node=2)
     assert {ranks for ranks, num_sms in made if num_sms == 8} == {(0, 1), (2, 3)}
-    assert found.layer(STRATEGY, 8).expert is found.layer(STRATEGY).expert
+    assert found.layer(STRATEGY, num_sms=8).expert is found.layer(STRATEGY).expert

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from meshwright.costmodel.strategy import AxisOrder, Mesh
-from meshwright.executor.ranks.place import Place
+from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.strategy import AxisOrder, Mesh, ZeroStage
+from meshwright.executor.ranks.place import Place, holder_lines
 
 FOLDED = Mesh(pp=2, dp=2, sp=2, tp=2, ep=4)
 OUTER_DP = Mesh(pp=2, dp=2, sp=2, tp=2, ep=4, order=AxisOrder.DP_OUTERMOST)
@@ -55,3 +56,33 @@ def test_all_lines_are_each_ranks_own_line_once(mesh: Mesh) -> None:
     lines = Place(mesh=mesh, rank=0).all_lines(4, 2)
     assert sorted(rank for line in lines for rank in line) == list(range(mesh.num_gpus))
     assert {place.line(4, 2) for place in places(mesh)} == set(lines)
+
+
+@pytest.mark.parametrize("mesh", [FOLDED, OUTER_DP])
+@pytest.mark.parametrize("split", [1, 2, 4])
+def test_shards_of_replicas_are_the_copies_each_once(mesh: Mesh, split: int) -> None:
+    sharding = Sharding(zero=ZeroStage.PARAMETERS, shard_degree=2)
+    for place in places(mesh):
+        shards, replicas = (place.line(*line) for line in holder_lines(mesh, split, sharding))
+        found = [
+            rank
+            for replica in replicas
+            for rank in Place(mesh=mesh, rank=replica).line(*holder_lines(mesh, split, sharding)[0])
+        ]
+        assert len(shards) == 2
+        assert sorted(found) == sorted(place.copies(split))
+
+
+@pytest.mark.parametrize(
+    ("zero", "degree", "shards"),
+    [
+        (ZeroStage.NONE, 0, 1),
+        (ZeroStage.NONE, 2, 1),
+        (ZeroStage.OPTIMIZER, 0, 8),
+        (ZeroStage.OPTIMIZER, 4, 4),
+        (ZeroStage.GRADIENTS, 3, 1),  # no part of 8 copies has 3
+    ],
+)
+def test_how_many_shards(zero: ZeroStage, degree: int, shards: int) -> None:
+    lines = holder_lines(Mesh(dp=8), 1, Sharding(zero=zero, shard_degree=degree))
+    assert [size for size, _ in lines] == [shards, 8 // shards]

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from meshwright.executor.layer.groups import ALONE, LayerGroups
+from meshwright.executor.layer.groups import Communicator, LayerGroups
 from meshwright.executor.layer.parameters import ParameterSpec
-from meshwright.executor.state.exchange import publish_weights, reduce_gradients
-from meshwright.executor.state.flat import ALIGNMENT, FlatKind, FlatParameters, OwnedParameter
+from meshwright.executor.state.flat import ALIGNMENT, FlatKind, FlatParameters, Holders, OwnedParameter
 from meshwright.executor.state.norm import own_square_sum
 from meshwright.executor.state.optimizer import AdamWSettings, Optimizer
 
@@ -19,13 +18,23 @@ CPU = torch.device("cpu")
 SHAPES = {"a": (3, 5), "b": (7,)}
 
 
-def make_flat(dtype: torch.dtype = torch.bfloat16, *, decays: bool = True, sums_wide: bool = True) -> FlatParameters:
+def make_flat(
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    decays: bool = True,
+    holders: Holders | None = None,
+    keeps_whole: bool = True,
+    on_host: bool = False,
+    device: torch.device = CPU,
+) -> FlatParameters:
     owned = [
         OwnedParameter(name=name, spec=ParameterSpec(name=name, shape=shape), groups=LayerGroups())
         for name, shape in SHAPES.items()
     ]
     kind = FlatKind(split=1, decays=decays)
-    flat = FlatParameters(kind, owned, copies=ALONE, shards=True, sums_wide=sums_wide, dtype=dtype, device=CPU)
+    flat = FlatParameters(
+        kind, owned, holders or Holders(), keeps_whole=keeps_whole, on_host=on_host, dtype=dtype, device=device
+    )
     flat.fill(draw)
     return flat
 
@@ -38,7 +47,7 @@ def draw(owned: OwnedParameter, like: Tensor) -> Tensor:
 def test_parameters_are_aligned_views_of_one_buffer() -> None:
     flat = make_flat()
     for name, shape in SHAPES.items():
-        view = flat.weight_of[name]
+        view = flat.views(flat.weights)[name]
         assert view.shape == shape
         assert view.storage_offset() % ALIGNMENT == 0
         assert view.untyped_storage().data_ptr() == flat.weights.untyped_storage().data_ptr()
@@ -48,35 +57,37 @@ def test_masters_keep_what_weights_round() -> None:
     flat = make_flat()
     exact = draw(flat.owned[0], flat.master)
     assert torch.equal(flat.master_parts()["a"], exact)
-    assert torch.equal(flat.weight_of["a"], exact.to(torch.bfloat16))
-    assert not torch.equal(flat.weight_of["a"].float(), exact)
+    assert torch.equal(flat.views(flat.weights)["a"], exact.to(torch.bfloat16))
+    assert not torch.equal(flat.views(flat.weights)["a"].float(), exact)
 
 
-@pytest.mark.parametrize(("sums_wide", "expected"), [(True, 258.0), (False, 256.0)])
-def test_gradients_of_micro_batches_add_up_in_float32_where_the_plan_says_so(sums_wide: bool, expected: float) -> None:
-    flat = make_flat(sums_wide=sums_wide)
-    total = flat.accumulator_of["a"]
-    for value in (256.0, 1.0, 1.0):
-        total.add(torch.full((3, 5), value, dtype=torch.bfloat16))
-    reduced = reduce_gradients(flat, torch.float32)
-    assert reduced.dtype is torch.float32
-    assert float(reduced[0]) == expected  # in bfloat16, 256 + 1 is 256
-
-
-def test_a_new_step_forgets_the_last_and_what_gets_no_gradient_is_zero() -> None:
+def test_between_parameters_are_gaps() -> None:
     flat = make_flat()
-    for accumulator in flat.accumulator_of.values():
-        accumulator.add(torch.ones_like(accumulator.total))
-    flat.restart_gradients()
-    flat.accumulator_of["a"].add(torch.full((3, 5), 2.0))
-    reduced = reduce_gradients(flat, torch.float32)
-    assert float(reduced.sum()) == 2.0 * 15
+    marked = torch.zeros(flat.size)
+    for view in flat.views(marked).values():
+        view.fill_(1.0)
+    for gap in flat.gaps():
+        marked[gap] += 2.0
+    assert set(marked.tolist()) == {1.0, 2.0}
+
+
+@pytest.mark.parametrize("keeps_whole", [True, False])
+def test_shards_are_equal_parts_of_the_buffer(keeps_whole: bool) -> None:
+    whole = make_flat(holders=Holders(replicas=Communicator(size=3)))
+    shards = [
+        make_flat(holders=Holders(shards=Communicator(size=3, rank=rank)), keeps_whole=keeps_whole) for rank in range(3)
+    ]
+    assert torch.equal(torch.cat([flat.master for flat in shards]), whole.master)
+    assert torch.equal(torch.cat([flat.weight_shard for flat in shards]), whole.weights)
+    assert {flat.weights.numel() for flat in shards} == {whole.size if keeps_whole else whole.size // 3}
+    found = [(one.name, start, place.stop - place.start) for flat in shards for one, start, place in flat.segments()]
+    assert sum(count for _, _, count in found) == 3 * 5 + 7
 
 
 def test_the_norm_counts_every_element_once() -> None:
-    flats = [make_flat(), make_flat()]
+    flats = [make_flat(), make_flat(holders=Holders(replicas=Communicator(size=2)))]
     gradients = [torch.full_like(flat.master, 2.0) for flat in flats]
-    expected = 4.0 * 2 * flats[0].size
+    expected = 4.0 * (flats[0].size + flats[1].size / 2)
     assert sqrt(float(own_square_sum(flats, gradients, counts_tied=True))) == pytest.approx(sqrt(expected))
 
 
@@ -101,5 +112,30 @@ def test_gradients_above_the_limit_are_scaled_down_to_it() -> None:
 def test_weights_follow_their_masters() -> None:
     flat = make_flat()
     flat.master.mul_(2.0)
-    publish_weights(flat)
+    flat.round_weights()
     assert torch.equal(flat.weights, flat.master.to(torch.bfloat16))
+
+
+@pytest.mark.gpu
+def test_masters_in_host_memory_do_what_they_do_on_a_gpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    check_masters_on_host(torch.device("cuda"))
+
+
+def test_masters_in_host_memory_are_apart_from_weights() -> None:
+    check_masters_on_host(CPU)
+
+
+def check_masters_on_host(device: torch.device) -> None:
+    """Twice, as staging memory is reused."""
+    host, here = (make_flat(device=device, on_host=on_host) for on_host in (True, False))
+    assert host.master.device == CPU
+    optimizers = [Optimizer([flat], AdamWSettings()) for flat in (host, here)]
+    for value in (1.0, -3.0):
+        for optimizer, flat in zip(optimizers, (host, here), strict=True):
+            gradient = torch.full_like(flat.weight_shard, value, dtype=torch.float32)
+            optimizer.step([gradient], norm=2.0, learning_rate=0.1)
+        torch.testing.assert_close(host.master, here.master.cpu())
+        torch.testing.assert_close(host.weights.float(), here.weights.float(), rtol=2.0**-7, atol=0.0)
+    assert torch.equal(host.weights.cpu(), host.master.to(torch.bfloat16))

@@ -8,16 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import PlanError
-from meshwright.costmodel.strategy import Dispatch, ZeroStage
+from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.train.refusals import check_runs
 
 Change = Callable[[TrainingConfiguration], TrainingConfiguration]
-
-
-def sharding(**changes: object) -> Change:
-    return lambda configuration: replace(configuration, sharding=replace(Sharding(), **changes))
 
 
 def model(**changes: object) -> Change:
@@ -39,10 +34,6 @@ def _with_attention(configuration: TrainingConfiguration, **changes: object) -> 
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "ZeRO-3": (sharding(zero=ZeroStage.PARAMETERS), "sharding.zero: .*ZeRO-3.*--fix zero=1"),
-    "ZeRO-2": (sharding(zero=ZeroStage.GRADIENTS), "sharding.zero: .*ZeRO-2"),
-    "a shard degree": (sharding(shard_degree=2), "sharding.shard_degree: "),
-    "optimizer in host memory": (sharding(offload_optimizer=True), "sharding.offload_optimizer: "),
     "prediction modules": (model(mtp_depth=1), "model.mtp_depth: "),
     "learned positions": (model(learned_positions=64), "model.learned_positions: "),
     "offload": (layers(offload=True), "layer 0: offload: "),
