@@ -17,6 +17,7 @@ from meshwright.executor.layer.collectives import (
     reduce_scatter_rows,
 )
 from meshwright.executor.layer.functions.statistics import statistics_type
+from meshwright.executor.layer.functions.sums import summed
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.state.flat import FlatParameters
 
@@ -37,12 +38,16 @@ def _reduce_scatter(gradients: Tensor, copies: Communicator, wire: torch.dtype) 
     if wire is wide:
         return reduce_scatter_rows(gradients.to(wide), copies)
     parts = all_to_all_parts(gradients.to(wire).unflatten(0, (copies.size, -1)), copies)
-    return parts.sum(0, dtype=wide)
+    return summed(parts, wide)
 
 
 def publish_weights(flat: FlatParameters) -> None:
-    """Set the weights from the updated masters, in the training format, on all ranks that hold them."""
+    """Set the weights from the masters, in the training format, on all ranks that hold them."""
+    flat.weights[flat.shard].copy_(flat.master)
+    gather_weights(flat)
+
+
+def gather_weights(flat: FlatParameters) -> None:
+    """Spread every rank's shard of the weights to all ranks that hold them, each where it lies."""
     if flat.shards:
-        all_gather_into(flat.weights, flat.master.to(flat.weights.dtype), flat.copies)
-    else:
-        flat.weights.copy_(flat.master)
+        all_gather_into(flat.weights, flat.weights[flat.shard], flat.copies)

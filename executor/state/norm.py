@@ -15,10 +15,13 @@ def own_square_sum(flats: Sequence[FlatParameters], gradients: Sequence[Tensor],
 
     What several copies hold in full is divided among them; of tied weights only one end counts.
     """
-    total = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
-    for flat, gradient in zip(flats, gradients, strict=True):
-        if flat.kind.tied and flat.ends.size > 1 and not counts_tied:
-            continue
-        square = torch.linalg.vector_norm(gradient).to(torch.float64).square()
-        total += square if flat.shards else square / flat.copies.size
-    return total
+    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).to(torch.float64)
+    shares = [_share(flat, counts_tied=counts_tied) for flat in flats]
+    return norms.square() @ torch.tensor(shares, dtype=torch.float64).to(norms.device, non_blocking=True)
+
+
+def _share(flat: FlatParameters, *, counts_tied: bool) -> float:
+    """The share of a buffer's squared norm that this rank contributes."""
+    if flat.kind.tied and flat.ends.size > 1 and not counts_tied:
+        return 0.0
+    return 1.0 if flat.shards else 1.0 / flat.copies.size

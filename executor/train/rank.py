@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.units import format_bytes
+from meshwright.executor.layer.functions.compiled import LOGGER as COMPILED_LOGGER
 from meshwright.executor.ranks.place import Place
 from meshwright.executor.train.inputs import RunInputs
 from meshwright.executor.train.job import Job, Told
@@ -33,7 +34,8 @@ def run_rank(request: RunRequest, plan: Plan, inputs: RunInputs, told: Told) -> 
     rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
     device = _open_device(request.device)
     if rank:
-        KERNELS_LOGGER.setLevel(logging.ERROR)  # rank 0 says for all which kernels do not run, and why
+        for logger in (KERNELS_LOGGER, COMPILED_LOGGER):  # rank 0 says for all what does not run, and why
+            logger.setLevel(logging.ERROR)
     if num_ranks > 1:
         _join(device)
     try:
