@@ -162,10 +162,32 @@ class StateModel(Value, frozen=True, kw_only=True):
         if self.sharding.stage == 0:
             return self._collective_s(Collective.ALL_REDUCE, num_bytes, group)
         shards = self._shard_group(group)
-        scatter_s = self._collective_s(Collective.REDUCE_SCATTER, num_bytes, shards)
+        if self._exchanges:
+            scatter_s = self._exchange_s(count, shards)
+        else:
+            scatter_s = self._collective_s(Collective.REDUCE_SCATTER, num_bytes, shards)
         return scatter_s + self._collective_s(
             Collective.ALL_REDUCE, num_bytes / shards.size, self._replica_group(group)
         )
+
+    @property
+    def _exchanges(self) -> bool:
+        runtime = self.runtime
+        return runtime.reduces_by_all_to_all and runtime.gradient_reduce_bytes == memory.BF16_BYTES
+
+    def _exchange_s(self, count: float, shards: Group) -> float:
+        """Gradients rounded, exchanged and summed; nothing where nobody else has them."""
+        if shards.size == 1:
+            return 0.0
+        read, written = memory.exchange_traffic_bytes(count, shards.size, fp32=self.runtime.fp32_gradients)
+        local_s = self._memory_s(MemoryKernel.COPY, read, written)
+        return local_s + self._collective_s(Collective.ALL_TO_ALL, memory.BF16_BYTES * count, shards)
+
+    def _memory_s(self, kernel: MemoryKernel, read: float, written: float) -> float:
+        if not read:
+            return 0.0
+        work = MemoryWork(kernel=kernel, read_bytes=read, write_bytes=written)
+        return operator_timing(work, self.cluster, fused_kernels=self.runtime.fused_kernels).time_s
 
     def _update_s(self, count: float, shards: int) -> float:
         if self.sharding.offload_optimizer:
@@ -176,8 +198,8 @@ class StateModel(Value, frozen=True, kw_only=True):
                 gradient_bytes_each=self.runtime.gradient_reduce_bytes,
             )
         read, written = memory.optimizer_traffic_bytes(count, self.sharding.stage, shards)
-        work = MemoryWork(kernel=MemoryKernel.OPTIMIZER, read_bytes=read, write_bytes=written)
-        return operator_timing(work, self.cluster, fused_kernels=self.runtime.fused_kernels).time_s if read else 0.0
+        norm = memory.norm_traffic_bytes(count, self.sharding.stage, shards) if self.runtime.norm_reads_gradients else 0
+        return self._memory_s(MemoryKernel.OPTIMIZER, read, written) + self._memory_s(MemoryKernel.COPY, norm, 0.0)
 
     def with_sharded_parameters(self, cost: LayerCost, strategy: LayerStrategy) -> LayerCost:
         """What ZeRO-2 and 3 add to every micro-batch: gradients scattered after each backward, parameters gathered.

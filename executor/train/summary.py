@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.train.as_run import as_run
 from meshwright.executor.train.described import DescribedModel
 from meshwright.executor.train.record import NumericsRecord, RunRecord, StepRecord, settled_step_time_s
 from meshwright.executor.train.request import RunRequest
@@ -93,6 +94,7 @@ def run_record(
         step_time_s=step_time_s,
         predicted_step_time_s=prediction.step_time_s,
         predicted_step_time_interval_s=prediction.step_time_interval_s,
+        predicted_as_run=as_run(trainer.configuration, balanced=numerics.balanced),
         comparable=is_planned_gpu(plan, gpu),
         tokens_per_s=tokens_per_s,
         predicted_tokens_per_s=prediction.tokens_per_s,

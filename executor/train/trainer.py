@@ -171,7 +171,8 @@ class Trainer:
         """
         place, world = self.communicators.place, self.communicators.world
         at_begin = place.stage == end_devices(self.configuration)[0]
-        square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
+        with self.watch.part(StepPart.OPTIMIZER):
+            square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
         copies_of_tokens = self.configuration.mesh.tp
         share = 1.0 / (self.configuration.workload.tokens * copies_of_tokens)
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share

@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from meshwright.costmodel.alone import timing
+from meshwright.costmodel.alone import alone, timing
 from meshwright.costmodel.hardware import Basis
-from meshwright.costmodel.program.operators import AttentionWork
+from meshwright.costmodel.program.operators import AttentionWork, GroupedGemmWork, Pass
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.hardware_profiles import load_cluster
 
@@ -25,3 +25,16 @@ def test_a_frameworks_own_attention_takes_a_multiple() -> None:
     )
     assert timing(work, cluster, slow).time_s == pytest.approx(2.0 * timing(work, cluster, plain).time_s)
     assert timing(work, cluster, slow).basis is Basis.EXTRAPOLATED
+
+
+def test_gradients_of_experts_may_be_added_by_a_kernel_of_their_own() -> None:
+    cluster, fused = load_cluster("h200", num_gpus=8), RuntimeSpec(name="plain", source="test")
+    apart = msgspec.structs.replace(fused, adds_grouped_gradients=True)
+    work = GroupedGemmWork(num_groups=128, rows=65536, n=768, k=2048, direction=Pass.WGRAD, accumulates_fp32=True)
+    plain = msgspec.structs.replace(work, accumulates_fp32=False)
+    added_s = 10 * 128 * 768 * 2048 / cluster.gpu.copy_bytes_per_s  # read 2 and 4 bytes, write 4
+    found = timing(work, cluster, apart).time_s
+    assert found - timing(plain, cluster, apart).time_s == pytest.approx(added_s, rel=0.02)
+    assert found > timing(work, cluster, fused).time_s
+    assert timing(plain, cluster, apart) == timing(plain, cluster, fused)
+    assert alone(work, cluster, apart).host_s == 2 * alone(work, cluster, fused).host_s
