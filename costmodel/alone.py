@@ -54,10 +54,10 @@ def _launches(work: Work, runtime: RuntimeSpec) -> int:
     """Launches for one kernel of the program: one an expert where grouped products are loops over experts."""
     if isinstance(work, GroupedGemmWork) and runtime.launches_per_expert:
         return work.num_groups * runtime.launches_per_expert
-    return 2 if _adds_apart(work, runtime) else 1
+    return 2 if adds_apart(work, runtime) else 1
 
 
-def _adds_apart(work: Work, runtime: RuntimeSpec) -> bool:
+def adds_apart(work: Work, runtime: RuntimeSpec) -> bool:
     """Whether a kernel of its own adds the product to what was there."""
     return isinstance(work, GroupedGemmWork) and work.accumulates_fp32 and runtime.adds_grouped_gradients
 
@@ -80,7 +80,7 @@ def _kind(work: Work) -> str:
 
 def timing(work: Work, cluster: ClusterSpec, runtime: RuntimeSpec) -> Timing:
     """Seconds of one operator that runs alone and what they rest on."""
-    if isinstance(work, GroupedGemmWork) and _adds_apart(work, runtime):
+    if isinstance(work, GroupedGemmWork) and adds_apart(work, runtime):
         return _product_and_sum(work, cluster, runtime)
     found = operator_timing(
         work, cluster, attention_backend=runtime.attention_backend, fused_kernels=runtime.fused_kernels
