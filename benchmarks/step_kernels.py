@@ -3,8 +3,8 @@
     python benchmarks/step_kernels.py [-o FILE.json]        one Hopper GPU, about a minute
 
 Gradients into FP32 sums, the update, the sum of an exchange's parts, the loss. Timed as `kernels/checking/timing.py`
-has it: CUDA graphs over rotating inputs larger than the cache, medians. `share` is the bytes that must move over the time,
-as a share of what a copy reaches in this run; a product's also has its arithmetic to do.
+has it: CUDA graphs over rotating inputs larger than the cache, medians. `share` is the bytes that must move over the
+time, as a share of what a copy reaches in this run; a product also has its arithmetic to do.
 """
 
 from __future__ import annotations
