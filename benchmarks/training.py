@@ -3,15 +3,18 @@
     python benchmarks/training.py                  two GPUs; the models that torchtitan 0.2.2 was measured on
     python benchmarks/training.py --both           each run once more on one stream, where nothing in layers overlaps
     python benchmarks/training.py --plans FOLDER   only make the plans, anywhere
+    python benchmarks/training.py --from FOLDER    train by these plans
 
 Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced, and natural beside it. torchtitan 0.2.2 on
-two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3.
+two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3. Printed for every part of a step:
+measured, predicted by the plan, and predicted for the executor as it runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,12 +31,16 @@ from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.fixes import parse_fixes
 from meshwright.planner.plan_conversion import build_plan
 from meshwright.planner.search import search
-from meshwright.planner.serialise import write_plan
+from meshwright.planner.serialise import write_plan, write_whole
 from meshwright.planner.space import Problem
 
 SEQ_LEN = 4096
 STEPS = 16
 RUN_LIMIT_S = 200
+INSIDE = "collectives"
+"""The part of a step that lies inside forward and backward."""
+PLANS_RECORD = "made.json"
+"""Beside plans that were made beforehand: by which command, when, of which commit."""
 
 
 class Case(Value, frozen=True, kw_only=True):
@@ -69,33 +76,64 @@ CASES = (
 
 def main() -> int:
     """Plan, train, print and record."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cluster", default="h100")
-    parser.add_argument("--gpus", type=int, default=2)
-    parser.add_argument("--plans", type=Path, help="make the plans there and do no more")
-    parser.add_argument("--from", type=Path, dest="made", help="take the plans from this folder")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--both", action="store_true", help="each run on one stream, too")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    options = parser.parse_args()
+    options = _options()
     cases = [case for case in CASES if options.only in case.name]
     if options.plans is not None:
         options.plans.mkdir(parents=True, exist_ok=True)
         for case in cases:
             make_plan(case, options.cluster, options.gpus, options.plans / f"{case.name}.json")
+        _write(options.plans / PLANS_RECORD, _provenance())
         return 0
     rows: list[dict[str, object]] = []
+    made = "this command" if options.made is None else json.loads((options.made / PLANS_RECORD).read_text())
+    record: dict[str, object] = _provenance() | {"plans_made_by": made, "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             plan = (options.made or Path(folder)) / f"{case.name}.json"
             if options.made is None:
                 make_plan(case, options.cluster, options.gpus, plan)
             for balanced, one_stream in product((True, False), (False, True) if options.both else (False,)):
-                rows.append(trained(case, plan, Path(folder) / "run", balanced=balanced, one_stream=one_stream))
+                run = Path(folder) / "run"
+                rows.append(trained(case, plan, run, data=options.data, balanced=balanced, one_stream=one_stream))
                 _print(rows[-1])
-                record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": _command(), "rows": rows}
-                options.output.write_text(json.dumps(record, indent=1) + "\n")
+                _write(options.output, record)
     return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cluster", default="h100")
+    parser.add_argument("--gpus", type=int, default=2)
+    parser.add_argument("--plans", type=Path, help="make the plans there and do no more")
+    parser.add_argument("--from", type=Path, dest="made", help="take the plans from this folder, made by --plans")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--data", default="uniform", help="as `meshwright run --data`; markov takes more of the host")
+    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    return parser.parse_args()
+
+
+def _provenance() -> dict[str, object]:
+    """When, by which command, of which commit; `+` behind a commit: of changed files."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(("python", "benchmarks/training.py", *sys.argv[1:])),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str:
+    """Empty outside of a clone."""
+    folder = Path(__file__).parent
+    command = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    try:
+        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _write(path: Path, record: dict[str, object]) -> None:
+    write_whole(json.dumps(record, indent=1).encode() + b"\n", path)
 
 
 def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
@@ -116,9 +154,10 @@ def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
     )
 
 
-def trained(case: Case, plan: Path, folder: Path, *, balanced: bool, one_stream: bool) -> dict[str, object]:
+def trained(case: Case, plan: Path, folder: Path, *, data: str, balanced: bool, one_stream: bool) -> dict[str, object]:
     """The run's record with what it stands beside; the error's last line where it failed."""
-    command = [sys.executable, "-m", "meshwright", "run", str(plan), "--steps", str(STEPS), "-o", str(folder)]
+    command = [sys.executable, "-m", "meshwright", "run", str(plan), "--steps", str(STEPS), "--data", data]
+    command += ["-o", str(folder)]
     if balanced:
         command.append("--balanced")
     if one_stream:
@@ -150,22 +189,29 @@ def _print(row: dict[str, object]) -> None:
     run = row["run"]
     assert isinstance(run, dict)
     peak, predicted_peak = max(run["peak_memory_bytes"]), max(run["predicted_peak_memory_bytes"])
-    measured, planned = run["stages"][0]["measured_s"], run["stages"][0]["predicted_s"]
     print(
         f"{_title(row)}: {row['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU (torchtitan on H100 "
-        f"{row['torchtitan_tokens_per_s_per_gpu']:,.0f}); step {run['step_time_s'] * 1e3:.1f} ms, predicted "
-        f"{run['predicted_step_time_s'] * 1e3:.1f}; peak {peak / 2**30:.1f} GiB, predicted {predicted_peak / 2**30:.1f}"
-        f"; collectives {measured['collectives'] * 1e3:.1f} ms, exposed {measured['exposed'] * 1e3:.1f}, predicted"
-        f" {planned['collectives'] * 1e3:.1f} and {planned['exposed'] * 1e3:.1f}"
+        f"{row['torchtitan_tokens_per_s_per_gpu']:,.0f}); peak {peak / 2**30:.1f} GiB, predicted "
+        f"{predicted_peak / 2**30:.1f}"
     )
+    as_run = run["predicted_as_run"]
+    print(f"  {'ms':12} {'measured':>9} {'plan':>9} {'as it runs':>11}")
+    _print_line("step", run["step_time_s"], run["predicted_step_time_s"], as_run["step_time_s"])
+    for stage, predicted in zip(run["stages"], as_run["stages"], strict=True):
+        measured = stage["measured_s"]
+        for part, seconds in measured.items():
+            _print_line(part, seconds, stage["predicted_s"].get(part), predicted.get(part))
+        inside = sum(seconds for part, seconds in measured.items() if part != INSIDE)
+        _print_line("other", run["step_time_s"] - inside, None, None)
 
 
 def _title(row: dict[str, object]) -> str:
     return f"{row['case']} {row['routing']}{' on one stream' if row['streams'] == 'one' else ''}"
 
 
-def _command() -> str:
-    return "python benchmarks/training.py"
+def _print_line(name: str, *times_s: float | None) -> None:
+    cells = ("" if time_s is None else f"{time_s * 1e3:.1f}" for time_s in times_s)
+    print(f"  {name:12}", *(f"{cell:>{width}}" for cell, width in zip(cells, (9, 9, 11), strict=True)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from meshwright.costmodel.hardware import Basis, ClusterSpec, Timing
+import msgspec
+
+from meshwright.costmodel.formulas.matmul import added_gradient_bytes
+from meshwright.costmodel.hardware import Basis, ClusterSpec, Timing, least_known
 from meshwright.costmodel.operator_time import host_time_s, operator_timing
 from meshwright.costmodel.program.operators import (
     AttentionWork,
@@ -12,6 +15,8 @@ from meshwright.costmodel.program.operators import (
     CopyWork,
     GemmWork,
     GroupedGemmWork,
+    MemoryKernel,
+    MemoryWork,
     Resource,
     Work,
 )
@@ -49,7 +54,12 @@ def _launches(work: Work, runtime: RuntimeSpec) -> int:
     """Launches for one kernel of the program: one an expert where grouped products are loops over experts."""
     if isinstance(work, GroupedGemmWork) and runtime.launches_per_expert:
         return work.num_groups * runtime.launches_per_expert
-    return 1
+    return 2 if adds_apart(work, runtime) else 1
+
+
+def adds_apart(work: Work, runtime: RuntimeSpec) -> bool:
+    """Whether a kernel of its own adds the product to what was there."""
+    return isinstance(work, GroupedGemmWork) and work.accumulates_fp32 and runtime.adds_grouped_gradients
 
 
 def _kind(work: Work) -> str:
@@ -70,6 +80,8 @@ def _kind(work: Work) -> str:
 
 def timing(work: Work, cluster: ClusterSpec, runtime: RuntimeSpec) -> Timing:
     """Seconds of one operator that runs alone and what they rest on."""
+    if isinstance(work, GroupedGemmWork) and adds_apart(work, runtime):
+        return _product_and_sum(work, cluster, runtime)
     found = operator_timing(
         work,
         cluster,
@@ -80,3 +92,11 @@ def timing(work: Work, cluster: ClusterSpec, runtime: RuntimeSpec) -> Timing:
     if isinstance(work, AttentionWork) and runtime.attention_time_factor != 1.0:
         return Timing(time_s=found.time_s * runtime.attention_time_factor, basis=Basis.EXTRAPOLATED)
     return found
+
+
+def _product_and_sum(work: GroupedGemmWork, cluster: ClusterSpec, runtime: RuntimeSpec) -> Timing:
+    """A product that is written in 16 bits, and the kernel that adds it to FP32 sums: as fast as adding a residual."""
+    read, written = added_gradient_bytes(work)
+    product = timing(msgspec.structs.replace(work, accumulates_fp32=False), cluster, runtime)
+    added = timing(MemoryWork(kernel=MemoryKernel.RESIDUAL, read_bytes=read, write_bytes=written), cluster, runtime)
+    return Timing(time_s=product.time_s + added.time_s, basis=least_known(product.basis, added.basis))

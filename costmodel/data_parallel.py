@@ -111,7 +111,7 @@ class StateModel(Value, frozen=True, kw_only=True):
         return StateCost(
             param_gather_s=0.0 if stage >= 3 else self._gather_s(count, group),
             grad_reduce_s=0.0 if stage >= 2 and not self.accumulates else self._reduce_s(count, group),
-            optimizer_s=self._update_s(count, shards),
+            optimizer_s=self.update_s(count, shards),
             parameter_bytes=memory.parameter_bytes(count, stage, shards),
             gradient_bytes=self.gradient_bytes(count, shards),
             optimizer_bytes=self.optimizer_bytes(count, shards),
@@ -162,12 +162,40 @@ class StateModel(Value, frozen=True, kw_only=True):
         if self.sharding.stage == 0:
             return self._collective_s(Collective.ALL_REDUCE, num_bytes, group)
         shards = self._shard_group(group)
-        scatter_s = self._collective_s(Collective.REDUCE_SCATTER, num_bytes, shards)
+        if self.exchanges:
+            scatter_s = self._exchange_s(count, shards)
+        else:
+            scatter_s = self._collective_s(Collective.REDUCE_SCATTER, num_bytes, shards)
         return scatter_s + self._collective_s(
             Collective.ALL_REDUCE, num_bytes / shards.size, self._replica_group(group)
         )
 
-    def _update_s(self, count: float, shards: int) -> float:
+    @property
+    def exchanges(self) -> bool:
+        """Whether gradients are reduced by an all-to-all and a sum of what arrives."""
+        runtime = self.runtime
+        return runtime.reduces_by_all_to_all and runtime.gradient_reduce_bytes == memory.BF16_BYTES
+
+    def exchange_local_s(self, count: float, shards: int) -> float:
+        """Seconds of rounding gradients before an exchange, and of summing behind it."""
+        read, written = memory.exchange_traffic_bytes(count, shards, fp32=self.runtime.fp32_gradients)
+        return self._memory_s(MemoryKernel.COPY, read, written)
+
+    def _exchange_s(self, count: float, shards: Group) -> float:
+        """Gradients rounded, exchanged and summed; nothing where nobody else has them."""
+        if shards.size == 1:
+            return 0.0
+        exchange_s = self._collective_s(Collective.ALL_TO_ALL, memory.BF16_BYTES * count, shards)
+        return self.exchange_local_s(count, shards.size) + exchange_s
+
+    def _memory_s(self, kernel: MemoryKernel, read: float, written: float) -> float:
+        if not read:
+            return 0.0
+        work = MemoryWork(kernel=kernel, read_bytes=read, write_bytes=written)
+        return operator_timing(work, self.cluster, fused_kernels=self.runtime.fused_kernels).time_s
+
+    def update_s(self, count: float, shards: int) -> float:
+        """Seconds of the norm and the update of so many parameters over so many shards."""
         if self.sharding.offload_optimizer:
             return memory.host_update_s(
                 count / (shards if self.sharding.stage >= 1 else 1),
@@ -176,8 +204,8 @@ class StateModel(Value, frozen=True, kw_only=True):
                 gradient_bytes_each=self.runtime.gradient_reduce_bytes,
             )
         read, written = memory.optimizer_traffic_bytes(count, self.sharding.stage, shards)
-        work = MemoryWork(kernel=MemoryKernel.OPTIMIZER, read_bytes=read, write_bytes=written)
-        return operator_timing(work, self.cluster, fused_kernels=self.runtime.fused_kernels).time_s if read else 0.0
+        norm = memory.norm_traffic_bytes(count, self.sharding.stage, shards) if self.runtime.norm_reads_gradients else 0
+        return self._memory_s(MemoryKernel.OPTIMIZER, read, written) + self._memory_s(MemoryKernel.COPY, norm, 0.0)
 
     def with_sharded_parameters(self, cost: LayerCost, strategy: LayerStrategy) -> LayerCost:
         """What ZeRO-2 and 3 add to every micro-batch: gradients scattered after each backward, parameters gathered.

@@ -53,6 +53,11 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     gathers_logits: tensor-parallel ranks gather the logits of the whole vocabulary for the loss.
     accumulates_unsharded: where gradients are sharded, they are reduced once a step and held whole until then.
     optimizer_state_bytes: bytes that the optimizer holds for each parameter (12: FP32 master weight, two moments).
+    adds_grouped_gradients: gradients of grouped products are written in 16 bits, and added to the FP32 buffers by a
+        kernel of its own.
+    reduces_by_all_to_all: 16-bit reductions of sharded gradients are an all-to-all; a kernel before it rounds the
+        buffers, one behind it sums what arrives in FP32.
+    norm_reads_gradients: a pass over the reduced gradients finds their norm, before the update reads them.
     """
 
     name: str
@@ -85,6 +90,9 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     gathers_logits: bool = False
     accumulates_unsharded: bool = False
     optimizer_state_bytes: int = 12
+    adds_grouped_gradients: bool = False
+    reduces_by_all_to_all: bool = False
+    norm_reads_gradients: bool = False
 
     def __post_init__(self) -> None:
         for name in ("attention_time_factor", "host_operators_per_kernel"):

@@ -14,7 +14,8 @@ LARGE_TILE, SMALL_TILE = (128, 256), (64, 128)
 SMALL_SIDE = 128
 OUTPUT_BYTES = 2
 INPUT_BYTES = {Precision.BF16: 2, Precision.FP8: 1}
-ACCUMULATE_BYTES = 8
+SUM_BYTES = 4
+ACCUMULATE_BYTES = 2 * SUM_BYTES
 EXPOSED_OUTPUT = 0.6
 """Share of the output's traffic that does not hide under a product's arithmetic (see `sustained_s`)."""
 
@@ -91,6 +92,19 @@ def grouped_gemm_bytes(work: GroupedGemmWork) -> float:
         output = ACCUMULATE_BYTES if work.accumulates_fp32 else OUTPUT_BYTES
         return element * work.rows * (work.k + work.n) + output * weights
     return element * (work.rows * work.k + weights) + OUTPUT_BYTES * work.rows * work.n
+
+
+def added_gradient_bytes(work: GroupedGemmWork) -> tuple[float, float]:
+    """Bytes (read, written) of adding a grouped product's 16-bit weight gradients to FP32 sums, after the product.
+
+    Equation: (2 + 4) G k n read, 4 G k n written.
+    Source: compulsory traffic; torch's grouped product (2.11 to 2.13) has no FP32 output that it adds to.
+
+    >>> added_gradient_bytes(GroupedGemmWork(num_groups=2, rows=10, n=3, k=4, direction=Pass.WGRAD))
+    (144, 96)
+    """
+    weights = work.num_groups * work.k * work.n
+    return (OUTPUT_BYTES + SUM_BYTES) * weights, SUM_BYTES * weights
 
 
 def grouped_gemm_flops(work: GroupedGemmWork) -> float:

@@ -80,6 +80,31 @@ def optimizer_traffic_bytes(num_parameters: float, zero_stage: int, num_shards: 
     return 16.0 * owned, 14.0 * owned
 
 
+def norm_traffic_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> float:
+    """Bytes that the norm of this rank's shard of the reduced FP32 gradients reads: 4 a parameter.
+
+    Source: definition; clipping needs the norm of all gradients before the first update.
+
+    >>> norm_traffic_bytes(8e9, 1, 8)
+    4000000000.0
+    """
+    return FP32_BYTES * num_parameters / (num_shards if zero_stage >= 1 else 1)
+
+
+def exchange_traffic_bytes(num_parameters: float, num_shards: int, *, fp32: bool) -> tuple[float, float]:
+    """Bytes (read, written) beside an all-to-all of 16-bit gradients: rounding before it, the FP32 sum behind it.
+
+    Equation: reads 4 N (0 where the buffers are BF16) and 2 N, writes 2 N (0) and 4 N / shards.
+    Source: derived from MegaScale-MoE's reduction by all-to-all and local sum, arXiv 2505.11432, section 5.
+
+    >>> exchange_traffic_bytes(8e9, 2, fp32=True)
+    (48000000000.0, 32000000000.0)
+    """
+    rounded_read, rounded_written = (FP32_BYTES, BF16_BYTES) if fp32 else (0, 0)
+    summed = FP32_BYTES / num_shards
+    return (rounded_read + BF16_BYTES) * num_parameters, (rounded_written + summed) * num_parameters
+
+
 def host_update_s(
     num_parameters: float, *, gpus_per_node: int, pcie_bytes_per_s: float, gradient_bytes_each: float
 ) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from meshwright.executor.layer.functions.sums import add_gradient, add_product
+
 
 class Accumulator:
     """A gradient that grows where it lies: usually a view of a larger FP32 buffer (`main_grad`).
@@ -22,11 +24,13 @@ class Accumulator:
 
     def add(self, gradient: Tensor) -> None:
         """Add a gradient of any floating format."""
-        if self._started:
-            self.total.add_(gradient)
-        else:
-            self.total.copy_(gradient)
-            self._started = True
+        add_gradient(self.total, gradient, restarts=not self._started)
+        self._started = True
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Add the product of two matrices, as it is computed where the device can."""
+        add_product(self.total, left, right, restarts=not self._started)
+        self._started = True
 
     def restart(self) -> None:
         """Forget the sum."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from meshwright.costmodel.program.attention_shape import AttentionShape, attenti
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.strategy import Dispatch
+from meshwright.executor.layer.functions.compiled import compiled
 from meshwright.executor.layer.groups import Communicator, LayerGroups
 from meshwright.executor.layer.parameters import Block
 from meshwright.executor.layer.rope_scaling import NO_SCALING, RopeScaling
@@ -121,14 +121,7 @@ class LayerContext:
 
     def fused(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """The function compiled, which its caller asks for where `fuse` is set."""
-        compiled: Callable[Arguments, Result] = _compiled(function)
-        return compiled
-
-
-@lru_cache(maxsize=64)
-def _compiled(function: Callable[..., Result]) -> Callable[..., Result]:
-    compiled: Callable[..., Result] = torch.compile(function, fullgraph=True, dynamic=False)
-    return compiled
+        return compiled(function)
 
 
 def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:

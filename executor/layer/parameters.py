@@ -222,6 +222,14 @@ class Parameters:
         else:
             self.gradients[name] = gradient
 
+    def add_product(self, name: str, left: Tensor, right: Tensor) -> None:
+        """Add the product of two matrices to the gradient of a weight."""
+        accumulator = self._accumulators.get(name)
+        if accumulator is None:
+            self.add_gradient(name, left @ right)
+        else:
+            accumulator.add_product(left, right)
+
     def clear_gradients(self) -> None:
         """Forget all gradients."""
         self.gradients = {}

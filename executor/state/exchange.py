@@ -18,6 +18,7 @@ from meshwright.executor.layer.collectives import (
     reduce_scatter_rows,
 )
 from meshwright.executor.layer.functions.statistics import statistics_type
+from meshwright.executor.layer.functions.sums import summed
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.state.flat import ALIGNMENT, Holders
 
@@ -70,4 +71,4 @@ def _summed(parts: Tensor, ranks: Communicator) -> Tensor:
     wide = statistics_type(parts.dtype)
     if parts.dtype is wide:
         return reduce_scatter_rows(parts.flatten(), ranks)
-    return all_to_all_parts(parts, ranks).sum(0, dtype=wide)
+    return summed(all_to_all_parts(parts, ranks), wide)

@@ -16,10 +16,17 @@ def own_square_sum(flats: Sequence[FlatParameters], gradients: Sequence[Tensor],
 
     What several replicas hold, or share, is divided among them; of tied weights only one end counts.
     """
-    total = torch.zeros((), dtype=torch.float64, device=gradients[0].device)
-    for flat, gradient in zip(flats, gradients, strict=True):
-        if flat.kind.tied and flat.holders.ends.size > 1 and not counts_tied:
-            continue
-        square = torch.linalg.vector_norm(gradient).to(torch.float64).square() - repeated_square(flat, gradient)
-        total += square / flat.holders.replicas.size
+    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).to(torch.float64)
+    shares = [_share(flat, counts_tied=counts_tied) for flat in flats]
+    total = norms.square() @ torch.tensor(shares, dtype=torch.float64).to(norms.device, non_blocking=True)
+    for flat, gradient, share in zip(flats, gradients, shares, strict=True):
+        if share and any(one.spec.shared(one.groups) is not None for one in flat.owned):
+            total -= share * repeated_square(flat, gradient)
     return total
+
+
+def _share(flat: FlatParameters, *, counts_tied: bool) -> float:
+    """The share of a buffer's squared norm that this rank contributes."""
+    if flat.kind.tied and flat.holders.ends.size > 1 and not counts_tied:
+        return 0.0
+    return 1.0 / flat.holders.replicas.size

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 
 import torch
 from torch import Tensor
 
 from meshwright.costmodel.value import Value
+from meshwright.executor.state.adamw import UpdatedTensors, UpdateNumbers, update
 from meshwright.executor.state.beside_masters import BesideMasters
 from meshwright.executor.state.flat import FlatParameters
 
 NORM_FLOOR = 1e-6
 """Added to the norm before dividing, as torch.nn.utils.clip_grad_norm_ does."""
+
+MEAN, MEAN_SQUARE = "exp_avg", "exp_avg_sq"
+"""What checkpoints call the moments, as torch.optim.AdamW does."""
 
 
 class AdamWSettings(Value, frozen=True, kw_only=True):
@@ -27,58 +32,46 @@ class AdamWSettings(Value, frozen=True, kw_only=True):
 
 
 class Optimizer:
-    """The optimizer of a rank's buffers."""
+    """The optimizer of a rank's buffers. `num_updates`: steps that have changed the weights."""
 
     def __init__(self, flats: Sequence[FlatParameters], settings: AdamWSettings) -> None:
         self.flats = tuple(flats)
         self.settings = settings
+        self.num_updates = 0
         self._beside_masters = BesideMasters(self.flats)
-        self._is_fused = all(flat.master.is_cuda for flat in self.flats)
-        self._adamw = torch.optim.AdamW(
-            [
-                {"params": [flat.master], "weight_decay": settings.weight_decay if flat.kind.decays else 0.0}
-                for flat in self.flats
-            ],
-            betas=settings.betas,
-            eps=settings.epsilon,
-            fused=self._is_fused,
-        )
-        for flat in self.flats:
-            self._adamw.state[flat.master] = self._begin(flat.master)
-
-    def _begin(self, master: Tensor) -> dict[str, Tensor]:
-        """The state that AdamW itself would begin with: it is there before the first step, so that it can be loaded."""
-        device = master.device if self._is_fused else torch.device("cpu")
-        return {
-            "step": torch.zeros((), dtype=torch.float32, device=device),
-            "exp_avg": torch.zeros_like(master),
-            "exp_avg_sq": torch.zeros_like(master),
-        }
+        self._moments = [{name: torch.zeros_like(flat.master) for name in (MEAN, MEAN_SQUARE)} for flat in self.flats]
 
     def moments(self, flat: FlatParameters) -> dict[str, Tensor]:
         """The means of a shard's gradients and of their squares, by name."""
-        state = self._adamw.state[flat.master]
-        return {name: state[name] for name in ("exp_avg", "exp_avg_sq")}
-
-    @property
-    def num_updates(self) -> int:
-        """Steps that have changed the weights; waits for the device."""
-        return int(self._adamw.state[self.flats[0].master]["step"].item())
+        return self._moments[self.flats.index(flat)]
 
     def resume(self, num_updates: int) -> None:
         """Go on from masters and moments that were loaded: weights of this rank's shards follow."""
+        self.num_updates = num_updates
         for flat in self.flats:
-            self._adamw.state[flat.master]["step"].fill_(num_updates)
             flat.round_weights()
 
     def step(self, gradients: Sequence[Tensor], norm: float, learning_rate: float) -> None:
         """Update masters and weights from the shards' gradients, whose norm over all ranks is `norm`."""
+        self.num_updates += 1
         scale = min(1.0, self.settings.max_norm / (norm + NORM_FLOOR))
-        brought = self._beside_masters.bring([gradient.mul_(scale) for gradient in gradients])
-        for group, flat, gradient in zip(self._adamw.param_groups, self.flats, brought, strict=True):
-            group["lr"] = learning_rate
-            flat.master.grad = gradient
-        self._adamw.step()
-        self._adamw.zero_grad()
-        for flat in self.flats:
-            flat.round_weights()
+        brought = self._beside_masters.bring(gradients)
+        for flat, moments, gradient in zip(self.flats, self._moments, brought, strict=True):
+            tensors = UpdatedTensors(
+                master_N=flat.master,
+                mean_N=moments[MEAN],
+                mean_square_N=moments[MEAN_SQUARE],
+                weights_N=flat.rounded,
+            )
+            numbers = self._numbers(flat, scale, learning_rate)
+            update(tensors, gradient, numbers, self.settings.betas, self.settings.epsilon)
+            flat.send_rounded()
+
+    def _numbers(self, flat: FlatParameters, scale: float, learning_rate: float) -> UpdateNumbers:
+        first, second = (1.0 - beta**self.num_updates for beta in self.settings.betas)
+        return UpdateNumbers(
+            scale=scale,
+            decay=learning_rate * self.settings.weight_decay if flat.kind.decays else 0.0,
+            step_size=learning_rate / first,
+            spread=1.0 / sqrt(second),
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from meshwright.executor.layer.context import AttentionKernel
+from meshwright.executor.layer.functions.compiled import compiles_for_cuda
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
@@ -26,7 +27,7 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
             attention_kernel=(
                 AttentionKernel.CUDNN if on_cuda and chosen is Format.BFLOAT16 else AttentionKernel.FORMULA
             ),
-            fuse=on_cuda and request.balanced,  # compiled for one shape: rows of experts must not change
+            fuse=on_cuda and compiles_for_cuda(),
             balanced=request.balanced,
             described=described,
             router_losses=request.balancing.losses,

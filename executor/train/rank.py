@@ -15,6 +15,7 @@ from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.units import format_bytes
 from meshwright.executor.emulate.emulation import Emulation
+from meshwright.executor.layer.functions.compiled import LOGGER as COMPILED_LOGGER
 from meshwright.executor.observe.whereabouts import Outcome
 from meshwright.executor.ranks.place import Place
 from meshwright.executor.train.inputs import RunInputs
@@ -51,7 +52,8 @@ def run_rank(
     rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
     device = _open_device(request.device)
     if rank:
-        KERNELS_LOGGER.setLevel(logging.ERROR)  # rank 0 says for all which kernels do not run, and why
+        for logger in (KERNELS_LOGGER, COMPILED_LOGGER):  # rank 0 says for all what does not run, and why
+            logger.setLevel(logging.ERROR)
     whereabouts = rank_whereabouts(rank)
     if num_ranks > 1:
         _join(device, request.timeout_s)

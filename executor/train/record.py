@@ -71,6 +71,18 @@ class StageTimes(Value, frozen=True, kw_only=True):
     predicted_s: dict[StepPart, float]
 
 
+class AsRun(Value, frozen=True, kw_only=True):
+    """A prediction for the executor as it runs, beside that of the plan, whose runtime does more.
+
+    `runtime`: the name of the description. `stages`: seconds a step by part, of each device of the pipeline, as in
+    `StageTimes.predicted_s`.
+    """
+
+    runtime: str
+    step_time_s: float
+    stages: tuple[dict[StepPart, float], ...]
+
+
 class SlowRank(Value, frozen=True, kw_only=True):
     """A rank whose compute takes longer than that of its stage. The load of its experts may be the reason."""
 
@@ -110,6 +122,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     step_time_s: float
     predicted_step_time_s: float
     predicted_step_time_interval_s: tuple[float, float]
+    predicted_as_run: AsRun
     comparable: bool
     tokens_per_s: float
     predicted_tokens_per_s: float
@@ -128,6 +141,11 @@ class RunRecord(Value, frozen=True, kw_only=True):
     def step_time_error(self) -> float:
         """Predicted over measured, less 1."""
         return self.predicted_step_time_s / self.step_time_s - 1.0
+
+    @property
+    def as_run_error(self) -> float:
+        """As `step_time_error`, of the prediction for the executor as it runs."""
+        return self.predicted_as_run.step_time_s / self.step_time_s - 1.0
 
 
 def recorded_steps(first_step: int, num_steps: int, num_asked: int, *, at_least: int = 0) -> range:

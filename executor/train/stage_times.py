@@ -61,7 +61,7 @@ def stage_times(
             measured_s={part: fmean(one.seconds[part] for one in ranks if one.stage == stage) for part in StepPart},
             predicted_s=predicted,
         )
-        for stage, predicted in enumerate(_predicted(configuration, predicted_step_s))
+        for stage, predicted in enumerate(predicted_parts(configuration, predicted_step_s))
     )
 
 
@@ -77,7 +77,8 @@ def slow_ranks(ranks: Sequence[RankTimes]) -> tuple[SlowRank, ...]:
     return tuple(found)
 
 
-def _predicted(configuration: TrainingConfiguration, step_s: float) -> list[PartTimes]:
+def predicted_parts(configuration: TrainingConfiguration, step_s: float) -> list[PartTimes]:
+    """Seconds a step of each device of the pipeline, by part, of a step that takes `step_s`."""
     schedule = schedule_of(configuration)
     costs, _ = step_inputs(configuration, schedule)
     split, count = schedule.kind in SPLIT_BACKWARD, configuration.num_micro_batches

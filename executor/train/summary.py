@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.train.as_run import as_run
 from meshwright.executor.train.described import DescribedModel
 from meshwright.executor.train.operator_times import OperatorTimes
 from meshwright.executor.train.record import NumericsRecord, RunRecord, StepRecord, settled_step_time_s
@@ -103,6 +104,7 @@ def run_record(
         step_time_s=step_time_s,
         predicted_step_time_s=prediction.step_time_s,
         predicted_step_time_interval_s=prediction.step_time_interval_s,
+        predicted_as_run=as_run(trainer.configuration, balanced=numerics.balanced, one_stream=trainer.on_one_stream),
         comparable=is_planned_gpu(plan, gpu),
         tokens_per_s=tokens_per_s,
         predicted_tokens_per_s=prediction.tokens_per_s,

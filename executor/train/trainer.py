@@ -240,7 +240,8 @@ class Trainer:
         """What all ranks have found; waits for the device. `chosen`: choices of experts by layer of this stage."""
         place, world = self.communicators.place, self.communicators.world
         at_begin = place.stage == end_devices(self.configuration)[0]
-        square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
+        with self.watch.part(StepPart.OPTIMIZER):
+            square_sum = own_square_sum(self.model.flats, gradients, counts_tied=at_begin)
         copies_of_tokens = self.configuration.mesh.tp
         self.watch.whereabouts.do("sums of loss and norm over all ranks", waits=True)
         share = 1.0 / (self.configuration.workload.tokens * copies_of_tokens)

@@ -31,6 +31,9 @@ SWITCHES = (
     "gathers_each_product",
     "gathers_logits",
     "accumulates_unsharded",
+    "adds_grouped_gradients",
+    "reduces_by_all_to_all",
+    "norm_reads_gradients",
 )
 
 

@@ -46,6 +46,9 @@ PARAMETERS: tuple[Formula, ...] = (memory.parameter_bytes,)
 GRADIENTS: tuple[Formula, ...] = (memory.gradient_bytes,)
 OPTIMIZER: tuple[Formula, ...] = (memory.optimizer_bytes,)
 UPDATE: tuple[Formula, ...] = (memory.optimizer_traffic_bytes, memory_bound.memory_bound_s)
+NORM: tuple[Formula, ...] = (memory.norm_traffic_bytes,)
+EXCHANGE: tuple[Formula, ...] = (memory.exchange_traffic_bytes, memory_bound.memory_bound_s)
+ADDED_APART: tuple[Formula, ...] = (matmul.added_gradient_bytes, memory_bound.memory_bound_s)
 HOST_UPDATE: tuple[Formula, ...] = (memory.host_update_s,)
 HOST_COPY: tuple[Formula, ...] = (memory.host_copy_s,)
 MEMORY_LIMIT: tuple[Formula, ...] = (memory.memory_limit_bytes,)
@@ -101,5 +104,6 @@ def known_formulas() -> dict[str, FormulaText]:
     groups = (
         *(GEMM, GROUPED_GEMM, GROUPED_BY_TILES, ATTENTION, MEMORY_BOUND, INSIDE_NODE, RING, messages),
         *(PARAMETERS, GRADIENTS, OPTIMIZER, UPDATE, HOST_UPDATE, MEMORY_LIMIT, IMBALANCE, KNOWN_LOAD, DISTINCT_HOLDERS),
+        *(NORM, EXCHANGE, ADDED_APART),
     )
     return {formula_name(formula): formula_text(formula) for group in groups for formula in group}

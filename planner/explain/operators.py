@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.costmodel.alone import timing
+from meshwright.costmodel.alone import adds_apart, timing
 from meshwright.costmodel.collective_time import algorithm_times_s
 from meshwright.costmodel.formulas.attention import attention_bytes, attention_flops
 from meshwright.costmodel.formulas.collectives import wire_bytes
@@ -27,7 +27,7 @@ from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.value import Value
 from meshwright.planner.explain.citations import CitedFigure, citations_of
 from meshwright.planner.explain.exposure import Exposure
-from meshwright.planner.explain.formula_registry import formulas_of, names
+from meshwright.planner.explain.formula_registry import ADDED_APART, formulas_of, names
 from meshwright.planner.explain.formula_text import Formula
 
 CURVE = "curve"
@@ -87,6 +87,7 @@ def operator_term(
     work = operator.work
     measure, alone = measure_of(work, cluster, runtime), timing(work, cluster, runtime)
     cited = citations_of(work, cluster.profile, runtime)
+    added = ADDED_APART if adds_apart(work, runtime) else ()
     rate_per_s = measure.counted / alone.time_s if alone.time_s else 0.0
     term = OperatorTerm(
         name=operator.name,
@@ -101,7 +102,7 @@ def operator_term(
         time_s=alone.time_s,
         rate_per_s=rate_per_s,
         of_peak=rate_per_s / measure.peak_per_s,
-        formulas=names((*formulas_of(work, cluster.profile), *routing)),
+        formulas=names((*formulas_of(work, cluster.profile), *added, *routing)),
         basis=alone.basis,
         cites=tuple(figure.name for figure in cited),
         axis=operator.axis,

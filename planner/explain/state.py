@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import gcd
 
+import msgspec
+
 from meshwright.costmodel.data_parallel import StateModel, copies_group
 from meshwright.costmodel.formulas import memory
 from meshwright.costmodel.operator_time import operator_timing
@@ -12,21 +14,22 @@ from meshwright.costmodel.program.operators import (
     Collective,
     CollectiveWork,
     Group,
-    MemoryKernel,
-    MemoryWork,
 )
 from meshwright.costmodel.program.program import Weights
 from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.costmodel.value import Value
 from meshwright.planner.explain.formula_registry import (
+    EXCHANGE,
     GRADIENTS,
     HOST_UPDATE,
+    NORM,
     OPTIMIZER,
     PARAMETERS,
     UPDATE,
     formulas_of,
     names,
 )
+from meshwright.planner.explain.formula_text import Formula
 from meshwright.planner.explain.operators import algorithm_of, group_words
 
 WEIGHT_WORDS = {
@@ -94,8 +97,8 @@ def _term(model: StateModel, name: str, count: float, group: Group) -> StateTerm
         num_shards=shards,
         held=_held(model, count, shards),
         collectives=tuple(_collectives(model, count, group)),
-        update_s=_update_s(model, count, shards),
-        update_formulas=names(HOST_UPDATE if model.sharding.offload_optimizer else UPDATE),
+        update_s=model.update_s(count, shards),
+        update_formulas=names(_update_formulas(model)),
     )
 
 
@@ -126,7 +129,9 @@ def _collectives(model: StateModel, count: float, group: Group) -> Iterator[Stat
         yield from _one(model, "gradients", Collective.ALL_REDUCE, reduced, group, per_micro_batch=False)
         return
     again = stage >= 2
-    yield from _one(model, "gradients", Collective.REDUCE_SCATTER, reduced, inner, per_micro_batch=again)
+    kind = Collective.ALL_TO_ALL if model.exchanges else Collective.REDUCE_SCATTER
+    for one in _one(model, "gradients", kind, reduced, inner, per_micro_batch=again):
+        yield _with_local_passes(model, one, count, shards) if model.exchanges else one
     copies, inside = group.size // shards, max(1, group.ranks_per_node // inner.ranks_per_node)
     outer = Group(size=copies, ranks_per_node=gcd(copies, inside))
     yield from _one(model, "gradients", Collective.ALL_REDUCE, reduced / shards, outer, per_micro_batch=again)
@@ -150,15 +155,13 @@ def _one(
     )
 
 
-def _update_s(model: StateModel, count: float, shards: int) -> float:
-    stage, gpu = model.sharding.stage, model.cluster.gpu
+def _with_local_passes(model: StateModel, one: StateCollective, count: float, shards: int) -> StateCollective:
+    """An exchange with the rounding before it and the sum behind it."""
+    time_s = one.time_s + model.exchange_local_s(count, shards)
+    return msgspec.structs.replace(one, time_s=time_s, formulas=(*one.formulas, *names(EXCHANGE)))
+
+
+def _update_formulas(model: StateModel) -> tuple[Formula, ...]:
     if model.sharding.offload_optimizer:
-        return memory.host_update_s(
-            count / (shards if stage >= 1 else 1),
-            gpus_per_node=min(model.cluster.num_gpus, model.cluster.gpus_per_node),
-            pcie_bytes_per_s=memory.PCIE_FRACTION * gpu.pcie_bytes_per_s,
-            gradient_bytes_each=model.runtime.gradient_reduce_bytes,
-        )
-    read, written = memory.optimizer_traffic_bytes(count, stage, shards)
-    work = MemoryWork(kernel=MemoryKernel.OPTIMIZER, read_bytes=read, write_bytes=written)
-    return operator_timing(work, model.cluster, fused_kernels=model.runtime.fused_kernels).time_s
+        return HOST_UPDATE
+    return (*UPDATE, *NORM) if model.runtime.norm_reads_gradients else UPDATE

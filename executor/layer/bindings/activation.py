@@ -9,6 +9,7 @@ from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.functions import activations
+from meshwright.executor.layer.functions.compiled import compiled_for_any_length
 from meshwright.executor.layer.routing import GATES
 from meshwright.executor.layer.scope import Scope, forward_name
 from meshwright.kernels.dispatch import dispatcher
@@ -25,7 +26,7 @@ def activation(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
         return {operator.writes[0]: activations.gelu(scope.values[operator.reads[0]], gates)}
     gate, up = scope.reads(operator)
     if _is_compiled(scope, gate):
-        return {operator.writes[0]: scope.layer.fused(activations.swiglu_fused)(gate, up, gates)}
+        return {operator.writes[0]: compiled_for_any_length(activations.swiglu_fused)(gate, up, gates)}
     return {operator.writes[0]: swiglu(gate, up, None if gates is None else gates.squeeze(1))}
 
 
@@ -48,13 +49,16 @@ def _swiglu_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of gate and up side by side, and of the gate weights, (R, 1)."""
     if _is_compiled(scope, gate):
-        return scope.layer.fused(activations.swiglu_backward_fused)(gate, up, gates, grad)
+        return compiled_for_any_length(activations.swiglu_backward_fused)(gate, up, gates, grad)
     found = swiglu_backward(gate, up, grad, None if gates is None else gates.squeeze(1))
     return found.joint_P2F, None if found.weights_P is None else found.weights_P.unsqueeze(1)
 
 
 def _is_compiled(scope: Scope, x: Tensor) -> bool:
-    """Whether SwiGLU runs compiled: where that is asked for and no CUDA kernel runs, which needs no compiler."""
+    """Whether SwiGLU runs compiled: where that is asked for and no CUDA kernel runs, which needs no compiler.
+
+    Compiled for any number of rows: what the experts of a rank get changes with every micro-batch.
+    """
     return scope.layer.fuse and dispatcher().why_not_on(x.device) is not None
 
 

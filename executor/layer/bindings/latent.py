@@ -45,7 +45,7 @@ def latent_up_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     source, *gradients = operator.reads
     grad = scope.values.joined(tuple(gradients), _by_head)
     latent = scope.values[source].narrow(1, 0, scope.layer.layer.attention.kv_lora_rank)
-    scope.parameters.add_gradient(KV_UP, grad.t() @ latent)
+    scope.parameters.add_product(KV_UP, grad.t(), latent)
     return {}
 
 

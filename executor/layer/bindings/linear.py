@@ -51,7 +51,7 @@ def linear_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     source, *gradients = operator.reads
     grad = scope.values.joined(tuple(gradients))
     name = forward_name(operator)
-    scope.parameters.add_gradient(name, grad.t() @ scope.values[source].flatten(1))
+    scope.parameters.add_product(name, grad.t(), scope.values[source].flatten(1))
     bias = scope.parameters.get(f"{name}.bias")
     if bias is not None:
         gradient = grad.sum(0) if adds_bias(name, scope) else torch.zeros_like(bias)

@@ -83,7 +83,7 @@ def router_dgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 def router_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Gradient of the matrix and its bias."""
     x, grad = scope.reads(operator)
-    scope.parameters.add_gradient(ROUTER, grad.to(x.dtype).t() @ x)
+    scope.parameters.add_product(ROUTER, grad.to(x.dtype).t(), x)
     if scope.parameters.get(f"{ROUTER}.bias") is not None:
         scope.parameters.add_gradient(f"{ROUTER}.bias", grad.sum(0).to(x.dtype))
     return {}

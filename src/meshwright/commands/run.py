@@ -297,6 +297,10 @@ def _print_summary(summary: RunRecord, request: RunRequest) -> None:
     predicted = f"predicted {summary.predicted_step_time_s:.4g} s"
     if summary.comparable:
         typer.echo(f"{measured}; {predicted}, {summary.step_time_error:+.1%}")
+        typer.echo(
+            f"predicted for the executor as it runs {summary.predicted_as_run.step_time_s:.4g} s,"
+            f" {summary.as_run_error:+.1%}"
+        )
     else:
         typer.echo(f"{measured}; {predicted} on the plan's GPUs")
     for slow in summary.slow_ranks:

@@ -23,6 +23,7 @@ PP, DP = AxisOrder.PP_OUTERMOST, AxisOrder.DP_OUTERMOST
 RUNTIME = RuntimeSpec(name="plain", source="test")
 WEIGHTS = Weights(dense=1000.0, ffn=2000.0, expert=8000.0)
 STRATEGY = LayerStrategy(tp=2, ffn_tp=2, ep=4)
+ALONE = LayerStrategy()
 MESH = Mesh(pp=2, dp=4, tp=2, ep=4)
 
 
@@ -262,3 +263,31 @@ def test_optimizer_state_is_as_large_as_the_framework_makes_it(cluster: ClusterS
     lean = msgspec.structs.replace(RUNTIME, optimizer_state_bytes=4)
     full, less = (_state(cluster, Sharding(), runtime=one).cost(WEIGHTS, STRATEGY) for one in (RUNTIME, lean))
     assert less.optimizer_bytes == pytest.approx(full.optimizer_bytes / 3)
+
+
+def test_16_bit_reductions_may_be_an_exchange_with_a_pass_before_and_one_behind(cluster: ClusterSpec) -> None:
+    exchanging = msgspec.structs.replace(RUNTIME, gradient_reduce_bytes=2, reduces_by_all_to_all=True)
+    found = _state(cluster, Sharding(), Mesh(dp=16), exchanging).cost(Weights(dense=1e9, ffn=0.0, expert=0.0), ALONE)
+    group = Group(size=16, ranks_per_node=8)
+    exchange_s = _seconds(cluster, Collective.ALL_TO_ALL, 2e9, group)
+    local_s = (4 + 2 + 2 + 4 / 16) * 1e9 / cluster.gpu.copy_bytes_per_s
+    assert exchange_s + local_s < found.grad_reduce_s < exchange_s + 1.1 * local_s
+    wide = msgspec.structs.replace(exchanging, gradient_reduce_bytes=4)
+    scattered = _state(cluster, Sharding(), Mesh(dp=16), wide).cost(Weights(dense=1e9, ffn=0.0, expert=0.0), ALONE)
+    assert scattered.grad_reduce_s == _seconds(cluster, Collective.REDUCE_SCATTER, 4e9, group)
+
+
+def test_nobody_exchanges_what_nobody_else_has() -> None:
+    exchanging = msgspec.structs.replace(RUNTIME, gradient_reduce_bytes=2, reduces_by_all_to_all=True)
+    state = _state(load_cluster("h100").with_gpus(1), Sharding(), Mesh(), exchanging)
+    assert state.cost(Weights(dense=1e9, ffn=0.0, expert=0.0), ALONE).grad_reduce_s == 0.0
+
+
+def test_the_norm_may_read_all_gradients_before_the_update(cluster: ClusterSpec) -> None:
+    weights, reading = (
+        Weights(dense=1e9, ffn=0.0, expert=0.0),
+        msgspec.structs.replace(RUNTIME, norm_reads_gradients=True),
+    )
+    without, found = (_state(cluster, Sharding(), Mesh(dp=16), one).cost(weights, ALONE) for one in (RUNTIME, reading))
+    read_s = 4e9 / 16 / cluster.gpu.copy_bytes_per_s
+    assert read_s < found.optimizer_s - without.optimizer_s < 1.1 * read_s

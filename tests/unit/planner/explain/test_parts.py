@@ -6,9 +6,13 @@ one shared expert of that width, 60 layers, vocabulary 65,536. Mesh: pp 6 x dp 3
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.program.operators import Collective
+from meshwright.costmodel.runtime import load_runtime
+from meshwright.costmodel.stage_cost import cost_context
 from meshwright.planner.explain.operators import OperatorTerm
 from meshwright.planner.explain.parts import PartTerm, part_terms
 
@@ -95,3 +99,19 @@ def test_all_dense_products_are_the_model_s_own_flops(parts: tuple[PartTerm, ...
     multiply_adds = 60 * (ATTENTION + 4096 * 32 + EXPERT) + 4096 * 65536
     tokens_per_gpu = 720 * 8192 / 1440
     assert dense == pytest.approx(6 * multiply_adds * tokens_per_gpu, rel=1e-9)
+
+
+def test_what_the_running_executor_does_beside_collectives_is_told(large_configuration: TrainingConfiguration) -> None:
+    """The state of a layer costs what its rows say, and rows that take more than one formula name all."""
+    running = msgspec.structs.replace(large_configuration, runtime=load_runtime("meshwright-run"))
+    layer = part_terms(running)[1]
+    context = cost_context(running)
+    cost = context.layer(running.model.layers[0], running.stages[0][0]).state
+    reductions = [one for state in layer.state for one in state.collectives if one.kind == "gradients"]
+    assert {one.collective for one in reductions} == {Collective.ALL_TO_ALL}
+    assert all("memory.exchange_traffic_bytes" in one.formulas for one in reductions)
+    assert sum(one.time_s for one in reductions) == pytest.approx(cost.grad_reduce_s)
+    assert sum(state.update_s for state in layer.state) == pytest.approx(cost.optimizer_s)
+    assert "memory.norm_traffic_bytes" in layer.state[0].update_formulas
+    wgrad = next(op for one in layer.passes for op in one.operators if op.name == "experts_fc1.wgrad")
+    assert "matmul.added_gradient_bytes" in wgrad.formulas
