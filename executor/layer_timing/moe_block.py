@@ -67,7 +67,7 @@ class MoeBlock:
     def own_part(self, whole: dict[str, Tensor]) -> dict[str, Tensor]:
         """This rank's part of them."""
         specs = tuple(spec for spec in layer_parameters(self.layer, self.hidden) if spec.name in NAMES)
-        return own_weights(specs, whole, LayerGroups(expert=self.ranks))
+        return own_weights(specs, whole, LayerGroups(expert=self.ranks, routed=self.ranks))
 
     def inputs(self, num_tokens: int) -> tuple[Tensor, Tensor]:
         """Tokens of this rank and the gradient of their outputs, (T, H)."""

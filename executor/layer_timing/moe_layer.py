@@ -35,7 +35,7 @@ class LayerExperts:
             setting=setting,
             device=block.device,
             dtype=block.dtype,
-            groups=LayerGroups(expert=block.ranks),
+            groups=LayerGroups(expert=block.ranks, routed=block.ranks),
         )
         self._runner = LayerRunner(build_layer(block.layer, setting), context, Parameters(weights))
         self._forward = _between(self._runner.forward, INPUT, OUTPUT)

@@ -24,7 +24,7 @@ def check(repository: Path) -> Check:
     environment = {
         **os.environ,
         "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": str(repository / "src"),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(repository / "src"), os.environ.get("PYTHONPATH")))),
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
