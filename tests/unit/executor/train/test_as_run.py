@@ -20,8 +20,7 @@ def test_on_one_stream_nothing_of_layers_is_hidden_and_the_step_takes_longer(
     assert found.runtime == RUNTIME
     assert found.step_time_s > tiny_plan.prediction.step_time_s
     hidden_s = predict(running_configuration(tiny_configuration, balanced=False, one_stream=True)).hidden_s
-    print(hidden_s)
-    assert (hidden_s["nvlink_s"], hidden_s["network_s"]) == (0.0, 0.0)
+    assert (hidden_s["nvlink"], hidden_s["network"]) == (0.0, 0.0)
     streams = as_run(tiny_configuration, balanced=False, one_stream=False)
     assert tiny_plan.prediction.step_time_s <= streams.step_time_s <= found.step_time_s
     assert [sum(parts.values()) for parts in found.stages] == pytest.approx([found.step_time_s])
