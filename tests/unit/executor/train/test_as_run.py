@@ -24,6 +24,13 @@ def test_on_one_stream_nothing_of_layers_is_hidden_and_the_step_takes_longer(
     assert (hidden_s["nvlink"], hidden_s["network"]) == (0.0, 0.0)
     streams = as_run(tiny_configuration, balanced=False, one_stream=False)
     assert tiny_plan.prediction.step_time_s <= streams.step_time_s <= found.step_time_s
+
+
+def test_parts_add_up_where_gradients_are_reduced_and_weights_gathered_in_line(
+    tiny_configuration: TrainingConfiguration,
+) -> None:
+    runtime = replace(tiny_configuration.runtime, overlap_gradient_reduce=False, overlap_parameter_gather=False)
+    found = as_run(replace(tiny_configuration, runtime=runtime), balanced=False, one_stream=True)
     inside = (StepPart.COLLECTIVES, StepPart.EXPOSED)
     (parts,) = found.stages
     apart_s = [seconds for part, seconds in parts.items() if part not in inside]
