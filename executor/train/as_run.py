@@ -32,6 +32,7 @@ OBEYED = (
     "fp8_tensor_gather",
     "overlap_gradient_reduce",
     "overlap_parameter_gather",
+    "accumulates_unsharded",
 )
 """Settings of a plan's runtime that shape the programs, or what travels: the executor does as the plan says."""
 

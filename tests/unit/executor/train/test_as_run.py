@@ -53,7 +53,9 @@ def test_operators_keep_the_plans_order_without_fused_kernels(tiny_configuration
 
 
 def test_what_the_executor_obeys_stays_the_plans(tiny_configuration: TrainingConfiguration) -> None:
-    runtime = replace(tiny_configuration.runtime, fp32_gradients=False, gradient_reduce_bytes=4)
+    runtime = replace(
+        tiny_configuration.runtime, fp32_gradients=False, gradient_reduce_bytes=4, accumulates_unsharded=True
+    )
     running = running_configuration(replace(tiny_configuration, runtime=runtime), balanced=False, one_stream=False)
     assert {getattr(running.runtime, name) == getattr(runtime, name) for name in OBEYED} == {True}
 
