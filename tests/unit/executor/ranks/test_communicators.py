@@ -45,13 +45,13 @@ def test_every_rank_makes_the_same(made: Made) -> None:
 def test_a_layer_finds_those_of_its_sms(made: Made) -> None:
     found = _of_rank(1)
     assert made
-    groups, limited = found.layer(STRATEGY), found.layer(STRATEGY, 8)
+    groups, limited = found.layer(STRATEGY), found.layer(STRATEGY, num_sms=8)
     assert groups.sequence is not limited.sequence
     assert (limited.sequence.size, limited.sequence.rank, limited.expert.size) == (2, 1, 4)
-    assert found.layer(STRATEGY, 16).sequence is groups.sequence, "no such communicators: the library decides"
+    assert found.layer(STRATEGY, num_sms=16).sequence is groups.sequence, "no such communicators: the library decides"
 
 
 def test_between_nodes_the_library_decides(made: Made) -> None:
     found = _of_rank(0, gpus_per_node=2)
     assert {ranks for ranks, num_sms in made if num_sms == 8} == {(0, 1), (2, 3)}
-    assert found.layer(STRATEGY, 8).expert is found.layer(STRATEGY).expert
+    assert found.layer(STRATEGY, num_sms=8).expert is found.layer(STRATEGY).expert
