@@ -214,6 +214,98 @@ def test_more_memory_is_never_slower(problem: PointProblem, factor: float) -> No
     assert more_s <= less_s * (1 + EXACT)
 
 
+def test_a_program_that_highs_gives_up_with_an_error_is_solved() -> None:
+    stuck = PointProblem(
+        kind=ScheduleKind.ZB_V,
+        num_stages=2,
+        num_micro_batches=4,
+        virtual_stages=2,
+        layer_types=(0, 1, 0, 1, 0, 1),
+        choices=(
+            (
+                Choice(
+                    key=78,
+                    forward_s=0.007,
+                    backward_s=0.057999999999999996,
+                    dgrad_s=0.039,
+                    wgrad_s=0.006,
+                    param_gather_s=0.001,
+                    grad_reduce_s=0.009,
+                    optimizer_s=0.013,
+                    static_bytes=2800e6,
+                    kept_bytes=300e6,
+                    transient_bytes=2500e6,
+                    overlap_saving_s=0.0,
+                ),
+                Choice(
+                    key=2163,
+                    forward_s=0.009,
+                    backward_s=0.032,
+                    dgrad_s=0.032,
+                    wgrad_s=0.005,
+                    param_gather_s=0.018,
+                    grad_reduce_s=0.011,
+                    optimizer_s=0.0,
+                    static_bytes=600e6,
+                    kept_bytes=0.0,
+                    transient_bytes=3000e6,
+                    overlap_saving_s=0.0,
+                ),
+            ),
+            (
+                Choice(
+                    key=28672,
+                    forward_s=0.003,
+                    backward_s=0.028,
+                    dgrad_s=0.028,
+                    wgrad_s=0.017,
+                    param_gather_s=0.01,
+                    grad_reduce_s=0.0,
+                    optimizer_s=0.006,
+                    static_bytes=400e6,
+                    kept_bytes=2200e6,
+                    transient_bytes=0.0,
+                    overlap_saving_s=0.0,
+                ),
+                Choice(
+                    key=250935,
+                    forward_s=0.005,
+                    backward_s=0.045,
+                    dgrad_s=0.013,
+                    wgrad_s=0.025,
+                    param_gather_s=0.013,
+                    grad_reduce_s=0.011,
+                    optimizer_s=0.016,
+                    static_bytes=700e6,
+                    kept_bytes=1400e6,
+                    transient_bytes=1900e6,
+                    overlap_saving_s=0.0,
+                ),
+            ),
+        ),
+        first=EndCost(
+            forward_s=0.016,
+            backward_s=0.020999999999999998,
+            dgrad_s=0.019,
+            wgrad_s=0.002,
+            param_gather_s=0.0,
+            grad_reduce_s=0.019,
+            optimizer_s=0.017,
+            static_bytes=2400e6,
+            kept_bytes=300e6,
+            transient_bytes=0.0,
+            overlap_saving_s=0.0,
+        ),
+        hops_s=(0.011, 0.0, 0.006),
+        barrier_s=0.013,
+        overlap=OverlapPolicy(point_to_point=False, grad_reduce=True, param_gather=True),
+        memory_limit_bytes=18700000001.0 * 1.15,
+        min_layers=1,
+        alike_chunks=False,
+    )
+    assert solve_point(stuck, relative_gap=0.0).status is PointStatus.OPTIMAL
+
+
 @settings(max_examples=20)
 @given(problems(), choices())
 def test_one_more_choice_is_never_slower(problem: PointProblem, choice: Choice) -> None:
