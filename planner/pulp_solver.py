@@ -168,19 +168,10 @@ class HighsModel:
         return self._result(integers=True)
 
     def _run(self) -> None:
-        """Runs HiGHS; where it got stuck, once more from the beginning, after an error of its own without presolve."""
         self._highs.run()
-        status = self._highs.getModelStatus()
-        if status == highspy.HighsModelStatus.kUnknown:
-            self._again()
-        elif status == highspy.HighsModelStatus.kSolveError:
-            self._highs.setOptionValue("presolve", "off")
-            self._again()
-            self._highs.setOptionValue("presolve", "choose")
-
-    def _again(self) -> None:
-        self._highs.clearSolver()
-        self._highs.run()
+        if self._highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
+            self._highs.clearSolver()
+            self._highs.run()
 
     def _result(self, *, integers: bool) -> SolveResult:
         highs, info = self._highs, self._highs.getInfo()
