@@ -165,7 +165,7 @@ def _title(row: dict[str, object]) -> str:
 
 
 def _command() -> str:
-    return "python benchmarks/training.py"
+    return " ".join(["python", "benchmarks/training.py", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
