@@ -18,16 +18,19 @@ LEAST_ELEMENTS = 2**25
 
 
 def buckets(parts: Iterable[Sequence[OwnedParameter]], least: int) -> Iterator[tuple[OwnedParameter, ...]]:
-    """Parameters of the parts of a model, as many together as a buffer takes. `least` 0: one part a buffer."""
+    """Parameters of the parts of a model, as many together as a buffer takes. `least` 0: one part a buffer.
+
+    All ranks of a stage find the same buckets, for their collectives go by them.
+    """
     bucket: list[OwnedParameter] = []
     size = 0
     for part in parts:
         for one in part:
-            if bucket and size + one.room > MOST_ELEMENTS:
+            if bucket and size + one.even_share > MOST_ELEMENTS:
                 yield tuple(bucket)
                 bucket, size = [], 0
             bucket.append(one)
-            size += one.room
+            size += one.even_share
         if bucket and size >= least:
             yield tuple(bucket)
             bucket, size = [], 0

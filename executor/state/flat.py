@@ -7,6 +7,7 @@ with sharding over all of them none is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,11 @@ class OwnedParameter:
     def room(self) -> int:
         """Elements that it takes in a buffer."""
         return -(-self.shape.numel() // ALIGNMENT) * ALIGNMENT
+
+    @property
+    def even_share(self) -> int:
+        """Elements of the whole over the ranks that share it: the same on each, where their parts may differ."""
+        return -(-math.prod(self.spec.shape) // self.spec.num_parts(self.groups))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
