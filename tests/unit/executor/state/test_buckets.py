@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from meshwright.executor.layer.groups import LayerGroups
-from meshwright.executor.layer.parameters import ParameterSpec
+from meshwright.executor.layer.groups import Communicator, LayerGroups
+from meshwright.executor.layer.parameters import Block, Cut, ParameterSpec
 from meshwright.executor.state import buckets
 from meshwright.executor.state.flat import ALIGNMENT, OwnedParameter
 
@@ -36,6 +36,17 @@ def test_buffers_end_with_parts_once_they_are_large_enough(
     parts = [make_part("a", 1, 2), make_part("b", 2, 1), make_part("c", 3, 3, 9)]
     found = buckets.buckets(parts, least * ALIGNMENT)
     assert [" ".join(one.name for one in bucket) for bucket in found] == expected
+
+
+def test_ranks_with_other_parts_of_the_same_parameters_find_the_same_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "MOST_ELEMENTS", 3 * ALIGNMENT)
+    table = ParameterSpec(name="table", shape=(3, ALIGNMENT), cut=Cut.TENSOR, blocks=(Block(count=3, even=False),))
+    found = []
+    for rank in range(2):
+        groups = LayerGroups(tensor=Communicator(size=2, rank=rank))
+        owned = [OwnedParameter(name=name, spec=table, groups=groups) for name in "abc"]
+        found.append([" ".join(one.name for one in bucket) for bucket in buckets.buckets([owned], 0)])
+    assert found[0] == found[1]
 
 
 def test_parts_without_parameters_of_a_kind_make_no_buffer() -> None:
