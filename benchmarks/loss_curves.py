@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,8 +81,12 @@ def main() -> int:
     if options.plot is not None:
         draw(json.loads(options.plot.read_text()), options.plot.with_suffix(".svg"))
         return 0
+    curves = []
     with tempfile.TemporaryDirectory() as folder:
-        curves = [trained(curve, options, Path(folder)) for curve in CURVES]
+        for curve in CURVES:
+            start = time.monotonic()
+            curves.append(trained(curve, options, Path(folder)))
+            print(f"{curve.name}: {options.steps} steps, {time.monotonic() - start:.0f} s", file=sys.stderr)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "benchmarks/loss_curves.py", *sys.argv[1:]]),

@@ -106,6 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--plans", type=Path, help="make the plans there and do no more")
     parser.add_argument("--from", type=Path, dest="made", help="take the plans from this folder, made by --plans")
+    parser.add_argument("--both", action="store_true", help="each run once more on one stream")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--data", default="uniform", help="as `meshwright run --data`; markov takes more of the host")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
