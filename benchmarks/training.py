@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from meshwright.costmodel.presets import load_model
+from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
@@ -35,6 +36,8 @@ from meshwright.planner.serialise import write_plan, write_whole
 from meshwright.planner.space import Problem
 
 SEQ_LEN = 4096
+RUNTIME = "meshwright-run"
+"""Plans are made for the executor as it runs: their prediction is what it is held against."""
 STEPS = 16
 RUN_LIMIT_S = 200
 INSIDE = ("collectives", "exposed")
@@ -146,7 +149,7 @@ def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
         workload=Workload(global_batch=case.sequences_per_gpu * num_gpus, seq_len=SEQ_LEN),
         fixes=parse_fixes(case.fixes),
     )
-    found = search(problem, top=0)
+    found = search(problem, load_runtime(RUNTIME), top=0)
     plan = build_plan(found.configuration, found.prediction, found.certificate)
     write_plan(plan, path)
     print(

@@ -51,10 +51,15 @@ class Sharding(Value, frozen=True, kw_only=True):
 
 
 class StateCost(Value, frozen=True, kw_only=True):
-    """Model state of one layer on one rank, once a step: seconds of its collectives and update, bytes by kind."""
+    """Model state of one layer on one rank, once a step: seconds of its collectives and update, bytes by kind.
+
+    `gather_slowdown_s`, `reduce_slowdown_s`: what computation loses beside the collectives that it hides.
+    """
 
     param_gather_s: float
     grad_reduce_s: float
+    gather_slowdown_s: float
+    reduce_slowdown_s: float
     optimizer_s: float
     parameter_bytes: float
     gradient_bytes: float
@@ -108,9 +113,12 @@ class StateModel(Value, frozen=True, kw_only=True):
 
     def _part(self, count: float, group: Group) -> StateCost:
         stage, shards = self.sharding.stage, self._num_shards(group)
+        gathers, reduces = stage < 3, stage < 2 or self.accumulates
         return StateCost(
-            param_gather_s=0.0 if stage >= 3 else self._gather_s(count, group),
-            grad_reduce_s=0.0 if stage >= 2 and not self.accumulates else self._reduce_s(count, group),
+            param_gather_s=self._gather_s(count, group) if gathers else 0.0,
+            grad_reduce_s=self._reduce_s(count, group) if reduces else 0.0,
+            gather_slowdown_s=self._gather_slowdown_s(count, group) if gathers else 0.0,
+            reduce_slowdown_s=self._reduce_slowdown_s(count, group) if reduces else 0.0,
             optimizer_s=self.update_s(count, shards),
             parameter_bytes=memory.parameter_bytes(count, stage, shards),
             gradient_bytes=self.gradient_bytes(count, shards),
@@ -158,17 +166,44 @@ class StateModel(Value, frozen=True, kw_only=True):
         return self._collective_s(Collective.ALL_GATHER, num_bytes, self._shard_group(group))
 
     def _reduce_s(self, count: float, group: Group) -> float:
+        return self._reduce_collectives_s(count, group) + self._reduce_passes_s(count, group)
+
+    def _reduce_collectives_s(self, count: float, group: Group) -> float:
         num_bytes = count * self.runtime.gradient_reduce_bytes
         if self.sharding.stage == 0:
             return self._collective_s(Collective.ALL_REDUCE, num_bytes, group)
         shards = self._shard_group(group)
-        if self.exchanges:
-            scatter_s = self._exchange_s(count, shards)
-        else:
-            scatter_s = self._collective_s(Collective.REDUCE_SCATTER, num_bytes, shards)
+        kind = Collective.ALL_TO_ALL if self.exchanges else Collective.REDUCE_SCATTER
+        scatter_s = self._collective_s(kind, num_bytes, shards)
         return scatter_s + self._collective_s(
             Collective.ALL_REDUCE, num_bytes / shards.size, self._replica_group(group)
         )
+
+    def _reduce_passes_s(self, count: float, group: Group) -> float:
+        """Kernels before and behind an exchange; none where nobody else has the gradients."""
+        shards = self._num_shards(group)
+        if self.sharding.stage == 0 or not self.exchanges or shards == 1:
+            return 0.0
+        return self.exchange_local_s(count, shards)
+
+    def _gather_slowdown_s(self, count: float, group: Group) -> float:
+        return self._lost_s(count, group, self._gather_s) if self.runtime.overlap_parameter_gather else 0.0
+
+    def _reduce_slowdown_s(self, count: float, group: Group) -> float:
+        """Kernels around an exchange take from computation all the time that they last."""
+        if not self.runtime.overlap_gradient_reduce:
+            return 0.0
+        return self._lost_s(count, group, self._reduce_collectives_s) + self._reduce_passes_s(count, group)
+
+    def _lost_s(self, count: float, group: Group, seconds: Callable[[float, Group], float]) -> float:
+        """Computation lost beside a collective of these seconds that lies wholly beside it.
+
+        Equation: lost = t b (1 - 1 / a), with a the slowdown of compute and b that of the collective.
+        Source: of the b t seconds in which both run, compute is a times as slow; a and b are measured (profile).
+        """
+        link = self._link_seconds(count, group, seconds)
+        compute_slowdown, window_per_s = self._slowdowns(group.resource, link)
+        return link.time_s * (window_per_s - window_per_s / compute_slowdown)
 
     @property
     def exchanges(self) -> bool:
@@ -180,13 +215,6 @@ class StateModel(Value, frozen=True, kw_only=True):
         """Seconds of rounding gradients before an exchange, and of summing behind it."""
         read, written = memory.exchange_traffic_bytes(count, shards, fp32=self.runtime.fp32_gradients)
         return self._memory_s(MemoryKernel.COPY, read, written)
-
-    def _exchange_s(self, count: float, shards: Group) -> float:
-        """Gradients rounded, exchanged and summed; nothing where nobody else has them."""
-        if shards.size == 1:
-            return 0.0
-        exchange_s = self._collective_s(Collective.ALL_TO_ALL, memory.BF16_BYTES * count, shards)
-        return self.exchange_local_s(count, shards.size) + exchange_s
 
     def _memory_s(self, kernel: MemoryKernel, read: float, written: float) -> float:
         if not read:
@@ -234,10 +262,16 @@ class StateModel(Value, frozen=True, kw_only=True):
     ) -> dict[Resource, LinkSeconds]:
         totals: dict[Resource, LinkSeconds] = {}
         for count, group in self._held(weights, strategy):
-            inside = Group(size=group.size, ranks_per_node=group.size)
-            mine = LinkSeconds(time_s=seconds(count, group), inside_s=seconds(count, inside))
+            mine = self._link_seconds(count, group, seconds)
             totals[group.resource] = _added(totals.get(group.resource, NOTHING), mine)
         return totals
+
+    @staticmethod
+    def _link_seconds(count: float, group: Group, seconds: Callable[[float, Group], float]) -> LinkSeconds:
+        time_s = seconds(count, group)
+        if group.ranks_per_node == group.size:
+            return LinkSeconds(time_s=time_s, inside_s=time_s)
+        return LinkSeconds(time_s=time_s, inside_s=seconds(count, Group(size=group.size, ranks_per_node=group.size)))
 
     def _beside(self, terms: Terms, links: dict[Resource, LinkSeconds]) -> Terms:
         overlaps = self.runtime.overlap.data is not OverlapLevel.NONE and self.runtime.overlap_parameter_gather

@@ -24,6 +24,9 @@ Hops = Callable[[TrainingConfiguration], list[float]]
 """Seconds of the message between each two neighbouring virtual stages of a configuration."""
 
 NOWHERE = -2
+ONCE = ("param_gather_s", "grad_reduce_s", "gather_slowdown_s", "reduce_slowdown_s")
+"""What the collectives of parameters take and cost once a step."""
+
 BYTES = tuple(name for name in StageCost.__struct_fields__ if name.endswith("_bytes"))
 
 
@@ -93,7 +96,7 @@ class SlowParts:
     def _cost(self, stage: int, slow_gpu: bool, slow_link: bool) -> StageCost:
         cost = self._all(slow_gpu, slow_link)[stage]
         if slow_link and self._link.place is LinkPlace.DATA_PARALLEL and self._nominal.sharding.stage < 2:
-            once = {name: getattr(cost, name) for name in ("param_gather_s", "grad_reduce_s")}
+            once = {name: getattr(cost, name) for name in ONCE}
             cost = replace(self._all(slow_gpu, False)[stage], **once)
         held = {name: getattr(self._all(False, False)[stage], name) for name in BYTES}
         return replace(cost, **held)

@@ -223,6 +223,8 @@ class StageCost(Value, frozen=True, kw_only=True):
     num_parts: int
     param_gather_s: float
     grad_reduce_s: float
+    gather_slowdown_s: float
+    reduce_slowdown_s: float
     optimizer_s: float
     parameter_bytes: float
     gradient_bytes: float
@@ -284,6 +286,8 @@ def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
         num_parts=sum(count for _, count in parts),
         param_gather_s=state("param_gather_s"),
         grad_reduce_s=state("grad_reduce_s"),
+        gather_slowdown_s=state("gather_slowdown_s"),
+        reduce_slowdown_s=state("reduce_slowdown_s"),
         optimizer_s=state("optimizer_s"),
         parameter_bytes=state("parameter_bytes"),
         gradient_bytes=state("gradient_bytes"),

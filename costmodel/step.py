@@ -181,9 +181,24 @@ def step_durations(configuration: TrainingConfiguration, schedule: Schedule, cos
         backward_hop_s=hops,
         param_gather_s=per_chunk(lambda cost: cost.param_gather_s),
         grad_reduce_s=per_chunk(lambda cost: cost.grad_reduce_s),
+        state_slowdown_s=state_slowdown_s(
+            schedule, per_chunk(lambda cost: cost.gather_slowdown_s), per_chunk(lambda cost: cost.reduce_slowdown_s)
+        ),
         barrier_s=barrier_s(configuration),
         optimizer_s=[sum(cost.optimizer_s for cost in chunks) for chunks in placed],
     )
+
+
+def state_slowdown_s(schedule: Schedule, gather_s: Array, reduce_s: Array) -> Array:
+    """Seconds that each device's computation loses beside gathers and reductions, of [..., devices, chunks].
+
+    Parameters are gathered at the step's begin: beside forwards on the device of the first virtual stage, on the others
+    before the first micro-batch comes.
+    """
+    lost_s: Array = reduce_s.sum(axis=-1)
+    first = next(device for device, stages in enumerate(schedule.placement) if 0 in stages)
+    lost_s[..., first] += gather_s[..., first, :].sum(axis=-1)
+    return lost_s
 
 
 def hop_times_s(configuration: TrainingConfiguration) -> list[float]:
@@ -300,7 +315,9 @@ def _side_by_side(apart: Terms, timeline: StepTimeline) -> Terms:
 def _without_data_parallel_s(configuration: TrainingConfiguration, schedule: Schedule, timeline: StepTimeline) -> float:
     """The step without gradient reductions and parameter gathers: what they expose is the difference."""
     kept = {
-        term: timeline.durations.of(term) for term in Term if not term.value.startswith(("param_gather", "grad_reduce"))
+        term: timeline.durations.of(term)
+        for term in Term
+        if not term.value.startswith(("param_gather", "grad_reduce", "state"))
     }
     durations = durations_of(timeline.durations.layout, kept)
     return step_time_s(schedule, durations, step_overlap(configuration))

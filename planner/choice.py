@@ -15,9 +15,9 @@ class Choice(Value, frozen=True, kw_only=True):
     """One way to run one layer of one type at one outer point (mesh, micro-batch, schedule).
 
     `forward_s`, `backward_s` (dgrad and wgrad in one action), `dgrad_s` and `wgrad_s` (apart, for schedules that split
-    the backward) are of one micro-batch; gather, reduction and optimizer of one step. `static_bytes` is model state,
-    `kept_bytes` is held per micro-batch in flight, `transient_bytes` once a device. `overlap_saving_s` is what a
-    forward saves that runs at the same time as a backward.
+    the backward) are of one micro-batch; gather, reduction, what compute loses beside them, and optimizer of one step.
+    `static_bytes` is model state, `kept_bytes` is held per micro-batch in flight, `transient_bytes` once a device.
+    `overlap_saving_s` is what a forward saves that runs at the same time as a backward.
     """
 
     key: Hashable
@@ -27,6 +27,8 @@ class Choice(Value, frozen=True, kw_only=True):
     wgrad_s: float
     param_gather_s: float = 0.0
     grad_reduce_s: float = 0.0
+    gather_slowdown_s: float = 0.0
+    reduce_slowdown_s: float = 0.0
     optimizer_s: float = 0.0
     static_bytes: float = 0.0
     kept_bytes: float = 0.0
@@ -46,6 +48,8 @@ class EndCost(Value, frozen=True, kw_only=True):
     wgrad_s: float = 0.0
     param_gather_s: float = 0.0
     grad_reduce_s: float = 0.0
+    gather_slowdown_s: float = 0.0
+    reduce_slowdown_s: float = 0.0
     optimizer_s: float = 0.0
     static_bytes: float = 0.0
     kept_bytes: float = 0.0
@@ -58,6 +62,10 @@ class EndCost(Value, frozen=True, kw_only=True):
 
 COST_FIELDS: tuple[str, ...] = EndCost.__struct_fields__
 """The numbers that choices and ends have in common, in one order."""
+
+
+ONCE_A_STEP = ("param_gather_s", "grad_reduce_s", "gather_slowdown_s", "reduce_slowdown_s", "optimizer_s")
+"""The seconds that are not of every micro-batch."""
 
 
 def costs(part: Choice | EndCost) -> tuple[float, ...]:
@@ -87,7 +95,7 @@ def _dominance_point(choice: Choice, kind: ScheduleKind) -> tuple[float, ...]:
 
     A full backward is one number, a split one two. Where a forward overlaps a backward, to save more is better.
     """
-    once = (choice.param_gather_s, choice.grad_reduce_s, choice.optimizer_s)
+    once = tuple(getattr(choice, name) for name in ONCE_A_STEP)
     bytes_ = (choice.static_bytes, choice.kept_bytes, choice.transient_bytes)
     if kind not in SPLIT_BACKWARD:
         return (choice.forward_s, choice.backward_s, *once, *bytes_)

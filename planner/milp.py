@@ -222,12 +222,15 @@ def _paid(path: CutCoefficients, problem: PointProblem) -> dict[str, Array]:
         if problem.kind in SPLIT_BACKWARD
         else {"backward_s": of(Term.BACKWARD_INPUT)}
     )
+    slowed = path.of(Term.STATE_SLOWDOWN)[table.device]
     return {
         "forward_s": of(Term.FORWARD),
         **backward,
         "overlap_saving_s": of(Term.OVERLAP_SAVING),
         "param_gather_s": of(Term.PARAM_GATHER),
         "grad_reduce_s": of(Term.GRAD_REDUCE),
+        "gather_slowdown_s": np.where(table.device == table.device[0], slowed, 0.0),
+        "reduce_slowdown_s": slowed,
         "optimizer_s": path.of(Term.OPTIMIZER)[table.device],
     }
 

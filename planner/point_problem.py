@@ -154,6 +154,8 @@ def _numbers(part: PartCost, limit_bytes: float) -> dict[str, float]:
         **_compute_numbers(part.compute, limit_bytes),
         "param_gather_s": state.param_gather_s,
         "grad_reduce_s": state.grad_reduce_s,
+        "gather_slowdown_s": state.gather_slowdown_s,
+        "reduce_slowdown_s": state.reduce_slowdown_s,
         "optimizer_s": state.optimizer_s,
         "static_bytes": state.static_bytes,
     }

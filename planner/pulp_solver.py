@@ -104,9 +104,14 @@ class SolveResult:
 
 
 class HighsModel:
-    """A program inside HiGHS: columns and rows can be added between solves. One thread, fixed seed."""
+    """A program inside HiGHS: columns and rows can be added between solves. One thread, fixed seed.
+
+    HiGHS has one scheduler a process, and refuses every solve that asks for another number of threads: one that other
+    code left behind is ended.
+    """
 
     def __init__(self, program: Program) -> None:
+        highspy.Highs.resetGlobalScheduler(True)
         self._highs = _new_highs()
         for option, value in (("output_flag", False), ("threads", 1), ("random_seed", RANDOM_SEED)):
             self._highs.setOptionValue(option, value)
@@ -168,10 +173,20 @@ class HighsModel:
         return self._result(integers=True)
 
     def _run(self) -> None:
+        """Runs HiGHS; where it got stuck, once more from the beginning, after an error of its own with another seed."""
         self._highs.run()
-        if self._highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
-            self._highs.clearSolver()
-            self._highs.run()
+        status = self._highs.getModelStatus()
+        assert status != highspy.HighsModelStatus.kNotset, "HiGHS solved nothing"
+        if status == highspy.HighsModelStatus.kUnknown:
+            self._again()
+        elif status == highspy.HighsModelStatus.kSolveError:
+            self._highs.setOptionValue("random_seed", RANDOM_SEED + 1)
+            self._again()
+            self._highs.setOptionValue("random_seed", RANDOM_SEED)
+
+    def _again(self) -> None:
+        self._highs.clearSolver()
+        self._highs.run()
 
     def _result(self, *, integers: bool) -> SolveResult:
         highs, info = self._highs, self._highs.getInfo()

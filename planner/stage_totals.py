@@ -15,8 +15,8 @@ import numpy.typing as npt
 from meshwright.costmodel.simulate import CutCoefficients, Durations, chunk_durations, critical_path, in_flight
 from meshwright.costmodel.simulate import step_time_s as simulated_step_time_s
 from meshwright.costmodel.simulate.durations import Array
-from meshwright.costmodel.step import SPLIT_BACKWARD
-from meshwright.planner.choice import COST_FIELDS, costs
+from meshwright.costmodel.step import SPLIT_BACKWARD, state_slowdown_s
+from meshwright.planner.choice import COST_FIELDS, ONCE_A_STEP, costs
 from meshwright.planner.point import PointProblem
 
 Counts: TypeAlias = npt.NDArray[np.int64]
@@ -108,6 +108,7 @@ def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
         backward_hop_s=problem.hops_s or 0.0,
         param_gather_s=total("param_gather_s"),
         grad_reduce_s=total("grad_reduce_s"),
+        state_slowdown_s=state_slowdown_s(problem.schedule, total("gather_slowdown_s"), total("reduce_slowdown_s")),
         barrier_s=problem.barrier_s,
         optimizer_s=total("optimizer_s").sum(axis=1),
     )
@@ -159,9 +160,12 @@ def micro_batch_s(problem: PointProblem, part_costs: Array) -> Array:
 
 
 def own_seconds(problem: PointProblem) -> Array:
-    """What a layer of each item adds to its device's step: every micro-batch, gather, reduction, optimizer."""
+    """What a layer of each item adds to its device's step: every micro-batch, gather, reduction, optimizer.
+
+    Gathers slow only the device of the first virtual stage; here, each.
+    """
     table = tables(problem)
-    once = table.column("param_gather_s") + table.column("grad_reduce_s") + table.column("optimizer_s")
+    once = sum((table.column(name) for name in ONCE_A_STEP), np.zeros(len(table.items)))
     result: Array = problem.num_micro_batches * micro_batch_s(problem, table.costs) + once
     return result
 

@@ -76,6 +76,7 @@ def chunk_durations(
     backward_hop_s: Seconds = 0.0,
     param_gather_s: Seconds = 0.0,
     grad_reduce_s: Seconds = 0.0,
+    state_slowdown_s: Seconds = 0.0,
     barrier_s: float = 0.0,
     optimizer_s: Seconds = 0.0,
 ) -> Durations:
@@ -100,6 +101,7 @@ def chunk_durations(
             Term.GRAD_REDUCE_FIRST_LAYER: layer(grad_reduce_s),
             Term.FORWARD_HOP: forward_hop_s,
             Term.BACKWARD_HOP: backward_hop_s,
+            Term.STATE_SLOWDOWN: state_slowdown_s,
             Term.BARRIER: barrier_s,
             Term.OPTIMIZER: optimizer_s,
         },

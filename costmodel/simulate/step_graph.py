@@ -42,7 +42,9 @@ def step_graph(schedule: Schedule, overlap: OverlapPolicy = OVERLAP_ALL) -> Step
     data_parallel = DataParallelEvents(schedule, layout, events, delays, overlap)
     compute = _ComputeEvents(schedule, events, delays, data_parallel)
     compute.add_all()
-    done = [compute.finish(device) for device in range(schedule.num_stages)]
+    done = [
+        compute.finish(device, (layout.at(Term.STATE_SLOWDOWN, device), 1)) for device in range(schedule.num_stages)
+    ]
     reduced = [data_parallel.reduce(device, event) for device, event in enumerate(done)]
     agree = events.delay(((layout.at(Term.BARRIER), 1),))
     barrier = events.event([(event, agree) for event in (*done, *reduced)])
@@ -84,10 +86,10 @@ class _ComputeEvents:
             self._add(device, previous[device], slot)
             previous[device] = slot
 
-    def finish(self, device: int) -> int:
-        """The event after the last slot and what it sends."""
+    def finish(self, device: int, lost: tuple[int, int]) -> int:
+        """The event after the last slot, what it sends and what the device lost beside collectives of its state."""
         sends = self.delays.sends(device, self.schedule.order[device][-1]) or ((),)
-        return self.events.event([(self.tip[device], self.events.delay(hop)) for hop in sends])
+        return self.events.event([(self.tip[device], self.events.delay((*hop, lost))) for hop in sends])
 
     def _add(self, device: int, previous: Slot, slot: Slot) -> None:
         micro_batches = self.schedule.num_micro_batches

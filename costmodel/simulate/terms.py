@@ -22,6 +22,7 @@ class Term(StrEnum):
     PARAM_GATHER: all parameters of the chunk, first layer first; PARAM_GATHER_FIRST_LAYER: the first bucket of it.
     GRAD_REDUCE: all gradients of the chunk, last layer first; GRAD_REDUCE_FIRST_LAYER: the last bucket of it.
     FORWARD_HOP, BACKWARD_HOP: activations up, gradients down between neighbouring virtual stages.
+    STATE_SLOWDOWN: what a device's computation loses beside the gathers and reductions of its parameters.
     OPTIMIZER: the update of a device. BARRIER: what all devices agree on before it (the gradient norm).
     """
 
@@ -38,12 +39,15 @@ class Term(StrEnum):
     GRAD_REDUCE_FIRST_LAYER = "grad_reduce_first_layer"
     FORWARD_HOP = "forward_hop"
     BACKWARD_HOP = "backward_hop"
+    STATE_SLOWDOWN = "state_slowdown"
     OPTIMIZER = "optimizer"
     BARRIER = "barrier"
 
 
 class TermLayout(Value, frozen=True, kw_only=True):
-    """Shapes of the terms: [devices, chunks], except hops [virtual stages - 1], OPTIMIZER [devices], BARRIER []."""
+    """Shapes of the terms: [devices, chunks], except hops [virtual stages - 1], STATE_SLOWDOWN and OPTIMIZER
+    [devices], BARRIER [].
+    """
 
     num_stages: int
     num_chunks: int
@@ -52,7 +56,7 @@ class TermLayout(Value, frozen=True, kw_only=True):
         """The shape of the term's array."""
         if term in (Term.FORWARD_HOP, Term.BACKWARD_HOP):
             return (self.num_stages * self.num_chunks - 1,)
-        if term is Term.OPTIMIZER:
+        if term in (Term.STATE_SLOWDOWN, Term.OPTIMIZER):
             return (self.num_stages,)
         return () if term is Term.BARRIER else (self.num_stages, self.num_chunks)
 

@@ -82,10 +82,15 @@ def predicted_parts(configuration: TrainingConfiguration, step_s: float) -> list
     schedule = schedule_of(configuration)
     costs, _ = step_inputs(configuration, schedule)
     split, count = schedule.kind in SPLIT_BACKWARD, configuration.num_micro_batches
-    return [_of_device([costs[stage] for stage in chunks], split, count, step_s) for chunks in schedule.placement]
+    return [
+        _of_device([costs[stage] for stage in chunks], split, count, step_s, first=0 in chunks)
+        for chunks in schedule.placement
+    ]
 
 
-def _of_device(costs: Sequence[StageCost], split: bool, num_micro_batches: int, step_s: float) -> PartTimes:
+def _of_device(
+    costs: Sequence[StageCost], split: bool, num_micro_batches: int, step_s: float, *, first: bool
+) -> PartTimes:
     def backward_of(cost: StageCost) -> Terms:
         return cost.dgrad + cost.wgrad if split else cost.backward
 
@@ -94,8 +99,8 @@ def _of_device(costs: Sequence[StageCost], split: bool, num_micro_batches: int, 
     both = forward + backward
     exposed_s = both.exposed_nvlink_s + both.exposed_network_s
     seconds = {
-        StepPart.FORWARD: forward.total_s,
-        StepPart.BACKWARD: backward.total_s,
+        StepPart.FORWARD: forward.total_s + (sum(cost.gather_slowdown_s for cost in costs) if first else 0.0),
+        StepPart.BACKWARD: backward.total_s + sum(cost.reduce_slowdown_s for cost in costs),
         StepPart.GRADIENTS: sum(cost.grad_reduce_s for cost in costs),
         StepPart.OPTIMIZER: sum(cost.optimizer_s + cost.param_gather_s for cost in costs),
     }

@@ -27,6 +27,7 @@ _PART_OF = {
     Term.PARAM_GATHER_FIRST_LAYER: PathPart.DATA_PARALLEL,
     Term.GRAD_REDUCE: PathPart.DATA_PARALLEL,
     Term.GRAD_REDUCE_FIRST_LAYER: PathPart.DATA_PARALLEL,
+    Term.STATE_SLOWDOWN: PathPart.DATA_PARALLEL,
     Term.OPTIMIZER: PathPart.OPTIMIZER,
     Term.BARRIER: PathPart.BARRIER,
 }
@@ -36,8 +37,8 @@ _HOPS = (Term.FORWARD_HOP, Term.BACKWARD_HOP)
 class PathTerm(Value, frozen=True, kw_only=True):
     """A duration that the path pays `count` times (a saving, or what overlaps, a negative number of times).
 
-    `stage` is the virtual stage, for a hop the one it starts from on its way up, for the optimizer the device, and -1
-    for the barrier, which is everywhere.
+    `stage` is the virtual stage, for a hop the one it starts from on its way up, for slowdown and optimizer the
+    device, and -1 for the barrier, which is everywhere.
     """
 
     part: PathPart
@@ -90,7 +91,7 @@ def _terms(kind: Term, schedule: Schedule, durations: Durations, counts: np.ndar
 def _place(kind: Term, schedule: Schedule, index: tuple[int, ...]) -> int:
     if kind is Term.BARRIER:
         return -1
-    if kind is Term.OPTIMIZER or kind in _HOPS:
+    if kind in (Term.STATE_SLOWDOWN, Term.OPTIMIZER, *_HOPS):
         return int(index[0])
     device, chunk = index
     return schedule.placement[device][chunk]

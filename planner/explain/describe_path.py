@@ -25,6 +25,7 @@ TERM_WORDS = {
     Term.GRAD_REDUCE_FIRST_LAYER: "gradient reduction, first layer",
     Term.FORWARD_HOP: "activations to the next stage",
     Term.BACKWARD_HOP: "gradients to the stage before",
+    Term.STATE_SLOWDOWN: "compute slowed by gathers and reductions",
     Term.OPTIMIZER: "optimizer",
     Term.BARRIER: "agreement on the gradient norm",
 }

@@ -277,6 +277,29 @@ def test_16_bit_reductions_may_be_an_exchange_with_a_pass_before_and_one_behind(
     assert scattered.grad_reduce_s == _seconds(cluster, Collective.REDUCE_SCATTER, 4e9, group)
 
 
+def test_computation_loses_what_is_measured_beside_collectives_inside_a_node(cluster: ClusterSpec) -> None:
+    cost = _state(cluster, Sharding()).cost(DENSE_ALONE, STRATEGY)
+    compute, window = cluster.profile.interference.slowdowns(nvlink=True)
+    assert cost.reduce_slowdown_s == pytest.approx(cost.grad_reduce_s * window * (1 - 1 / compute))
+    assert cost.gather_slowdown_s == pytest.approx(cost.param_gather_s * window * (1 - 1 / compute))
+
+
+def test_computation_loses_nothing_beside_collectives_that_it_waits_for(cluster: ClusterSpec) -> None:
+    runtime = msgspec.structs.replace(RUNTIME, overlap_gradient_reduce=False, overlap_parameter_gather=False)
+    cost = _state(cluster, Sharding(), runtime=runtime).cost(DENSE_ALONE, STRATEGY)
+    assert cost.grad_reduce_s > 0.0 == cost.reduce_slowdown_s == cost.gather_slowdown_s
+
+
+def test_passes_around_an_exchange_take_computation_as_long_as_they_last(cluster: ClusterSpec) -> None:
+    exchanging = msgspec.structs.replace(RUNTIME, gradient_reduce_bytes=2, reduces_by_all_to_all=True)
+    weights, group = Weights(dense=1e9, ffn=0.0, expert=0.0), Group(size=8, ranks_per_node=8)
+    found = _state(cluster, Sharding(), Mesh(dp=8), exchanging).cost(weights, ALONE)
+    exchange_s = _seconds(cluster, Collective.ALL_TO_ALL, 2e9, group)
+    compute, window = cluster.profile.interference.slowdowns(nvlink=True)
+    passes_s = found.grad_reduce_s - exchange_s
+    assert found.reduce_slowdown_s == pytest.approx(passes_s + exchange_s * window * (1 - 1 / compute))
+
+
 def test_nobody_exchanges_what_nobody_else_has() -> None:
     exchanging = msgspec.structs.replace(RUNTIME, gradient_reduce_bytes=2, reduces_by_all_to_all=True)
     state = _state(load_cluster("h100").with_gpus(1), Sharding(), Mesh(), exchanging)

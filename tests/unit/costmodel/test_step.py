@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
@@ -10,7 +11,7 @@ from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
-from meshwright.costmodel.simulate import ScheduleKind, in_flight, step_time_s
+from meshwright.costmodel.simulate import ScheduleKind, build_schedule, in_flight, step_time_s
 from meshwright.costmodel.stage_cost import cost_context, stage_costs
 from meshwright.costmodel.step import (
     barrier_s,
@@ -18,6 +19,7 @@ from meshwright.costmodel.step import (
     predict,
     schedule_of,
     stage_memory,
+    state_slowdown_s,
     step_durations,
     step_overlap,
 )
@@ -224,6 +226,12 @@ def test_the_runtime_says_what_of_the_step_overlaps(tiny_configuration: Training
     slower, faster = predict(configuration), predict(tiny_configuration)
     assert slower.step_time_s > faster.step_time_s
     assert slower.breakdown_s["exposed_data_parallel"] > faster.breakdown_s["exposed_data_parallel"]
+
+
+def test_reductions_slow_every_device_and_gathers_the_first_stages() -> None:
+    schedule = build_schedule(ScheduleKind.ZB_V, 2, 4, 2)
+    gather_s, reduce_s = np.array([[1.0, 2.0], [4.0, 8.0]]), np.array([[0.1, 0.2], [0.3, 0.4]])
+    assert state_slowdown_s(schedule, gather_s, reduce_s) == pytest.approx([3.3, 0.7])
 
 
 def test_dualpipe_saves_what_forwards_and_backwards_hide_of_each_other(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import highspy
 import numpy as np
 import pulp
 import pytest
@@ -27,6 +28,17 @@ def test_highs_solves_what_pulp_describes() -> None:
     assert whole.objective == whole.bound == pytest.approx(-11.0)
     program.problem.solve(pulp.HiGHS(msg=False))
     assert pulp.value(program.problem.objective) == pytest.approx(whole.objective)
+
+
+def test_another_solver_of_the_process_with_more_threads_is_not_in_the_way() -> None:
+    highspy.Highs.resetGlobalScheduler(True)
+    other = highspy.Highs()
+    other.setOptionValue("output_flag", False)
+    other.setOptionValue("threads", 2)
+    other.addCol(-1.0, 0.0, 1.5, 0, np.empty(0, dtype=np.int32), np.empty(0))
+    other.changeColIntegrality(0, highspy.HighsVarType.kInteger)
+    assert other.run() == highspy.HighsStatus.kOk
+    assert HighsModel(knapsack()).solve(Effort(1e6), integers=True).status is SolveStatus.OPTIMAL
 
 
 def test_rows_columns_and_bounds_are_added_between_solves() -> None:
