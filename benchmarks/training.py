@@ -149,7 +149,7 @@ def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
         workload=Workload(global_batch=case.sequences_per_gpu * num_gpus, seq_len=SEQ_LEN),
         fixes=parse_fixes(case.fixes),
     )
-    found = search(problem, load_runtime(RUNTIME), top=0)
+    found = search(problem, runtime=load_runtime(RUNTIME), top=0)
     plan = build_plan(found.configuration, found.prediction, found.certificate)
     write_plan(plan, path)
     print(

@@ -59,7 +59,16 @@ struct Vector<__nv_bfloat16> {
     }
 };
 
-// Read once: need not stay in the cache.
-__device__ __forceinline__ uint4 load_once(const uint4* address) { return __ldcs(address); }
+// Read once and not written while the kernel runs: passes the first cache by.
+__device__ __forceinline__ uint4 load_once(const uint4* address) {
+    uint4 raw;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w)
+                 : "l"(address));
+    return raw;
+}
+
+// Written once, more than the cache holds: leaves it first. Plain stores took 3.5 % longer on an H100.
+__device__ __forceinline__ void store_once(uint4* address, const uint4& raw) { __stcs(address, raw); }
 
 }  // namespace meshwright

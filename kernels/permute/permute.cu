@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kCopyThreads) permute_kernel(const Permute tas
 #pragma unroll
             for (int i = 0; i < kCopyVectors; ++i) {
                 const int index = base + i * kCopyThreads;
-                if (index < task.row_vectors) target[index] = part[i];
+                if (index < task.row_vectors) store_once(target + index, part[i]);
             }
         }
     }
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kSumThreads) gather_sum_kernel(const GatherSum
                 for (int j = 0; j < kCount; ++j) sum[j] = fmaf(weight[i], value[j], sum[j]);
             }
         }
-        task.tokens[token * task.row_vectors + index] = Vector<Number>::narrow(sum);
+        store_once(task.tokens + token * task.row_vectors + index, Vector<Number>::narrow(sum));
     }
     if (task.slot_gates == nullptr) return;
     for (int k = threadIdx.x; k < top_k; k += kSumThreads) {
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kDotThreads)
             const int index = base + i * kLanes;
             if (index >= task.row_vectors) continue;
             if (!weighted) {
-                task.grad_rows[start + index] = grad_raw[i];
+                store_once(task.grad_rows + start + index, grad_raw[i]);
                 continue;
             }
             float grad[kCount], row[kCount];
@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(kDotThreads)
                 dot = fmaf(grad[j], row[j], dot);
                 grad[j] *= weight;
             }
-            task.grad_rows[start + index] = Vector<Number>::narrow(grad);
+            store_once(task.grad_rows + start + index, Vector<Number>::narrow(grad));
         }
     }
     if (!weighted) return;

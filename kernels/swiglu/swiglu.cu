@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads) swiglu_kernel(const Swiglu task, uns
         Vector<Number>::widen(up_raw[i], up);
 #pragma unroll
         for (int j = 0; j < kCount; ++j) gate[j] = silu(gate[j]) * up[j] * weight;
-        out[index] = Vector<Number>::narrow(gate);
+        store_once(out + index, Vector<Number>::narrow(gate));
     }
 }
 
@@ -107,8 +107,8 @@ __global__ void __launch_bounds__(kThreads) swiglu_backward_kernel(const SwigluB
                 gate[j] = upstream * up[j] * slope * (1.0f + gate[j] * (1.0f - slope));
                 up[j] = upstream * activated;
             }
-            out[index] = Vector<Number>::narrow(gate);
-            out[task.row_vectors + index] = Vector<Number>::narrow(up);
+            store_once(out + index, Vector<Number>::narrow(gate));
+            store_once(out + task.row_vectors + index, Vector<Number>::narrow(up));
         }
     }
     if (task.grad_weights == nullptr) return;

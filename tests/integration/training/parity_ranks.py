@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
@@ -31,18 +32,20 @@ from torch.multiprocessing.spawn import spawn
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.executor.data.synthetic import MarkovTokens
 from meshwright.executor.layer.bindings.router import CORRECTION
-from meshwright.executor.layer.router_losses import LOAD
+from meshwright.executor.layer.router_losses import LOAD, LossScope
 from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.build import UNTRAINED
 from meshwright.executor.model.end_parameters import layer_name
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.reference import ReferenceLoss, ReferenceModel
 from meshwright.executor.model.whole import whole_masters
+from meshwright.executor.ranks import communicators
 from meshwright.executor.state import buckets, exchange
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
 from meshwright.executor.train.balancing import Balancing
 from meshwright.executor.train.trainer import StepResult, Trainer, TrainingChoices
+from meshwright.kernels.dispatch import Implementation, dispatcher
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
 
@@ -55,7 +58,7 @@ FAVOURITES = torch.tensor([2.0, 1.0])
 """Begin of the biases of routers that are to send every token to the first two experts."""
 
 
-class Options(msgspec.Struct, kw_only=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What a plan is trained with; `skewed`: routers begin with favourites."""
 
     balancing: Balancing = Balancing()
@@ -76,8 +79,10 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     """Train every plan on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 4096, 1024  # several buffers, tiny as the models are
-    exchange.ELEMENTS_AT_ONCE = 1000
+    buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 12000, 3000  # several buffers, tiny as the models are
+    exchange.ELEMENTS_AT_ONCE = 3000
+    for make in ("_group", "_group_of_state"):  # once for all plans: to make them takes longer than to train
+        setattr(communicators, make, cache(getattr(communicators, make)))
     numerics = Numerics(device=open_device(device_type, rank), dtype=getattr(torch, dtype))
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=TIMEOUT)
@@ -85,6 +90,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration, case = configuration_of(read_plan(path)), path.name.removesuffix(".plan.json")
         options = msgspec.json.decode(path.with_name(f"{case}.options.json").read_bytes(), type=Options)
+        calls_before = kernel_calls()
         with _on_host_streams() if streams == "host-streams" else nullcontext():
             results, initial, final = train(configuration, rank, numerics, options, one_stream=streams == "one-stream")
         if rank == 0:
@@ -93,11 +99,18 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
                 "digest": digest(final),
                 "expert load": results[-1].expert_load,
                 "dropped": results[-1].dropped_fraction,
+                "kernels": [name for name, calls in kernel_calls().items() if calls > calls_before.get(name, 0)],
             }
         dist.barrier()
     if rank == 0:
         json.dump(found, sys.stdout)
     dist.destroy_process_group()
+
+
+def kernel_calls() -> dict[str, int]:
+    """How often CUDA kernels did an operation, so far."""
+    record = dispatcher().record()
+    return {one.operation: one.calls for one in record if one.implementation is Implementation.CUDA}
 
 
 @contextmanager
@@ -180,6 +193,43 @@ def errors(
     options: Options,
 ) -> dict[str, float]:
     """Against autograd, torch's AdamW and torch's clipping on the whole batch."""
+    steps, expected = reference(configuration, initial, options)
+    worst = dict.fromkeys(steps[0], 0.0)
+    for result, figures in zip(found, steps, strict=True):
+        own = {
+            "loss": result.loss,
+            "gradient norm": result.gradient_norm,
+            "aux loss": result.aux_loss,
+            "z loss": result.z_loss,
+            "dropped": result.dropped_fraction,
+        }
+        for name, figure in figures.items():
+            worst[name] = max(worst[name], abs(own[name] - figure) / max(abs(figure), TINY))
+    for name, parameter in expected.items():
+        worst[name] = float((final[name] - parameter).norm() / parameter.norm().clamp_min(TINY))
+    return worst
+
+
+References = dict[tuple[object, ...], tuple[list[dict[str, float]], dict[str, Tensor]]]
+REFERENCES: References = {}
+"""Most plans of a model begin with the same weights and see the same tokens."""
+
+
+def reference(
+    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """What every step shows on one process, and the parameters in the end."""
+    devices = configuration.mesh.ep if options.balancing.aux_scope is LossScope.PER_DEVICE else 1
+    key = (configuration.model, configuration.workload, options, devices, digest(initial))
+    if key not in REFERENCES:
+        REFERENCES[key] = train_alone(configuration, initial, options)
+    return REFERENCES[key]
+
+
+def train_alone(
+    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """The same training, by autograd."""
     constants = {name: value.clone() for name, value in initial.items() if name.endswith(UNTRAINED)}
     leaves = {name: value.clone().requires_grad_() for name, value in initial.items() if name not in constants}
     factor = options.balancing.capacity_factor
@@ -198,8 +248,8 @@ def errors(
         eps=OPTIMIZER.epsilon,
     )
     tokens = tokens_of(configuration)
-    worst = {"loss": 0.0, "gradient norm": 0.0, "aux loss": 0.0, "z loss": 0.0, "dropped": 0.0}
-    for step, result in enumerate(found):
+    steps = []
+    for step in range(NUM_STEPS):
         optimizer.zero_grad()
         loss = model.loss(tokens.batch(step, range(configuration.workload.global_batch)))
         even, z = router_losses(loss, constants, options.balancing, configuration.mesh.ep)
@@ -209,19 +259,16 @@ def errors(
             group["lr"] = RATE.at(step)
         optimizer.step()
         balance(loss, constants, options.balancing.bias_speed)
-        figures = {
-            "loss": (result.loss, loss.tokens.item()),
-            "gradient norm": (result.gradient_norm, norm),
-            "aux loss": (result.aux_loss, even.item()),
-            "z loss": (result.z_loss, z.item()),
-            "dropped": (result.dropped_fraction, dropped_fraction(loss)),
-        }
-        for name, (own, expected) in figures.items():
-            worst[name] = max(worst[name], abs(own - expected) / max(abs(expected), TINY))
-    with torch.no_grad():
-        for name, leaf in (leaves | constants).items():
-            worst[name] = float((final[name] - leaf).norm() / leaf.norm().clamp_min(TINY))
-    return worst
+        steps.append(
+            {
+                "loss": loss.tokens.item(),
+                "gradient norm": norm,
+                "aux loss": even.item(),
+                "z loss": z.item(),
+                "dropped": dropped_fraction(loss),
+            }
+        )
+    return steps, {name: leaf.detach() for name, leaf in (leaves | constants).items()}
 
 
 def router_losses(
