@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KERNEL_WIDTH = 8
+"""Rows of a grouped product's operands lie multiples of so many numbers apart: 16 bytes."""
+
 
 def grouped_forward(rows_RI: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> Tensor:
     """Each row times its expert's matrix, (R, O)."""
-    if has_kernel(rows_RI):
+    if has_kernel(rows_RI, *weight_EOI.shape[1:]):
         return F.grouped_mm(rows_RI, weight_EOI.transpose(-2, -1), offs=offsets_E)
     out = rows_RI.new_empty(rows_RI.shape[0], weight_EOI.shape[1])
     for expert, rows in _groups(offsets_E):
@@ -25,7 +28,7 @@ def grouped_forward(rows_RI: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> T
 
 def grouped_dgrad(grad_RO: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> Tensor:
     """Gradient of the rows, (R, I)."""
-    if has_kernel(grad_RO):
+    if has_kernel(grad_RO, *weight_EOI.shape[1:]):
         return F.grouped_mm(grad_RO, weight_EOI, offs=offsets_E)
     out = grad_RO.new_empty(grad_RO.shape[0], weight_EOI.shape[2])
     for expert, rows in _groups(offsets_E):
@@ -35,7 +38,7 @@ def grouped_dgrad(grad_RO: Tensor, weight_EOI: Tensor, offsets_E: Tensor) -> Ten
 
 def grouped_wgrad(grad_RO: Tensor, rows_RI: Tensor, offsets_E: Tensor) -> Tensor:
     """Gradient of the matrices, (E, O, I); zero for an expert without rows."""
-    if has_kernel(grad_RO):
+    if has_kernel(grad_RO, grad_RO.shape[1], rows_RI.shape[1]):
         return F.grouped_mm(grad_RO.t(), rows_RI, offs=offsets_E)
     out = grad_RO.new_empty(offsets_E.numel(), grad_RO.shape[1], rows_RI.shape[1])
     for expert, rows in _groups(offsets_E):
@@ -43,9 +46,9 @@ def grouped_wgrad(grad_RO: Tensor, rows_RI: Tensor, offsets_E: Tensor) -> Tensor
     return out
 
 
-def has_kernel(x: Tensor) -> bool:
-    """Whether torch's grouped product runs as one kernel on the tensor's device, in its format."""
-    return x.is_cuda and x.dtype is torch.bfloat16
+def has_kernel(x: Tensor, *widths: int) -> bool:
+    """Whether torch's grouped product of these widths runs as one kernel on the tensor's device, in its format."""
+    return x.is_cuda and x.dtype is torch.bfloat16 and not any(width % KERNEL_WIDTH for width in widths)
 
 
 def _groups(offsets_E: Tensor) -> Iterator[tuple[int, slice]]:

@@ -30,7 +30,7 @@ TOLERANCE = 1e-10
 BFLOAT16_BUDGET = {
     "loss": 5e-3,
     "gradient norm": 1e-1,
-    "aux loss": 1e-2,
+    "aux loss": 2e-2,  # of 16 choices an expert has in a step, rounding turns one or another
     "z loss": 5e-2,
     **{f"layers.{index}.router.correction": 2.0 for index in range(4)},  # moved by signs, which rounding turns
 }

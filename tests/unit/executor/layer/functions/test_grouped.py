@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from meshwright.executor.layer.functions import grouped
 
@@ -34,9 +35,17 @@ def test_the_kernel_agrees_with_the_loop(
         ]
 
     looped = all_three()
-    monkeypatch.setattr(grouped, "has_kernel", lambda _: True)
+    monkeypatch.setattr(grouped, "has_kernel", lambda *_: True)
     for own, expected in zip(all_three(), looped, strict=True):
         torch.testing.assert_close(own, expected)
+
+
+def test_the_kernel_takes_whole_vectors() -> None:
+    with FakeTensorMode():
+        rows = torch.empty(12, 16, device="cuda", dtype=torch.bfloat16)
+    assert grouped.has_kernel(rows, 16, 24)
+    assert not grouped.has_kernel(rows, 16, 12)
+    assert not grouped.has_kernel(rows.float(), 16, 24)
 
 
 def test_rows_know_their_group() -> None:
