@@ -36,7 +36,6 @@ def _with_attention(configuration: TrainingConfiguration, **changes: object) -> 
 REFUSED: dict[str, tuple[Change, str]] = {
     "prediction modules": (model(mtp_depth=1), "model.mtp_depth: "),
     "learned positions": (model(learned_positions=64), "model.learned_positions: "),
-    "offload": (layers(offload=True), "layer 0: offload: "),
     "a window": (
         lambda configuration: _with_attention(configuration, window=4),
         "layer 0: window: .*sliding windows",
