@@ -61,8 +61,8 @@ class OffloadedTensors:
     def settle(self) -> None:
         """Be back in the layer, copied here and now if need be."""
         self.come(self._values)
-        if f"{PASSING}{self.names[0]}" in self._holder:
-            for name in self.names:
+        for name in self.names:
+            if PASSING + name in self._holder:
                 self._values.take(name, self._holder, PASSING + name)
         self._holder = self._values
 
