@@ -8,6 +8,7 @@ backward of another micro-batch does not begin before those of the last forward 
 
 from __future__ import annotations
 
+from meshwright.executor.layer.host_buffers import HostBuffers
 from meshwright.executor.layer.offloaded import OffloadedTensors
 from meshwright.executor.layer.values import Values
 
@@ -16,6 +17,7 @@ class HostCopies:
     """What leaves next and what comes next, for all layers of a rank, in the order of its passes."""
 
     def __init__(self) -> None:
+        self.buffers = HostBuffers()
         self._leaving: OffloadedTensors | None = None
         self._coming: OffloadedTensors | None = None
 

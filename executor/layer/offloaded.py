@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from meshwright.executor.layer.host_buffers import HostBuffers
 from meshwright.executor.layer.values import Values, side_by_side
 
 PASSING = "passing:"
@@ -16,11 +17,12 @@ PASSING = "passing:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OnHost:
-    """Tensors side by side in one buffer of host memory, and where they come from."""
+    """Tensors side by side, and where they come from. `joint` is the part of a buffer that they are in."""
 
     names: tuple[str, ...]
     widths: tuple[int, ...]
     buffer: Tensor
+    joint: Tensor
     device: torch.device
 
 
@@ -28,12 +30,13 @@ class OffloadedTensors:
     """Tensors of `values`: there, in host memory, or back on the device and with the layer whose pass has copied them.
 
     A copy works on the values of the pass that it is an operator of, so that its streams see what it reads and writes.
-    The host never waits: device and host memory are given back to allocators that mind the copies under way.
+    The host never waits.
     """
 
-    def __init__(self, values: Values, names: Sequence[str] = ()) -> None:
+    def __init__(self, values: Values, names: Sequence[str], buffers: HostBuffers) -> None:
         self.names = tuple(names)
         self._values = values
+        self._buffers = buffers
         self._on_host: list[_OnHost] = []
         self._holder = values
 
@@ -41,7 +44,8 @@ class OffloadedTensors:
         """Copy to the host. The memory of the device is free when all that uses it is behind the copy."""
         for name in self.names:
             through.take(PASSING + name, self._values, name)
-        self._on_host = [_to_host(found) for found in _joint({name: through[PASSING + name] for name in self.names})]
+        tensors = {name: through[PASSING + name] for name in self.names}
+        self._on_host = [_to_host(found, self._buffers) for found in _joint(tensors)]
         through.drop([PASSING + name for name in self.names])
 
     def leave_in_line(self) -> None:
@@ -51,9 +55,10 @@ class OffloadedTensors:
     def come(self, through: Values) -> None:
         """Copy back to the device, if they are not there."""
         for one in self._on_host:
-            buffer = torch.empty(one.buffer.shape, dtype=one.buffer.dtype, device=one.device)
-            buffer.copy_(one.buffer, non_blocking=True)
-            for name, tensor in zip(one.names, buffer.split(one.widths, -1), strict=True):
+            joint = torch.empty(one.joint.shape, dtype=one.joint.dtype, device=one.device)
+            joint.copy_(one.joint, non_blocking=True)
+            self._buffers.give_back(one.buffer)
+            for name, tensor in zip(one.names, joint.split(one.widths, -1), strict=True):
                 through.put(PASSING + name, tensor)
         if self._on_host:
             self._on_host, self._holder = [], through
@@ -79,12 +84,13 @@ def _joint(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         del left[: len(found)]
 
 
-def _to_host(tensors: Mapping[str, Tensor]) -> _OnHost:
+def _to_host(tensors: Mapping[str, Tensor], buffers: HostBuffers) -> _OnHost:
     parts = list(tensors.values())
     joint = parts[0] if len(parts) == 1 else side_by_side(parts)
     assert joint is not None  # neighbours
     joint = joint.contiguous()
-    buffer = torch.empty(joint.shape, dtype=joint.dtype, pin_memory=joint.is_cuda)
-    buffer.copy_(joint, non_blocking=True)
+    buffer = buffers.take(joint.nbytes, pinned=joint.is_cuda)
+    on_host = buffer[: joint.nbytes].view(joint.dtype).view(joint.shape)
+    on_host.copy_(joint, non_blocking=True)
     widths = tuple(part.shape[-1] for part in parts)
-    return _OnHost(names=tuple(tensors), widths=widths, buffer=buffer, device=joint.device)
+    return _OnHost(names=tuple(tensors), widths=widths, buffer=buffer, joint=on_host, device=joint.device)

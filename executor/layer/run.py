@@ -99,7 +99,7 @@ class LayerRunner:
             host=self.host,
             host_copies=HostCopies() if host_copies is None else host_copies,
         )
-        offloaded = OffloadedTensors(values, self._offloaded)
+        offloaded = OffloadedTensors(values, self._offloaded, scope.host_copies.buffers)
         lifetimes = Lifetimes(self.program, self.recompute)
         return MicroBatch(self._bindings, lifetimes, scope, self.program.output, offloaded)
 

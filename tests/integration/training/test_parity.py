@@ -440,6 +440,14 @@ def test_beside_the_layers_or_in_line_on_gpus(dtype: str, train_all: Callable[..
 
 
 @pytest.mark.gpu
+def test_activations_in_host_memory_change_nothing_on_gpus(train_all: Callable[..., Results]) -> None:
+    _need_gpus(2)
+    pairs = [group for group in ALIKE if len(group) == 2 and ACTIVATIONS_IN_HOST_MEMORY in group[1] and group[0] in TWO]
+    found = train_all(2, "cuda", "bfloat16", [case for pair in pairs for case in pair])
+    assert [pair for pair in pairs if len({found[case]["digest"] for case in pair}) > 1] == []
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_the_same_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> None:
     _need_gpus(num_ranks)
@@ -465,7 +473,16 @@ def test_sixteen_bits_on_gpus(num_ranks: int, train_all: Callable[..., Results])
 @pytest.mark.gpu
 def test_overlap_changes_nothing_on_gpus(train_all: Callable[..., Results]) -> None:
     _need_gpus(2)
-    cases = ("dense: tp", "dense: sp, ffn tp", "moe: ep", "moe: tp, ep", "moe: ep, sar", "latent: tp, ep", "moe: zb-v")
+    cases = (
+        "dense: tp",
+        "dense: sp, ffn tp",
+        "moe: ep",
+        "moe: tp, ep",
+        "moe: ep, sar",
+        "latent: tp, ep",
+        "moe: zb-v",
+        *(case for case in TWO if ACTIVATIONS_IN_HOST_MEMORY in case),
+    )
     overlapped = train_all(2, "cuda", "bfloat16", cases)
     alone = train_all(2, "cuda", "bfloat16", cases, "one-stream")
     assert {case: result["digest"] for case, result in overlapped.items()} == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshwright.executor.layer.host_buffers import HostBuffers
 from meshwright.executor.layer.host_copies import HostCopies
 from meshwright.executor.layer.offloaded import OffloadedTensors
 from meshwright.executor.layer.values import Values
@@ -13,7 +14,7 @@ class Told(OffloadedTensors):
     """Tells what is done with it; "now" is between passes."""
 
     def __init__(self, name: str, log: list[str]) -> None:
-        super().__init__(Values(), ("fc1_out",))
+        super().__init__(Values(), ("fc1_out",), HostBuffers())
         self.name, self._log, self._away, self._back = name, log, False, False
 
     def leave(self, through: Values) -> None:
@@ -85,7 +86,7 @@ def test_layers_that_have_nothing_there_change_nothing() -> None:
     rank = Rank()
     (layer,) = rank.layers("a")
     rank.forward([layer])
-    nothing = OffloadedTensors(Values())
+    nothing = OffloadedTensors(Values(), (), HostBuffers())
     rank.copies.end_forward(nothing)  # its pass has no copy
     rank.copies.begin_backward(nothing, layer)
     rank.copies.fetch(THROUGH)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from meshwright.executor.layer.host_buffers import HostBuffers
 from meshwright.executor.layer.offloaded import PASSING, OffloadedTensors
 from meshwright.executor.layer.values import Values, side_by_side
 
@@ -35,7 +36,7 @@ def _values(tensors: dict[str, Tensor]) -> Values:
 @pytest.mark.parametrize("tensors", TENSORS.values(), ids=TENSORS)
 def test_away_and_back(tensors: dict[str, Tensor]) -> None:
     values, forward, backward = _values(tensors), Values(), Values()
-    offloaded = OffloadedTensors(values, tuple(tensors))
+    offloaded = OffloadedTensors(values, tuple(tensors), HostBuffers())
     offloaded.leave(forward)
     assert (set(values.names()), set(forward.names())) == ({"kept"}, set())
     offloaded.come(backward)
@@ -50,7 +51,7 @@ def test_away_and_back(tensors: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("tensors", [TENSORS["a joint product"], TENSORS["two joint products"]])
 def test_neighbours_come_back_as_neighbours(tensors: dict[str, Tensor]) -> None:
     values = _values(tensors)
-    offloaded = OffloadedTensors(values, tuple(tensors))
+    offloaded = OffloadedTensors(values, tuple(tensors), HostBuffers())
     offloaded.leave_in_line()
     offloaded.settle()
     names = list(tensors)
@@ -62,5 +63,5 @@ def test_neighbours_come_back_as_neighbours(tensors: dict[str, Tensor]) -> None:
 def test_what_never_left_is_there() -> None:
     tensors = TENSORS["a joint product"]
     values = _values(tensors)
-    OffloadedTensors(values, tuple(tensors)).settle()
+    OffloadedTensors(values, tuple(tensors), HostBuffers()).settle()
     assert values["fc1_out"] is tensors["fc1_out"]

@@ -100,8 +100,8 @@ def test_activations_wait_in_pinned_host_memory(model: str, monkeypatch: pytest.
             batch.run(runner.forward)
             copies.end_forward(batch.offloaded)
         assert not batches[0].scope.values.names().intersection(OFFLOADED)
-        sizes = program.sizes()
-        assert sum(pinned) == sum(sizes[name] for name in batches[0].offloaded.names)
+        num_bytes = sum(size for name, size in program.sizes().items() if name in batches[0].offloaded.names)
+        assert num_bytes <= sum(pinned) < 2 * num_bytes
         for batch, following in ((batches[1], batches[0].offloaded), (batches[0], None)):
             copies.begin_backward(batch.offloaded, following)
             assert batch.scope.values["fc1_out"].device == CUDA
