@@ -134,6 +134,7 @@ FOUR = {
     "moe: folded, ep over sp and dp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
     "moe: folded, allgather": "sp=2,dp=2,ep=4,mbs=2,dispatch=allgather",
     "moe: ep, edp": "dp=4,ep=2,mbs=1,dispatch=alltoall",
+    "moe: ep, edp, activations in host memory": "dp=4,ep=2,mbs=1,dispatch=alltoall",
     "moe: ep, edp, zero 0": "dp=4,ep=2,mbs=1,dispatch=alltoall,zero=0",
     "moe: tp, edp": "tp=2,dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -312,6 +313,7 @@ ALIKE = (
     ("dense: zero 3", "dense: zero 3, activations in host memory"),
     ("dense", "dense: activations in host memory"),
     ("moe: zb-v", "moe: zb-v, activations in host memory"),
+    ("moe: ep, edp", "moe: ep, edp, activations in host memory"),
     ("latent: tp, ep", "latent: tp, ep, activations in host memory"),
     ("latent", "latent: every second layer, activations in host memory"),
 )
@@ -412,7 +414,13 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
 
 
 def test_what_streams_run_is_what_one_stream_runs(train_all: Callable[..., Results]) -> None:
-    cases = ("moe: tp, edp", "moe: zb-v, sp", "latent: tp, dp", "moe: ep, edp")
+    cases = (
+        "moe: tp, edp",
+        "moe: zb-v, sp",
+        "latent: tp, dp",
+        "moe: ep, edp",
+        "moe: ep, edp, activations in host memory",
+    )
     streams = train_all(4, "cpu", "float64", cases, "host-streams")
     assert wrong(streams, {}, TOLERANCE) == []
     alone = train_all(4, "cpu", "float64", cases)
