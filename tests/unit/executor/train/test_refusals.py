@@ -68,6 +68,7 @@ def test_refused_with_its_field(tiny_configuration: TrainingConfiguration, chang
 
 def test_the_rest_is_not(tiny_configuration: TrainingConfiguration) -> None:
     check_runs(tiny_configuration)
+    check_runs(layers(offload=True)(tiny_configuration))
 
 
 def test_parts_of_a_sequence_that_context_parallel_ranks_cannot_share(
