@@ -113,7 +113,7 @@ def _results(stage: Stage, runs: list[Part], hidden: Tensor, upstream: Tensor, *
 
 
 @pytest.mark.parametrize("crossed", [True, False])
-@pytest.mark.parametrize("policy", [Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL])
+@pytest.mark.parametrize("policy", [Recompute.NONE, Recompute.SELECTIVE, Recompute.EVERY_SECOND_GEMM, Recompute.FULL])
 @pytest.mark.parametrize("where", ["in line", "beside", "beside, anywhere"])
 @pytest.mark.parametrize(
     "layer", ["dense", "dense, layer norms, gelu", "moe", "moe, gated shared", "moe, latent, shared"]
