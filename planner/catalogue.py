@@ -40,12 +40,14 @@ def layer_strategies(
         for method in _context_methods(shape, fixes)
         for dispatch in _dispatches(layer, shape, fixes, gpus_per_node)
         for ffn_tp in _ffn_splits(layer, tp, sp, fixes)
-        for communication in _communications(precision, tp * sp * shape.ep * shape.etp)
+        for communication in _communications(precision, tp * sp * shape.ep * shape.etp, fixes)
     )
 
 
-def _communications(precision: Precision, num_ranks: int) -> tuple[Precision, ...]:
-    """Formats in which activations may travel: FP8 only where training is in FP8 already."""
+def _communications(precision: Precision, num_ranks: int, fixes: Fixes) -> tuple[Precision, ...]:
+    """Formats in which activations may travel: FP8 only where training is in FP8 already, or where it is pinned."""
+    if fixes.wire is not None and num_ranks > 1:
+        return (fixes.wire,)
     return tuple(Precision) if precision is Precision.FP8 and num_ranks > 1 else (Precision.BF16,)
 
 

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 
 from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import Dispatch, Recompute, ZeroStage
 from meshwright.costmodel.value import Value
@@ -32,7 +33,10 @@ class FfnChoice(StrEnum):
 
 
 class Fixes(Value, frozen=True, kw_only=True):
-    """Pinned choices, None where free. `mbs` is the micro-batch size, `vp` the virtual stages a device."""
+    """Pinned choices, None where free.
+
+    `mbs` is the micro-batch size, `vp` the virtual stages a device, `wire` the format in which activations travel.
+    """
 
     tp: int | None = None
     sp: int | None = None
@@ -49,6 +53,7 @@ class Fixes(Value, frozen=True, kw_only=True):
     attention: AttentionChoice | None = None
     ffn: FfnChoice | None = None
     dispatch: Dispatch | None = None
+    wire: Precision | None = None
 
     def allows(self, **choices: object) -> bool:
         """Whether none of the given choices contradicts a pinned one."""
@@ -63,6 +68,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "attention": AttentionChoice,
     "ffn": FfnChoice,
     "dispatch": Dispatch,
+    "wire": Precision,
 }
 
 

@@ -31,7 +31,7 @@ LARGE_STATE_FRACTION = 0.5
 RULES = (
     "tp x sp stays inside a node; all of it tp or all of it sp (a mix only where pinned)",
     "dense and shared FFN weights split over tp or over tp x sp",
-    "activations in FP8 on the wire only where training is in FP8",
+    "activations in FP8 on the wire only where training is in FP8, or where pinned",
     f"cp leaves a rank at least {MIN_CONTEXT_SHARD_TOKENS:,} tokens of a sequence",
     f"experts are sliced (etp) over at most tp x sp ranks, with ep x etp inside a node, not below {MIN_EXPERT_SLICE:,}"
     " columns",

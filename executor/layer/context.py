@@ -141,7 +141,11 @@ def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
             strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.etp > 1,
             "deduplicated dispatch to experts split over etp",
         ),
-        "communication": (strategy.communication is Precision.FP8, "FP8 communication"),
+        "communication": (
+            strategy.communication is Precision.FP8
+            and (strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP or strategy.etp > 1),
+            "FP8 communication with deduplicated dispatch or experts split over etp",
+        ),
         "precision": (setting.precision is Precision.FP8, "FP8 products"),
         "gate_before_fc2": (
             not setting.gate_before_fc2

@@ -16,7 +16,7 @@ from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
 
-INSTEAD = {"dispatch": "dispatch=alltoall"}
+INSTEAD = {"dispatch": "dispatch=alltoall", "communication": "wire=bf16"}
 """What to pin against refusals of single layers."""
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.bindings.router import ROUTING
+from meshwright.executor.layer.bindings.wire import exchange_parts
 from meshwright.executor.layer.collectives import all_gather_rows, reduce_scatter_rows
 from meshwright.executor.layer.routing import GATES, LAYOUT, GatherLayout
 from meshwright.executor.layer.scope import Scope
@@ -40,6 +41,15 @@ def scatter_gradients(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
         target: reduce_scatter_rows(scope.values[source], ranks),
         routing: reduce_scatter_rows(gates, ranks),
     }
+
+
+def scatter_parts(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
+    """Each rank's part of outputs, or of gradients with those of gate weights, which are summed here: in FP8."""
+    source, target = operator.reads[0], operator.writes[0]
+    ranks, gates = scope.layer.groups.routed, scope.values.optional_rider(source, GATES)
+    if gates is not None:
+        scope.values.ride(target, GATES, reduce_scatter_rows(gates, ranks))
+    return {target: exchange_parts(scope.values[source], ranks)}
 
 
 def pick_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:

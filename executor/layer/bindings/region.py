@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Operator
+from meshwright.executor.layer.bindings.wire import exchange_parts
 from meshwright.executor.layer.collectives import all_gather_rows, all_reduce, reduce_scatter_rows
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.scope import Scope
@@ -15,6 +16,7 @@ COLLECTIVES = {
     Collective.ALL_GATHER: all_gather_rows,
     Collective.REDUCE_SCATTER: reduce_scatter_rows,
     Collective.ALL_REDUCE: all_reduce,
+    Collective.ALL_TO_ALL: exchange_parts,  # of a sum whose parts travel in FP8
 }
 ATTENTION = "attention"
 

@@ -6,6 +6,7 @@ from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.program.operators import (
     AttentionWork,
     Axis,
+    Collective,
     CollectiveWork,
     CopyWork,
     GemmWork,
@@ -30,6 +31,7 @@ from meshwright.executor.layer.bindings import (
     rope,
     router,
     row_exchange,
+    wire,
 )
 from meshwright.executor.layer.bindings.attention import attention, attention_backward
 from meshwright.executor.layer.bindings.context_attention import context_attention, context_attention_backward
@@ -151,6 +153,10 @@ def _collective(operator: Operator, layer: LayerContext) -> Binding:
 
 def _exchange(operator: Operator, layer: LayerContext) -> Binding:
     strategy = layer.setting.strategy
+    work = operator.work
+    exchanges = isinstance(work, CollectiveWork) and work.collective is Collective.ALL_TO_ALL
+    if exchanges and strategy.dispatch is Dispatch.ALL_GATHER:  # of parts in FP8, which are then summed
+        return gather_exchange.scatter_parts
     bindings = EXCHANGES[strategy.dispatch] if strategy.ep * strategy.etp > 1 else SENT
     binding = bindings.get(operator.name)
     if binding is None:
@@ -164,6 +170,10 @@ def _memory_bound(operator: Operator, kernel: MemoryKernel, layer: LayerContext)
         return norms.norm_backward if backward else norms.norm
     if kernel is MemoryKernel.ACTIVATION:
         return activation.activation_backward if backward else activation.activation
+    if kernel is MemoryKernel.CAST and operator.name.endswith(wire.QUANTIZE):
+        return wire.quantize
+    if kernel is MemoryKernel.CAST and operator.name.endswith(wire.DEQUANTIZE):
+        return wire.dequantize
     if kernel in (MemoryKernel.PERMUTE, MemoryKernel.UNPERMUTE):
         return _exchange(operator, layer)
     if kernel not in MEMORY_BOUND:

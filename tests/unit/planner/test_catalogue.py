@@ -111,6 +111,13 @@ def test_activations_travel_in_fp8_only_where_training_is_in_fp8() -> None:
     assert formats(_shape(group=1), Precision.FP8) == {Precision.BF16}
 
 
+def test_a_pinned_format_on_the_wire_is_the_only_one() -> None:
+    for pinned in Precision:
+        strategies = _strategies(MOE, _shape(ep=4), f"wire={pinned}")
+        assert {strategy.communication for strategy in strategies} == {pinned}
+    assert {one.communication for one in _strategies(MOE, _shape(group=1), "wire=fp8")} == {Precision.BF16}
+
+
 def test_recomputation_is_free_or_pinned() -> None:
     assert set(recompute_policies(parse_fixes(()))) == set(Recompute) - {Recompute.EVERY_SECOND_GEMM}
     assert recompute_policies(parse_fixes(("recompute=sar",))) == (Recompute.SELECTIVE,)
