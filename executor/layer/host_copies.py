@@ -8,6 +8,7 @@ backward of another micro-batch does not begin before those of the last forward 
 
 from __future__ import annotations
 
+from meshwright.costmodel.program.operators import Pass
 from meshwright.executor.layer.host_buffers import HostBuffers
 from meshwright.executor.layer.offloaded import OffloadedTensors
 from meshwright.executor.layer.values import Values
@@ -39,6 +40,12 @@ class HostCopies:
             self._leaving = None
         tensors.settle()
 
+    def moves(self, phase: Pass) -> bool:
+        """Whether the copy of a pass has something to move."""
+        if phase is Pass.FORWARD:
+            return self._leaving is not None
+        return self._coming is not None and self._coming.is_away
+
     def send(self, through: Values) -> None:
         """The copy to the host in a forward."""
         if self._leaving is not None:
@@ -47,5 +54,5 @@ class HostCopies:
 
     def fetch(self, through: Values) -> None:
         """The copy back in a backward."""
-        if self._coming is not None and self._coming is not self._leaving:
+        if self._coming is not None:
             self._coming.come(through)

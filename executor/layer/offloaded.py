@@ -40,6 +40,11 @@ class OffloadedTensors:
         self._on_host: list[_OnHost] = []
         self._holder = values
 
+    @property
+    def is_away(self) -> bool:
+        """Whether they are in host memory."""
+        return bool(self._on_host)
+
     def leave(self, through: Values) -> None:
         """Copy to the host. The memory of the device is free when all that uses it is behind the copy."""
         for name in self.names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -133,9 +133,12 @@ class MicroBatch:
         self._output = output
 
     def run(self, operators: Iterable[Operator], around: Around | None = None) -> None:
-        """Run operators one after another, a pass as it is planned. No autograd: all operators are alike."""
+        """Run operators one after another, a pass as it is planned. No autograd: all operators are alike.
+
+        `around` is not told of copies to and from the host that have nothing to move.
+        """
         if isinstance(operators, LayerPass):
-            self._run_pass(operators, around)
+            self._run_pass(operators, None if around is None else partial(self._unless_idle, around))
             return
         with torch.no_grad():
             for operator in operators:
@@ -159,6 +162,12 @@ class MicroBatch:
             streams.run(planned, self.scope.values, self._run_one, around)
         for name in {self._output, GRADIENT + INPUT} & self.scope.values.names():
             streams.hand_over(self.scope.values, name)
+
+    def _unless_idle(self, around: Around, operator: Operator, run: Callable[[], None]) -> None:
+        if isinstance(operator.work, CopyWork) and not self.scope.host_copies.moves(operator.phase):
+            run()
+        else:
+            around(operator, run)
 
     def _run_one(self, operator: Operator) -> None:
         written = self._bindings[operator.name](operator, self.scope)

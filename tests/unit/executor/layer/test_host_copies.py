@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.program.operators import Pass
 from meshwright.executor.layer.host_buffers import HostBuffers
 from meshwright.executor.layer.host_copies import HostCopies
 from meshwright.executor.layer.offloaded import OffloadedTensors
@@ -16,6 +17,10 @@ class Told(OffloadedTensors):
     def __init__(self, name: str, log: list[str]) -> None:
         super().__init__(Values(), ("fc1_out",), HostBuffers())
         self.name, self._log, self._away, self._back = name, log, False, False
+
+    @property
+    def is_away(self) -> bool:
+        return self._away
 
     def leave(self, through: Values) -> None:
         self._log.append(f"{self.name} leaves{'' if through is THROUGH else ' now'}")
@@ -36,6 +41,7 @@ class Rank:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.moves: list[bool] = []
         self.copies = HostCopies()
 
     def layers(self, *names: str) -> list[Told]:
@@ -43,12 +49,14 @@ class Rank:
 
     def forward(self, layers: list[Told]) -> None:
         for layer in layers:
+            self.moves.append(self.copies.moves(Pass.FORWARD))
             self.copies.send(THROUGH)
             self.copies.end_forward(layer)
 
     def backward(self, layers: list[Told], behind: Told | None = None) -> None:
         for index in reversed(range(len(layers))):
             self.copies.begin_backward(layers[index], layers[index - 1] if index else behind)
+            self.moves.append(self.copies.moves(Pass.DGRAD))
             self.copies.fetch(THROUGH)
 
 
@@ -58,6 +66,7 @@ def test_a_backward_behind_its_own_forward() -> None:
     rank.forward(layers)
     rank.backward(layers)
     assert rank.log == ["a leaves", "b leaves", "b comes", "b is there", "a comes", "a is there"]
+    assert rank.moves == [False, True, True, True, True, False]
 
 
 def test_a_backward_of_another_micro_batch_than_the_last_forward() -> None:

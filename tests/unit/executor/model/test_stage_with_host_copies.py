@@ -145,6 +145,7 @@ def test_memory_is_held_while_another_stream_uses_it(tiny_layer: Make) -> None:
     )
     parts = [Part(description, Parameters(tiny.weights), streams) for _ in range(2)]
     held: list[tuple[str, int]] = []
+    told: list[str] = []
 
     class Holding:
         def enter(self, _title: str, kind: PassKind, *_: object) -> None:
@@ -152,12 +153,15 @@ def test_memory_is_held_while_another_stream_uses_it(tiny_layer: Make) -> None:
 
         def around(self, operator: Operator, run: Callable[[], None]) -> None:
             run()
+            if isinstance(operator.work, CopyWork):
+                told.append(operator.name)
             if operator.name in ("norm1", "norm1.backward", "fc2.dgrad"):
                 held.append((operator.name, streams.num_held()))
 
     stage = Stage(parts, is_first=False, is_last=False, token_weight=1.0, routed=lambda *_: None, watch=Holding())
     hidden = stage.forward(0, tiny.hidden, None)
     stage.backward(0, hidden)
+    assert told == ["offload", "reload"], "those that have something to move"
     # Gate and up projections of the first layer: while they leave, and from their use until the next copy waits.
     assert held == [
         ("forward begins", 0),
