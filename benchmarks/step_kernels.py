@@ -68,6 +68,7 @@ def main() -> int:
         torch.cuda.empty_cache()
     if output is not None:
         record = {
+            "command": "python benchmarks/step_kernels.py",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "device": torch.cuda.get_device_name(),
             "torch": str(torch.__version__),

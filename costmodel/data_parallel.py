@@ -93,12 +93,15 @@ class StateModel(Value, frozen=True, kw_only=True):
     sharding: Sharding
     runtime: RuntimeSpec
 
-    def cost(self, weights: Weights, strategy: LayerStrategy) -> StateCost:
-        """State of a layer with these weights on a rank."""
+    def cost(self, weights: Weights, strategy: LayerStrategy, beside: LayerCost | None = None) -> StateCost:
+        """State of a layer with these weights on a rank; what its passes lose beside the collectives that they hide."""
         parts = [self._part(count, group) for count, group in self._held(weights, strategy)]
         summed = {name: sum(getattr(part, name) for part in parts) for name in StateCost.__struct_fields__}
         if self.mesh.num_gpus > 1:
             summed["optimizer_s"] += self.runtime.step_host_s_per_layer
+        if beside is not None:
+            summed["gather_slowdown_s"] = self._gather_slowdown_s(weights, strategy, beside.forward.total_s)
+            summed["reduce_slowdown_s"] = self._reduce_slowdown_s(weights, strategy, beside.backward.total_s)
         return StateCost(**summed)
 
     def _held(self, weights: Weights, strategy: LayerStrategy) -> list[tuple[float, Group]]:
@@ -113,17 +116,26 @@ class StateModel(Value, frozen=True, kw_only=True):
 
     def _part(self, count: float, group: Group) -> StateCost:
         stage, shards = self.sharding.stage, self._num_shards(group)
-        gathers, reduces = stage < 3, stage < 2 or self.accumulates
         return StateCost(
-            param_gather_s=self._gather_s(count, group) if gathers else 0.0,
-            grad_reduce_s=self._reduce_s(count, group) if reduces else 0.0,
-            gather_slowdown_s=self._gather_slowdown_s(count, group) if gathers else 0.0,
-            reduce_slowdown_s=self._reduce_slowdown_s(count, group) if reduces else 0.0,
+            param_gather_s=self._gather_s(count, group) if self.gathers_once else 0.0,
+            grad_reduce_s=self._reduce_s(count, group) if self.reduces_once else 0.0,
+            gather_slowdown_s=0.0,
+            reduce_slowdown_s=0.0,
             optimizer_s=self.update_s(count, shards),
             parameter_bytes=memory.parameter_bytes(count, stage, shards),
             gradient_bytes=self.gradient_bytes(count, shards),
             optimizer_bytes=self.optimizer_bytes(count, shards),
         )
+
+    @property
+    def gathers_once(self) -> bool:
+        """Whether parameters are gathered once a step, not for every pass."""
+        return self.sharding.stage < 3
+
+    @property
+    def reduces_once(self) -> bool:
+        """Whether gradients are reduced once a step, not after every backward."""
+        return self.sharding.stage < 2 or self.accumulates
 
     @property
     def accumulates(self) -> bool:
@@ -169,41 +181,58 @@ class StateModel(Value, frozen=True, kw_only=True):
         return self._reduce_collectives_s(count, group) + self._reduce_passes_s(count, group)
 
     def _reduce_collectives_s(self, count: float, group: Group) -> float:
-        num_bytes = count * self.runtime.gradient_reduce_bytes
         if self.sharding.stage == 0:
-            return self._collective_s(Collective.ALL_REDUCE, num_bytes, group)
+            return self._all_reduce_s(count, group)
         shards = self._shard_group(group)
         kind = Collective.ALL_TO_ALL if self.exchanges else Collective.REDUCE_SCATTER
-        scatter_s = self._collective_s(kind, num_bytes, shards)
-        return scatter_s + self._collective_s(
-            Collective.ALL_REDUCE, num_bytes / shards.size, self._replica_group(group)
-        )
+        scatter_s = self._collective_s(kind, count * self.runtime.gradient_reduce_bytes, shards)
+        return scatter_s + self._all_reduce_s(count / shards.size, self._replica_group(group))
+
+    def _all_reduce_s(self, count: float, group: Group) -> float:
+        """Of so many gradients; where they are exchanged, the sums travel back by all-gather."""
+        num_bytes = count * self.runtime.gradient_reduce_bytes
+        if not self.exchanges:
+            return self._collective_s(Collective.ALL_REDUCE, num_bytes, group)
+        exchange_s = self._collective_s(Collective.ALL_TO_ALL, num_bytes, group)
+        return exchange_s + self._collective_s(Collective.ALL_GATHER, num_bytes, group)
 
     def _reduce_passes_s(self, count: float, group: Group) -> float:
-        """Kernels before and behind an exchange; none where nobody else has the gradients."""
-        shards = self._num_shards(group)
-        if self.sharding.stage == 0 or not self.exchanges or shards == 1:
+        """Kernels before and behind exchanges; none where nobody else has the gradients."""
+        if not self.exchanges:
             return 0.0
-        return self.exchange_local_s(count, shards)
+        if self.sharding.stage == 0:
+            return self.exchange_back_s(count, group.size)
+        shards, replicas = self._num_shards(group), self._replica_group(group).size
+        return self.exchange_local_s(count, shards) + self.exchange_back_s(count / shards, replicas)
 
-    def _gather_slowdown_s(self, count: float, group: Group) -> float:
-        return self._lost_s(count, group, self._gather_s) if self.runtime.overlap_parameter_gather else 0.0
-
-    def _reduce_slowdown_s(self, count: float, group: Group) -> float:
-        """Kernels around an exchange take from computation all the time that they last."""
-        if not self.runtime.overlap_gradient_reduce:
+    def _gather_slowdown_s(self, weights: Weights, strategy: LayerStrategy, room_s: float) -> float:
+        if not (self.gathers_once and self.runtime.overlap_parameter_gather):
             return 0.0
-        return self._lost_s(count, group, self._reduce_collectives_s) + self._reduce_passes_s(count, group)
+        return self._lost(self._by_link(weights, strategy, self._gather_s), room_s)[0]
 
-    def _lost_s(self, count: float, group: Group, seconds: Callable[[float, Group], float]) -> float:
-        """Computation lost beside a collective of these seconds that lies wholly beside it.
+    def _reduce_slowdown_s(self, weights: Weights, strategy: LayerStrategy, room_s: float) -> float:
+        """Kernels around an exchange take from computation all the time that they last beside it."""
+        if not (self.reduces_once and self.runtime.overlap_gradient_reduce):
+            return 0.0
+        lost_s, left_s = self._lost(self._by_link(weights, strategy, self._reduce_collectives_s), room_s)
+        passes_s = sum(self._reduce_passes_s(count, group) for count, group in self._held(weights, strategy))
+        return lost_s + min(passes_s, left_s)
 
-        Equation: lost = t b (1 - 1 / a), with a the slowdown of compute and b that of the collective.
-        Source: of the b t seconds in which both run, compute is a times as slow; a and b are measured (profile).
+    def _lost(self, links: dict[Resource, LinkSeconds], room_s: float) -> tuple[float, float]:
+        """Seconds that computation of `room_s` loses beside collectives, and what of it lies beside none.
+
+        Equation: lost = h b (1 - 1 / a), with h <= room a / b of the collective's own seconds beside it, a the slowdown
+        of compute and b that of the collective.
+        Source: of the b h seconds in which both run, compute is a times as slow; a and b are measured (profile).
         """
-        link = self._link_seconds(count, group, seconds)
-        compute_slowdown, window_per_s = self._slowdowns(group.resource, link)
-        return link.time_s * (window_per_s - window_per_s / compute_slowdown)
+        lost_s = 0.0
+        for resource, seconds in links.items():
+            compute_slowdown, window_per_s = self._slowdowns(resource, seconds)
+            lent_per_s = window_per_s / compute_slowdown
+            hidden_s = min(seconds.time_s, room_s / lent_per_s)
+            lost_s += hidden_s * (window_per_s - lent_per_s)
+            room_s -= hidden_s * lent_per_s
+        return lost_s, room_s
 
     @property
     def exchanges(self) -> bool:
@@ -213,8 +242,17 @@ class StateModel(Value, frozen=True, kw_only=True):
 
     def exchange_local_s(self, count: float, shards: int) -> float:
         """Seconds of rounding gradients before an exchange, and of summing behind it."""
+        if shards == 1:
+            return 0.0
         read, written = memory.exchange_traffic_bytes(count, shards, fp32=self.runtime.fp32_gradients)
         return self._memory_s(MemoryKernel.COPY, read, written)
+
+    def exchange_back_s(self, count: float, copies: int) -> float:
+        """Seconds of the kernels around an exchange whose sums travel back to all copies."""
+        if copies == 1:
+            return 0.0
+        read, written = memory.exchange_back_traffic_bytes(count, copies, fp32=self.runtime.fp32_gradients)
+        return self.exchange_local_s(count, copies) + self._memory_s(MemoryKernel.COPY, read, written)
 
     def _memory_s(self, kernel: MemoryKernel, read: float, written: float) -> float:
         if not read:
@@ -224,40 +262,44 @@ class StateModel(Value, frozen=True, kw_only=True):
 
     def update_s(self, count: float, shards: int) -> float:
         """Seconds of the norm and the update of so many parameters over so many shards."""
+        norm = memory.norm_traffic_bytes(count, self.sharding.stage, shards) if self.runtime.norm_reads_gradients else 0
+        norm_s = self._memory_s(MemoryKernel.COPY, norm, 0.0)
         if self.sharding.offload_optimizer:
-            return memory.host_update_s(
+            return norm_s + memory.host_update_s(
                 count / (shards if self.sharding.stage >= 1 else 1),
                 gpus_per_node=min(self.cluster.num_gpus, self.cluster.gpus_per_node),
                 pcie_bytes_per_s=memory.PCIE_FRACTION * self.cluster.gpu.pcie_bytes_per_s,
-                gradient_bytes_each=self.runtime.gradient_reduce_bytes,
+                gradient_bytes_each=memory.FP32_BYTES if self.exchanges else self.runtime.gradient_reduce_bytes,
             )
         read, written = memory.optimizer_traffic_bytes(count, self.sharding.stage, shards)
-        norm = memory.norm_traffic_bytes(count, self.sharding.stage, shards) if self.runtime.norm_reads_gradients else 0
-        return self._memory_s(MemoryKernel.OPTIMIZER, read, written) + self._memory_s(MemoryKernel.COPY, norm, 0.0)
+        return norm_s + self._memory_s(MemoryKernel.OPTIMIZER, read, written)
 
     def with_sharded_parameters(self, cost: LayerCost, strategy: LayerStrategy) -> LayerCost:
         """What ZeRO-2 and 3 add to every micro-batch: gradients scattered after each backward, parameters gathered.
 
         They run beside the whole pass (prefetch of the next layer), so only what exceeds it is exposed. The layer's
-        gathered parameters are transient memory, twice: this layer's and the next one's.
+        gathered parameters are transient memory, twice: this layer's and the next one's. So are gradients, in the
+        format in which they travel, of as many layers as the runtime has room for.
         """
         stage = self.sharding.stage
         if stage < 2:
             return cost
-        gather = self._sharded(cost.weights, strategy, self._gather_s) if stage >= 3 else {}
-        reduce = {} if self.accumulates else self._sharded(cost.weights, strategy, self._reduce_s)
+        gather = self._by_link(cost.weights, strategy, self._gather_s) if stage >= 3 else {}
+        reduce = {} if self.accumulates else self._by_link(cost.weights, strategy, self._reduce_s)
         backward = {link: _added(gather.get(link, NOTHING), reduce.get(link, NOTHING)) for link in (*gather, *reduce)}
-        gathered_bytes = 2 * cost.weights.total * memory.BF16_BYTES if stage >= 3 else 0.0
+        each = 2 * memory.BF16_BYTES if stage >= 3 else 0
+        if not self.accumulates:
+            each += self.runtime.gradient_slots * self.runtime.gradient_reduce_bytes
         return msgspec.structs.replace(
             cost,
             forward=self._beside(cost.forward, gather),
             backward=self._beside(cost.backward, backward),
             dgrad=self._beside(cost.dgrad, gather),
             wgrad=self._beside(cost.wgrad, reduce),
-            transient_bytes=cost.transient_bytes + gathered_bytes,
+            transient_bytes=cost.transient_bytes + cost.weights.total * each,
         )
 
-    def _sharded(
+    def _by_link(
         self, weights: Weights, strategy: LayerStrategy, seconds: Callable[[float, Group], float]
     ) -> dict[Resource, LinkSeconds]:
         totals: dict[Resource, LinkSeconds] = {}

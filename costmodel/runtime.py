@@ -57,6 +57,8 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
         kernel of its own.
     reduces_by_all_to_all: 16-bit reductions of sharded gradients are an all-to-all; a kernel before it rounds the
         buffers, one behind it sums what arrives in FP32.
+    gradient_slots: layers whose whole gradients have room of their own, in the format in which they travel, where
+        gradients are sharded and not accumulated.
     norm_reads_gradients: a pass over the reduced gradients finds their norm, before the update reads them.
     """
 
@@ -93,6 +95,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     adds_grouped_gradients: bool = False
     reduces_by_all_to_all: bool = False
     norm_reads_gradients: bool = False
+    gradient_slots: int = 0
 
     def __post_init__(self) -> None:
         for name in ("attention_time_factor", "host_operators_per_kernel"):
@@ -112,6 +115,7 @@ NOT_NEGATIVE = (
     "launches_per_expert",
     "logits_fp32_copies",
     "optimizer_state_bytes",
+    "gradient_slots",
 )
 
 

@@ -187,7 +187,7 @@ def _layer(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> P
     cost = context.compute(layer, strategy)
     return PartCost(
         compute=context.state.with_sharded_parameters(cost, strategy),
-        state=context.state.cost(cost.weights, strategy),
+        state=context.state.cost(cost.weights, strategy, cost),
     )
 
 
@@ -198,7 +198,7 @@ def _end(context: CostContext, strategy: LayerStrategy, end: ModelEnd) -> PartCo
         cost = msgspec.structs.replace(cost, transient_bytes=cost.transient_bytes + context.loss_bytes(strategy))
     return PartCost(
         compute=context.state.with_sharded_parameters(cost, strategy),
-        state=context.state.cost(cost.weights, strategy),
+        state=context.state.cost(cost.weights, strategy, cost),
     )
 
 

@@ -105,6 +105,20 @@ def exchange_traffic_bytes(num_parameters: float, num_shards: int, *, fp32: bool
     return (rounded_read + BF16_BYTES) * num_parameters, (rounded_written + summed) * num_parameters
 
 
+def exchange_back_traffic_bytes(num_parameters: float, num_copies: int, *, fp32: bool) -> tuple[float, float]:
+    """Bytes (read, written) where the sums of an exchange travel back: rounded, gathered, and put where gradients are.
+
+    Equation: reads 4 N / copies and 2 N, writes 2 N / copies and 4 N (2 N where the buffers are BF16).
+    Source: derived; an all-reduce as an all-to-all with a local sum and an all-gather.
+
+    >>> exchange_back_traffic_bytes(8e9, 2, fp32=True)
+    (32000000000.0, 40000000000.0)
+    """
+    kept = FP32_BYTES if fp32 else BF16_BYTES
+    rounded = num_parameters / num_copies
+    return FP32_BYTES * rounded + BF16_BYTES * num_parameters, BF16_BYTES * rounded + kept * num_parameters
+
+
 def host_update_s(
     num_parameters: float, *, gpus_per_node: int, pcie_bytes_per_s: float, gradient_bytes_each: float
 ) -> float:

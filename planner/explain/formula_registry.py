@@ -47,7 +47,11 @@ GRADIENTS: tuple[Formula, ...] = (memory.gradient_bytes,)
 OPTIMIZER: tuple[Formula, ...] = (memory.optimizer_bytes,)
 UPDATE: tuple[Formula, ...] = (memory.optimizer_traffic_bytes, memory_bound.memory_bound_s)
 NORM: tuple[Formula, ...] = (memory.norm_traffic_bytes,)
-EXCHANGE: tuple[Formula, ...] = (memory.exchange_traffic_bytes, memory_bound.memory_bound_s)
+EXCHANGE: tuple[Formula, ...] = (
+    memory.exchange_traffic_bytes,
+    memory.exchange_back_traffic_bytes,
+    memory_bound.memory_bound_s,
+)
 ADDED_APART: tuple[Formula, ...] = (matmul.added_gradient_bytes, memory_bound.memory_bound_s)
 HOST_UPDATE: tuple[Formula, ...] = (memory.host_update_s,)
 HOST_COPY: tuple[Formula, ...] = (memory.host_copy_s,)

@@ -126,15 +126,25 @@ def _collectives(model: StateModel, count: float, group: Group) -> Iterator[Stat
         yield from _one(model, "parameters", Collective.ALL_GATHER, num_bytes, inner, per_micro_batch=stage >= 3)
     reduced = count * runtime.gradient_reduce_bytes
     if stage == 0:
-        yield from _one(model, "gradients", Collective.ALL_REDUCE, reduced, group, per_micro_batch=False)
+        yield from _all_reduce(model, count, group, per_micro_batch=False)
         return
     again = stage >= 2
     kind = Collective.ALL_TO_ALL if model.exchanges else Collective.REDUCE_SCATTER
     for one in _one(model, "gradients", kind, reduced, inner, per_micro_batch=again):
-        yield _with_local_passes(model, one, count, shards) if model.exchanges else one
+        yield _with_passes(one, model.exchange_local_s(count, shards)) if model.exchanges else one
     copies, inside = group.size // shards, max(1, group.ranks_per_node // inner.ranks_per_node)
     outer = Group(size=copies, ranks_per_node=gcd(copies, inside))
-    yield from _one(model, "gradients", Collective.ALL_REDUCE, reduced / shards, outer, per_micro_batch=again)
+    yield from _all_reduce(model, count / shards, outer, per_micro_batch=again)
+
+
+def _all_reduce(model: StateModel, count: float, group: Group, *, per_micro_batch: bool) -> Iterator[StateCollective]:
+    num_bytes = count * model.runtime.gradient_reduce_bytes
+    if not model.exchanges:
+        yield from _one(model, "gradients", Collective.ALL_REDUCE, num_bytes, group, per_micro_batch=per_micro_batch)
+        return
+    for one in _one(model, "gradients", Collective.ALL_TO_ALL, num_bytes, group, per_micro_batch=per_micro_batch):
+        yield _with_passes(one, model.exchange_back_s(count, group.size))
+    yield from _one(model, "gradients", Collective.ALL_GATHER, num_bytes, group, per_micro_batch=per_micro_batch)
 
 
 def _one(
@@ -155,13 +165,11 @@ def _one(
     )
 
 
-def _with_local_passes(model: StateModel, one: StateCollective, count: float, shards: int) -> StateCollective:
-    """An exchange with the rounding before it and the sum behind it."""
-    time_s = one.time_s + model.exchange_local_s(count, shards)
-    return msgspec.structs.replace(one, time_s=time_s, formulas=(*one.formulas, *names(EXCHANGE)))
+def _with_passes(one: StateCollective, passes_s: float) -> StateCollective:
+    """An exchange with the kernels around it."""
+    return msgspec.structs.replace(one, time_s=one.time_s + passes_s, formulas=(*one.formulas, *names(EXCHANGE)))
 
 
 def _update_formulas(model: StateModel) -> tuple[Formula, ...]:
-    if model.sharding.offload_optimizer:
-        return HOST_UPDATE
-    return (*UPDATE, *NORM) if model.runtime.norm_reads_gradients else UPDATE
+    update = HOST_UPDATE if model.sharding.offload_optimizer else UPDATE
+    return (*update, *NORM) if model.runtime.norm_reads_gradients else update

@@ -49,7 +49,7 @@ def scatter_parts(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     ranks, gates = scope.layer.groups.routed, scope.values.optional_rider(source, GATES)
     if gates is not None:
         scope.values.ride(target, GATES, reduce_scatter_rows(gates, ranks))
-    return {target: exchange_parts(scope.values[source], ranks)}
+    return exchange_parts(operator, scope, ranks)
 
 
 def pick_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:

@@ -16,7 +16,6 @@ COLLECTIVES = {
     Collective.ALL_GATHER: all_gather_rows,
     Collective.REDUCE_SCATTER: reduce_scatter_rows,
     Collective.ALL_REDUCE: all_reduce,
-    Collective.ALL_TO_ALL: exchange_parts,  # of a sum whose parts travel in FP8
 }
 ATTENTION = "attention"
 
@@ -24,6 +23,8 @@ ATTENTION = "attention"
 def exchange(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """The operator's collective over the ranks of its region."""
     assert isinstance(operator.work, CollectiveWork)
+    if operator.work.collective is Collective.ALL_TO_ALL:  # a sum whose parts travel in FP8
+        return exchange_parts(operator, scope, _ranks(operator, scope))
     collective = COLLECTIVES[operator.work.collective]
     return {operator.writes[0]: collective(scope.values[operator.reads[0]], _ranks(operator, scope))}
 

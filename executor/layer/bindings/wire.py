@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from meshwright.costmodel.program.operators import MemoryWork, Operator
+from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.collectives import all_to_all_parts
 from meshwright.executor.layer.functions import fp8_rows
 from meshwright.executor.layer.groups import Communicator
@@ -18,6 +18,8 @@ from meshwright.executor.layer.routing import GATES
 from meshwright.executor.layer.scope import Scope
 
 QUANTIZE, DEQUANTIZE = ".quantize", ".dequantize"
+PARTS = "parts"
+"""Rides with rows that arrived: of how many ranks they are to be summed."""
 
 
 def quantize(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
@@ -32,7 +34,8 @@ def quantize(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 def dequantize(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Rows as they were, or the sum of what ranks have sent; gate weights ride on, or are written where asked for."""
     source, (target, *others) = operator.reads[0], operator.writes
-    rows = fp8_rows.summed_rows(scope.values[source], _num_parts(operator), scope.layer.dtype)
+    num_parts = scope.values.take_rider(source, PARTS, int) or 1
+    rows = fp8_rows.summed_rows(scope.values[source], num_parts, scope.layer.dtype)
     gates = scope.values.optional_rider(source, GATES)
     if others:
         assert gates is not None, f"{operator.name} writes gradients of gate weights"
@@ -42,12 +45,9 @@ def dequantize(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     return {target: rows}
 
 
-def _num_parts(operator: Operator) -> int:
-    """Of how many ranks' parts the operator makes one: it reads one byte a number of each, and writes two."""
-    assert isinstance(operator.work, MemoryWork)
-    return round(2 * operator.work.read_bytes / operator.work.write_bytes)
-
-
-def exchange_parts(rows_TW: Tensor, ranks: Communicator) -> Tensor:
-    """Equal parts of the rows, one to each rank; what comes from them, (T, W), in the order of ranks."""
-    return all_to_all_parts(rows_TW.unflatten(0, (ranks.size, -1)), ranks).flatten(0, 1)
+def exchange_parts(operator: Operator, scope: Scope, ranks: Communicator) -> Mapping[str, Tensor]:
+    """Equal parts of the rows, one to each rank; what comes from them, in the order of ranks, is yet to be summed."""
+    source, target = operator.reads[0], operator.writes[0]
+    scope.values.ride(target, PARTS, ranks.size)
+    parts = scope.values[source].unflatten(0, (ranks.size, -1))
+    return {target: all_to_all_parts(parts, ranks).flatten(0, 1)}

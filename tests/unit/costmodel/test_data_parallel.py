@@ -227,6 +227,17 @@ def test_zero_3_gathers_for_both_passes_and_holds_two_layers(cluster: ClusterSpe
     assert state.cost(DENSE_ALONE, STRATEGY).param_gather_s == 0.0
 
 
+def test_gradients_on_their_way_have_room_where_the_runtime_holds_some(cluster: ClusterSpec) -> None:
+    roomy = msgspec.structs.replace(RUNTIME, gradient_slots=2)
+    for zero, slots in ((ZeroStage.OPTIMIZER, 0), (ZeroStage.GRADIENTS, 2), (ZeroStage.PARAMETERS, 2)):
+        sharding = Sharding(zero=zero)
+        held, plain = (
+            _state(cluster, sharding, runtime=one).with_sharded_parameters(_layer(1.0), STRATEGY).transient_bytes
+            for one in (roomy, RUNTIME)
+        )
+        assert held - plain == slots * 4e8
+
+
 def test_what_exceeds_the_pass_is_exposed(cluster: ClusterSpec) -> None:
     state = _state(cluster, Sharding(zero=ZeroStage.GRADIENTS))
     scatter_s = _seconds(cluster, Collective.REDUCE_SCATTER, 4e8, GROUP)
@@ -278,26 +289,48 @@ def test_16_bit_reductions_may_be_an_exchange_with_a_pass_before_and_one_behind(
 
 
 def test_computation_loses_what_is_measured_beside_collectives_inside_a_node(cluster: ClusterSpec) -> None:
-    cost = _state(cluster, Sharding()).cost(DENSE_ALONE, STRATEGY)
+    cost = _state(cluster, Sharding()).cost(DENSE_ALONE, STRATEGY, _layer(1.0))
     compute, window = cluster.profile.interference.slowdowns(nvlink=True)
     assert cost.reduce_slowdown_s == pytest.approx(cost.grad_reduce_s * window * (1 - 1 / compute))
     assert cost.gather_slowdown_s == pytest.approx(cost.param_gather_s * window * (1 - 1 / compute))
 
 
+@pytest.mark.parametrize("pass_s", [0.0, 1e-5, 1e-4])
+def test_computation_loses_no_more_than_all_of_it_is_slowed_by(cluster: ClusterSpec, pass_s: float) -> None:
+    exchanging = msgspec.structs.replace(RUNTIME, gradient_reduce_bytes=2, reduces_by_all_to_all=True)
+    compute, _ = cluster.profile.interference.slowdowns(nvlink=True)
+    plain = _state(cluster, Sharding()).cost(DENSE_ALONE, STRATEGY, _layer(pass_s))
+    assert plain.gather_slowdown_s == pytest.approx(pass_s * (compute - 1))
+    assert plain.reduce_slowdown_s == pytest.approx(pass_s * (compute - 1))
+    exchanged = _state(cluster, Sharding(), Mesh(dp=8), exchanging).cost(DENSE_ALONE, ALONE, _layer(pass_s))
+    assert exchanged.reduce_slowdown_s <= pass_s * max(1.0, compute - 1) * (1 + 1e-12)
+
+
 def test_computation_loses_nothing_beside_collectives_that_it_waits_for(cluster: ClusterSpec) -> None:
     runtime = msgspec.structs.replace(RUNTIME, overlap_gradient_reduce=False, overlap_parameter_gather=False)
-    cost = _state(cluster, Sharding(), runtime=runtime).cost(DENSE_ALONE, STRATEGY)
+    cost = _state(cluster, Sharding(), runtime=runtime).cost(DENSE_ALONE, STRATEGY, _layer(1.0))
     assert cost.grad_reduce_s > 0.0 == cost.reduce_slowdown_s == cost.gather_slowdown_s
 
 
 def test_passes_around_an_exchange_take_computation_as_long_as_they_last(cluster: ClusterSpec) -> None:
     exchanging = msgspec.structs.replace(RUNTIME, gradient_reduce_bytes=2, reduces_by_all_to_all=True)
     weights, group = Weights(dense=1e9, ffn=0.0, expert=0.0), Group(size=8, ranks_per_node=8)
-    found = _state(cluster, Sharding(), Mesh(dp=8), exchanging).cost(weights, ALONE)
+    found = _state(cluster, Sharding(), Mesh(dp=8), exchanging).cost(weights, ALONE, _layer(10.0))
     exchange_s = _seconds(cluster, Collective.ALL_TO_ALL, 2e9, group)
     compute, window = cluster.profile.interference.slowdowns(nvlink=True)
     passes_s = found.grad_reduce_s - exchange_s
     assert found.reduce_slowdown_s == pytest.approx(passes_s + exchange_s * window * (1 - 1 / compute))
+
+
+def test_an_exchange_among_copies_costs_no_less_than_one_that_leaves_shards(cluster: ClusterSpec) -> None:
+    exchanging = msgspec.structs.replace(RUNTIME, gradient_reduce_bytes=2, reduces_by_all_to_all=True)
+    weights = Weights(dense=1e9, ffn=0.0, expert=0.0)
+    group = Group(size=8, ranks_per_node=8)
+    copied, sharded = (
+        _state(cluster, Sharding(zero=zero), Mesh(dp=8), exchanging).cost(weights, ALONE).grad_reduce_s
+        for zero in (ZeroStage.NONE, ZeroStage.OPTIMIZER)
+    )
+    assert copied > sharded + _seconds(cluster, Collective.ALL_GATHER, 2e9, group)
 
 
 def test_nobody_exchanges_what_nobody_else_has() -> None:
