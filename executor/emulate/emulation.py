@@ -17,7 +17,7 @@ from meshwright.costmodel.alone import timing
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.errors import PlanError
 from meshwright.costmodel.order.order_book import ModelEnd, OrderBook, OrderEntry
-from meshwright.costmodel.program.operators import CollectiveWork, Operator
+from meshwright.costmodel.program.operators import CollectiveWork, CopyWork, Operator
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.stage_cost import cost_context, stage_costs
@@ -203,10 +203,10 @@ def _names(program: LayerProgram) -> set[str]:
 
 
 def _same(plan: LayerProgram, here: LayerProgram) -> Iterator[str]:
-    """The names of the operators whose work is the same."""
+    """The names of the operators whose work is the same, but for copies to and from the host: a neighbour's."""
     works = {operator.name: operator.work for operator in (*here.forward, *here.backward)}
     for operator in (*plan.forward, *plan.backward):
-        if works.get(operator.name) == operator.work:
+        if works.get(operator.name) == operator.work and not isinstance(operator.work, CopyWork):
             yield operator.name
 
 
@@ -231,6 +231,8 @@ def _other_operators(
 def _reason(operator: Operator, full: Mesh, num_ranks: int) -> str:
     if isinstance(operator.work, CollectiveWork) and operator.work.group.size > num_ranks:
         return f"over {operator.work.group.size} ranks"
+    if isinstance(operator.work, CopyWork):
+        return "of the neighbouring layer, which may be another here"
     return f"its size depends on all experts of ep {full.ep}"
 
 

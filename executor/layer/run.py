@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from meshwright.costmodel.layer_passes import pass_operators
+from meshwright.costmodel.offload import OFFLOADED
 from meshwright.costmodel.order.launch_order import PassKind
-from meshwright.costmodel.program.operators import GRADIENT, Operator, Resource
+from meshwright.costmodel.program.operators import GRADIENT, CopyWork, Operator, Resource
 from meshwright.costmodel.program.program import LayerProgram
+from meshwright.costmodel.program.recompute import plan_backward
 from meshwright.costmodel.strategy import Recompute
 from meshwright.executor.layer.bindings.registry import binding_of
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.groups import LayerGroups
+from meshwright.executor.layer.host_copies import HostCopies
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.lifetime import INPUT, Lifetimes
+from meshwright.executor.layer.offloaded import OffloadedTensors
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.position import make_rotary_tables
 from meshwright.executor.layer.scope import Binding, Scope
@@ -75,31 +79,66 @@ class LayerRunner:
         self.host = HostReads()
         self.forward = pass_operators(program, recompute, PassKind.FORWARD)
         self.backward = pass_operators(program, recompute, PassKind.BACKWARD)
+        self._offloaded = offloaded_names(program, recompute)
         self._rotary = make_rotary_tables(layer)
         self._bindings = {op.name: binding_of(op, layer) for op in (*program.forward, *program.backward)}
 
-    def start(self, hidden_TH: Tensor | None = None) -> MicroBatch:
-        """A new micro-batch with its input, which the embedding has none of."""
+    def start(self, hidden_TH: Tensor | None = None, host_copies: HostCopies | None = None) -> MicroBatch:
+        """A new micro-batch with its input, which the embedding has none of.
+
+        `host_copies` None: there is no other layer whose tensors the layer's copies could move.
+        """
         values = Values()
         if hidden_TH is not None:
             values.put(INPUT, hidden_TH)
-        scope = Scope(layer=self.layer, values=values, parameters=self.parameters, rotary=self._rotary, host=self.host)
-        return MicroBatch(self._bindings, Lifetimes(self.program, self.recompute), scope, self.program.output)
+        scope = Scope(
+            layer=self.layer,
+            values=values,
+            parameters=self.parameters,
+            rotary=self._rotary,
+            host=self.host,
+            host_copies=HostCopies() if host_copies is None else host_copies,
+        )
+        offloaded = OffloadedTensors(values, self._offloaded, scope.host_copies.buffers)
+        lifetimes = Lifetimes(self.program, self.recompute)
+        return MicroBatch(self._bindings, lifetimes, scope, self.program.output, offloaded)
+
+
+def offloaded_names(program: LayerProgram, recompute: Recompute) -> tuple[str, ...]:
+    """The tensors that wait in host memory, of a program that has copies."""
+    if not any(isinstance(operator.work, CopyWork) for operator in program.forward):
+        return ()
+    kept = plan_backward(program, recompute).kept
+    return tuple(name for name in OFFLOADED if name in kept)
 
 
 class MicroBatch:
-    """One micro-batch on its way through a layer. Tensors are forgotten when nobody needs them any more."""
+    """One micro-batch on its way through a layer. Tensors are forgotten when nobody needs them any more.
 
-    def __init__(self, bindings: Mapping[str, Binding], lifetimes: Lifetimes, scope: Scope, output: str) -> None:
+    `offloaded`: those that wait in host memory between the passes; who runs the passes says when (`host_copies.py`).
+    """
+
+    def __init__(
+        self,
+        bindings: Mapping[str, Binding],
+        lifetimes: Lifetimes,
+        scope: Scope,
+        output: str,
+        offloaded: OffloadedTensors,
+    ) -> None:
         self.scope = scope
+        self.offloaded = offloaded
         self._bindings = bindings
         self._lifetimes = lifetimes
         self._output = output
 
     def run(self, operators: Iterable[Operator], around: Around | None = None) -> None:
-        """Run operators one after another, a pass as it is planned. No autograd: all operators are alike."""
+        """Run operators one after another, a pass as it is planned. No autograd: all operators are alike.
+
+        `around` is not told of copies to and from the host that have nothing to move.
+        """
         if isinstance(operators, LayerPass):
-            self._run_pass(operators, around)
+            self._run_pass(operators, None if around is None else partial(self._unless_idle, around))
             return
         with torch.no_grad():
             for operator in operators:
@@ -123,6 +162,12 @@ class MicroBatch:
             streams.run(planned, self.scope.values, self._run_one, around)
         for name in {self._output, GRADIENT + INPUT} & self.scope.values.names():
             streams.hand_over(self.scope.values, name)
+
+    def _unless_idle(self, around: Around, operator: Operator, run: Callable[[], None]) -> None:
+        if isinstance(operator.work, CopyWork) and not self.scope.host_copies.moves(operator.phase):
+            run()
+        else:
+            around(operator, run)
 
     def _run_one(self, operator: Operator) -> None:
         written = self._bindings[operator.name](operator, self.scope)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.host_copies import HostCopies
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.position import RotaryTables
@@ -26,6 +27,7 @@ class Scope:
     parameters: Parameters
     rotary: RotaryTables
     host: HostReads = field(default_factory=HostReads)
+    host_copies: HostCopies = field(default_factory=HostCopies)
 
     def reads(self, operator: Operator) -> list[Tensor]:
         """The tensors that an operator reads."""

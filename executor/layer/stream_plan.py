@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from meshwright.costmodel.program.operators import Operator, Resource
+from meshwright.costmodel.program.operators import CopyWork, Operator, Resource
 
 BEGIN = -1
 """The place of all that the compute stream was given before the pass."""
@@ -56,12 +56,15 @@ def plan_streams(placed: Sequence[Placed]) -> StreamPass:
     """The waits of a pass whose operators are issued in this order.
 
     An operator waits for all earlier ones that write what it reads. One that adds to a tensor (several may write one
-    gradient) waits for who has written it before. What no operator of the pass writes was there when it began.
+    gradient) waits for who has written it before. What no operator of the pass writes was there when it began, as is
+    what a copy to or from the host moves: it is of another layer.
     """
     clocks, writers, waits = _Clocks(), dict[str, list[int]](), list[tuple[int, ...]]()
     for place, one in enumerate(placed):
         needed = {source for name in one.operator.reads for source in writers.get(name, (BEGIN,))}
         needed.update(source for name in one.operator.writes for source in writers.get(name, ()))
+        if isinstance(one.operator.work, CopyWork):
+            needed.add(BEGIN)
         waits.append(clocks.wait(one.stream, needed))
         clocks.launch(one.stream, place)
         for name in one.operator.writes:

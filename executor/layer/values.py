@@ -81,6 +81,14 @@ class Values:
         if self._use is not None:
             self._use.written.append(((name,), tensor))
 
+    def take(self, name: str, source: Values, its_name: str) -> None:
+        """Take over a tensor of another layer, or one of this under another name."""
+        homes = source.homes.get((its_name,))
+        self._tensors[name] = source._tensors[its_name]
+        source.drop((its_name,))
+        if homes is not None:
+            self.homes[name,] = homes
+
     def ride(self, tensor: str, name: str, rider: object) -> None:
         """Hand `rider` on beside a tensor. An operator that is run again hands on what it did: the first stays."""
         if f"{tensor}.{name}" in self._riders:

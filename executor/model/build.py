@@ -14,6 +14,7 @@ from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, LayerGroups
+from meshwright.executor.layer.host_copies import HostCopies
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
 from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.layer.streams import Streams
@@ -86,7 +87,7 @@ class RankModel:
         for flat in self.flats:
             flat.fill(self._initial)
         self.state.spread()
-        last = len(configuration.stages) - 1
+        last, host_copies = len(configuration.stages) - 1, HostCopies()
         self.stages = tuple(
             Stage(
                 [Part(part.description, self._parameters(part), streams) for part in parts],
@@ -96,6 +97,7 @@ class RankModel:
                 routed=routed,
                 passing=self.state.passing,
                 watch=watch,
+                host_copies=host_copies,
             )
             for stage, parts in planned.items()
         )

@@ -13,7 +13,9 @@ from meshwright.costmodel.program.operators import Operator, Resource
 from meshwright.executor.layer.bindings.cross_entropy import TARGETS, Targets, summed_loss
 from meshwright.executor.layer.bindings.embedding import TOKENS
 from meshwright.executor.layer.bindings.router import REPORT, ROUTING, RoutingReport
+from meshwright.executor.layer.host_copies import HostCopies
 from meshwright.executor.layer.lifetime import INPUT
+from meshwright.executor.layer.offloaded import OffloadedTensors
 from meshwright.executor.layer.run import MicroBatch
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.part import Part
@@ -45,7 +47,8 @@ class Stage:
     """The parts of one virtual stage in model order.
 
     `token_weight` is the share of one token in the step's loss, and so the gradient of its loss: gradients of all ranks
-    and micro-batches then simply add up. `passing` brings weights and takes gradients.
+    and micro-batches then simply add up. `passing` brings weights and takes gradients. `host_copies`: those of the
+    rank, None where it has no other stage.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Stage:
         routed: Routed,
         passing: Passing = stateless,
         watch: Watch | None = None,
+        host_copies: HostCopies | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self.is_first = is_first
@@ -66,6 +70,7 @@ class Stage:
         self._routed = routed
         self._passing = passing
         self._watch = watch
+        self._host_copies = HostCopies() if host_copies is None else host_copies
         self._running: dict[int, list[MicroBatch]] = {}
 
     def forward(self, number: int, hidden_TH: Tensor | None, tokens: MicroBatchTokens | None) -> Tensor:
@@ -75,11 +80,12 @@ class Stage:
         """
         running = []
         for part, following in _with_following(self.parts):
-            batch = part.runner.start(hidden_TH)
+            batch = part.runner.start(hidden_TH, self._host_copies)
             if tokens is not None:
                 self._ride(batch, tokens)
             with self._passing(PassKind.FORWARD, part.title, following):
                 self._run(batch, part, PassKind.FORWARD, number)
+            self._host_copies.end_forward(batch.offloaded)
             if part.routes:
                 self._routed(part.title, batch.scope.values.rider(ROUTING, REPORT, RoutingReport))
             is_head = self.is_last and part is self.parts[-1]
@@ -100,15 +106,20 @@ class Stage:
         batch.scope.values.ride(INPUT, TOKENS, tokens.inputs_T)
         batch.scope.values.ride(INPUT, TARGETS, Targets(labels_T=tokens.labels_T, scale=self._token_weight))
 
-    def backward(self, number: int, grad_TH: Tensor | None) -> Tensor | None:
-        """Gradients of the input and of all weights; the last stage starts from its loss, the first returns none."""
-        grad_TH = self._backward(number, grad_TH, PassKind.BACKWARD)
+    def backward(self, number: int, grad_TH: Tensor | None, following: OffloadedTensors | None = None) -> Tensor | None:
+        """Gradients of the input and of all weights; the last stage starts from its loss, the first returns none.
+
+        `following`: what the rank's next backward needs of host memory, if that begins behind this one.
+        """
+        grad_TH = self._backward(number, grad_TH, PassKind.BACKWARD, following)
         del self._running[number]
         return grad_TH
 
-    def backward_input(self, number: int, grad_TH: Tensor | None) -> Tensor | None:
+    def backward_input(
+        self, number: int, grad_TH: Tensor | None, following: OffloadedTensors | None = None
+    ) -> Tensor | None:
         """The gradient of the input alone."""
-        return self._backward(number, grad_TH, PassKind.DGRAD)
+        return self._backward(number, grad_TH, PassKind.DGRAD, following)
 
     def backward_weight(self, number: int) -> None:
         """The gradients of the weights, after `backward_input`."""
@@ -117,14 +128,22 @@ class Stage:
                 self._run(batch, part, PassKind.WGRAD, number)
         del self._running[number]
 
-    def _backward(self, number: int, grad_TH: Tensor | None, kind: PassKind) -> Tensor | None:
+    def _backward(
+        self, number: int, grad_TH: Tensor | None, kind: PassKind, behind: OffloadedTensors | None
+    ) -> Tensor | None:
         for part, following, batch in self._reversed(number):
             if grad_TH is not None:
                 batch.put_output_gradient(grad_TH)
+            self._host_copies.begin_backward(batch.offloaded, self.offloaded(number, part) or behind)
             with self._passing(kind, part.title, following):
                 self._run(batch, part, kind, number)
             grad_TH = None if self.is_first and part is self.parts[0] else batch.take_input_gradient()
         return grad_TH
+
+    def offloaded(self, number: int, before: Part | None = None) -> OffloadedTensors | None:
+        """What the backward of a micro-batch needs first of host memory, or next behind that of part `before`."""
+        running = self._running[number][: None if before is None else self.parts.index(before)]
+        return next((batch.offloaded for batch in reversed(running) if batch.offloaded.names), None)
 
     def _reversed(self, number: int) -> Iterator[tuple[Part, str | None, MicroBatch]]:
         parts = _with_following(tuple(reversed(self.parts)))

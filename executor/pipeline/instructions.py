@@ -6,7 +6,8 @@ two devices wait for each other, however sends and receives block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from meshwright.costmodel.simulate import Schedule
 from meshwright.costmodel.simulate.actions import Action, ActionKind
@@ -67,6 +68,12 @@ def _passages(schedule: Schedule, device: int, slot: tuple[Action, ...]) -> Iter
         passage = outgoing(action, schedule.placement[device][action.chunk], schedule.num_virtual_stages)
         if passage is not None:
             yield passage
+
+
+def backwards_behind(actions: Sequence[Action]) -> dict[Action, Action]:
+    """For each backward of a device the one that comes next, if no forward comes between them."""
+    passes = [action for action in actions if action.kind is not ActionKind.BACKWARD_WEIGHT]
+    return {one: other for one, other in pairwise(passes) if one.kind.sends_gradient and other.kind.sends_gradient}
 
 
 def outgoing(action: Action, stage: int, num_stages: int) -> Passage | None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from meshwright.costmodel.simulate import Schedule
 from meshwright.costmodel.simulate.actions import Action, ActionKind
+from meshwright.executor.layer.offloaded import OffloadedTensors
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.stage import Stage
 from meshwright.executor.observe.observer import WAITS_WORD, StepObserver
@@ -16,6 +17,7 @@ from meshwright.executor.pipeline.instructions import (
     Passage,
     Receive,
     Send,
+    backwards_behind,
     device_instructions,
     incoming,
     outgoing,
@@ -42,6 +44,8 @@ class PipelineDevice:
         self._placed = schedule.placement[device]
         self._stages = stages
         self._instructions = device_instructions(schedule)[device]
+        actions = [one.action for one in self._instructions if isinstance(one, Compute)]
+        self._backwards_behind = backwards_behind(actions)
         self._make_mailbox = make_mailbox
         self._watch = watch
 
@@ -71,11 +75,15 @@ class PipelineDevice:
         given = None if needed is None else self._taken(needed, mailbox)
         part = StepPart.FORWARD if action.kind is ActionKind.FORWARD else StepPart.BACKWARD
         with self._watch.part(part, f"{ACTION_WORDS[action.kind]} {action.micro_batch}"):
-            yielded = _run(action, stage, given, tokens_of)
+            yielded = _run(action, stage, given, tokens_of, self._following(action))
         passage = outgoing(action, number, self._num_stages)
         if passage is not None and yielded is not None:
             mailbox.put(passage, yielded)
         return yielded if stage.is_last and action.kind is ActionKind.FORWARD else None
+
+    def _following(self, action: Action) -> OffloadedTensors | None:
+        behind = self._backwards_behind.get(action)
+        return None if behind is None else self._stages[behind.chunk].offloaded(behind.micro_batch)
 
     def _taken(self, passage: Passage, mailbox: Mailbox) -> Tensor:
         if mailbox.has_kept(passage):
@@ -86,15 +94,17 @@ class PipelineDevice:
             return mailbox.take(passage)
 
 
-def _run(action: Action, stage: Stage, given: Tensor | None, tokens_of: TokensOf) -> Tensor | None:
+def _run(
+    action: Action, stage: Stage, given: Tensor | None, tokens_of: TokensOf, following: OffloadedTensors | None
+) -> Tensor | None:
     match action.kind:
         case ActionKind.FORWARD:
             tokens = tokens_of(action.micro_batch) if stage.is_first or stage.is_last else None
             return stage.forward(action.micro_batch, given, tokens)
         case ActionKind.BACKWARD:
-            return stage.backward(action.micro_batch, given)
+            return stage.backward(action.micro_batch, given, following)
         case ActionKind.BACKWARD_INPUT:
-            return stage.backward_input(action.micro_batch, given)
+            return stage.backward_input(action.micro_batch, given, following)
         case ActionKind.BACKWARD_WEIGHT:
             stage.backward_weight(action.micro_batch)
             return None

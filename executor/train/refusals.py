@@ -74,8 +74,6 @@ def _of_layer(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> Iterator
             f" {mesh.sp} and cp {mesh.cp}"
         )
         yield Refusal(field="tp", what=what)
-    if strategy.offload:
-        yield Refusal(field="offload", what="offload of activations")
     if strategy.tp > 1 and not strategy.sequence_parallel:
         yield Refusal(field="sequence_parallel", what="tensor parallelism without sequence parallelism")
     if attention.num_kv_heads % strategy.tp and strategy.tp % attention.num_kv_heads:

@@ -8,11 +8,13 @@ from meshwright.costmodel.program.operators import (
     Axis,
     Collective,
     CollectiveWork,
+    CopyWork,
     GemmWork,
     GroupedGemmWork,
     MemoryKernel,
     MemoryWork,
     Operator,
+    Pass,
 )
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.bindings import (
@@ -21,6 +23,7 @@ from meshwright.executor.layer.bindings import (
     cross_entropy,
     embedding,
     gather_exchange,
+    host_copy,
     local_exchange,
     norms,
     region,
@@ -126,10 +129,10 @@ def binding_of(operator: Operator, layer: LayerContext) -> Binding:
             return ATTENTION[layer.groups.context.size > 1][operator.work.backward]
         case CollectiveWork():
             return _collective(operator, layer)
+        case CopyWork():
+            return host_copy.offload if operator.phase is Pass.FORWARD else host_copy.reload
         case MemoryWork():
             return _memory_bound(operator, operator.work.kernel, layer)
-        case _:
-            raise _unknown(operator)
 
 
 def _unknown(operator: Operator) -> StrategyError:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,10 @@ ONE = {
     "moe: recompute, losses": "mbs=4,recompute=full",
     "groups of experts: losses of groups": "mbs=1",
     "moe: bounded": "mbs=2,recompute=sar",
+    "dense: activations in host memory": "mbs=2",
+    "moe: activations in host memory": "mbs=2",
+    "moe: sar, activations in host memory": "mbs=2,recompute=sar",
+    "latent: every second layer, activations in host memory": "mbs=4",
 }
 TWO = {
     "dense: dp": "dp=2,mbs=2",
@@ -112,6 +117,14 @@ TWO = {
     "odd vocabulary: tp": "tp=2,mbs=2",
     "moe: etp": "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp, allgather": "sp=2,ep=1,etp=2,mbs=2,dispatch=allgather",
+    "dense: 1f1b, activations in host memory": "pp=2,mbs=1,schedule=1f1b",
+    "dense: gpipe, activations in host memory": "pp=2,mbs=2,schedule=gpipe",
+    "dense: interleaved, activations in host memory": "pp=2,vp=2,mbs=1,schedule=interleaved",
+    "dense: zero 3, activations in host memory": "dp=2,mbs=1,zero=3",
+    "moe: zb-v, activations in host memory": "pp=2,mbs=1,schedule=zb-v",
+    "moe: ep, activations in host memory": "dp=2,ep=2,mbs=2,dispatch=alltoall",
+    "moe: ep, sar, activations in host memory": "dp=2,ep=2,mbs=2,dispatch=alltoall,recompute=sar",
+    "latent: tp, ep, activations in host memory": "tp=2,ep=2,mbs=2,dispatch=alltoall",
     "dense: cp": "cp=2,attention=cp-allgather,mbs=2",
     "dense: cp ring": "cp=2,attention=cp-ring,mbs=2",
     "moe: cp, ep": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
@@ -127,6 +140,7 @@ FOUR = {
     "gated shared experts: tp, edp, fp8": "tp=2,dp=2,ep=2,mbs=2,dispatch=alltoall,wire=fp8",
     "moe: folded, allgather": "sp=2,dp=2,ep=4,mbs=2,dispatch=allgather",
     "moe: ep, edp": "dp=4,ep=2,mbs=1,dispatch=alltoall",
+    "moe: ep, edp, activations in host memory": "dp=4,ep=2,mbs=1,dispatch=alltoall",
     "moe: ep, edp, zero 0": "dp=4,ep=2,mbs=1,dispatch=alltoall,zero=0",
     "moe: tp, edp": "tp=2,dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
@@ -267,6 +281,11 @@ BY_TURNS = (
 )
 """Cases whose every second layer cuts its heads by sp instead of tp, or the other way round."""
 
+EVERY_SECOND_LAYER = "every second layer"
+ACTIVATIONS_IN_HOST_MEMORY = "activations in host memory"
+"""Cases whose layers, or every second one, keep their widest tensors there: with recomputation pinned, the planner has
+no such layers."""
+
 IN_HOST_MEMORY = "optimizer in host memory"
 """Cases whose masters and moments are there, as the planner does only where GPUs have no room for them."""
 
@@ -288,9 +307,25 @@ ALIKE = (
     *OVERLAPPED,
     ("dense: zero 2", "dense: zero 3", "dense: zero 2, optimizer in host memory"),
     ("moe: zero 3", "moe: zero 3, once more", "moe: zero 3, sar", "moe: zero 3, full recomputation"),
-    ("moe: ep", "moe: ep, once more", "moe: ep, sar", "moe: ep, full recomputation"),
+    (
+        "moe: ep",
+        "moe: ep, once more",
+        "moe: ep, sar",
+        "moe: ep, full recomputation",
+        "moe: ep, activations in host memory",
+        "moe: ep, sar, activations in host memory",
+    ),
     ("moe: ep, fp8", "moe: ep, fp8, full recomputation"),
-    ("moe", "moe: recompute"),
+    ("moe", "moe: recompute", "moe: activations in host memory", "moe: sar, activations in host memory"),
+    ("dense: 1f1b", "dense: 1f1b, activations in host memory"),
+    ("dense: gpipe", "dense: gpipe, activations in host memory"),
+    ("dense: interleaved", "dense: interleaved, activations in host memory"),
+    ("dense: zero 3", "dense: zero 3, activations in host memory"),
+    ("dense", "dense: activations in host memory"),
+    ("moe: zb-v", "moe: zb-v, activations in host memory"),
+    ("moe: ep, edp", "moe: ep, edp, activations in host memory"),
+    ("latent: tp, ep", "latent: tp, ep, activations in host memory"),
+    ("latent", "latent: every second layer, activations in host memory"),
 )
 """Plans whose weights are the same to the last bit."""
 
@@ -306,8 +341,9 @@ def train_all(
         plans.mkdir(exist_ok=True)
         chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
         for case, fixes in chosen.items():
-            change = {"change": by_turns} if case in BY_TURNS else {}
-            plan = make_plan(case.partition(":")[0], num_ranks, fixes, GPUS_PER_NODE.get(case, 8), **change)
+            plan = make_plan(
+                case.partition(":")[0], num_ranks, fixes, GPUS_PER_NODE.get(case, 8), change=_change_of(case)
+            )
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
             if IN_HOST_MEMORY in case:
@@ -335,6 +371,23 @@ def train_all(
         return found
 
     return train
+
+
+def _change_of(case: str) -> Callable[[TrainingConfiguration], TrainingConfiguration]:
+    if case in BY_TURNS:
+        return by_turns
+    if ACTIVATIONS_IN_HOST_MEMORY in case:
+        return partial(offloaded, step=2 if EVERY_SECOND_LAYER in case else 1)
+    return lambda found: found
+
+
+def offloaded(configuration: TrainingConfiguration, step: int) -> TrainingConfiguration:
+    """Every `step`-th layer with its widest tensors in host memory, in the orders that list scheduling finds."""
+    numbers = count()
+    stages = tuple(
+        tuple(replace(one, offload=next(numbers) % step == 0) for one in stage) for stage in configuration.stages
+    )
+    return replace(configuration, stages=stages)
 
 
 def by_turns(configuration: TrainingConfiguration) -> TrainingConfiguration:
@@ -372,7 +425,13 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
 
 
 def test_what_streams_run_is_what_one_stream_runs(train_all: Callable[..., Results]) -> None:
-    cases = ("moe: tp, edp", "moe: zb-v, sp", "latent: tp, dp", "moe: ep, edp")
+    cases = (
+        "moe: tp, edp",
+        "moe: zb-v, sp",
+        "latent: tp, dp",
+        "moe: ep, edp",
+        "moe: ep, edp, activations in host memory",
+    )
     streams = train_all(4, "cpu", "float64", cases, "host-streams")
     assert wrong(streams, {}, TOLERANCE) == []
     alone = train_all(4, "cpu", "float64", cases)
@@ -397,6 +456,14 @@ def test_beside_the_layers_or_in_line_on_gpus(dtype: str, train_all: Callable[..
     _need_gpus(2)
     found = train_all(2, "cuda", dtype, [case for pair in OVERLAPPED for case in pair])
     assert [pair for pair in OVERLAPPED if len({found[case]["digest"] for case in pair}) > 1] == []
+
+
+@pytest.mark.gpu
+def test_activations_in_host_memory_change_nothing_on_gpus(train_all: Callable[..., Results]) -> None:
+    _need_gpus(2)
+    pairs = [group for group in ALIKE if len(group) == 2 and ACTIVATIONS_IN_HOST_MEMORY in group[1] and group[0] in TWO]
+    found = train_all(2, "cuda", "bfloat16", [case for pair in pairs for case in pair])
+    assert [pair for pair in pairs if len({found[case]["digest"] for case in pair}) > 1] == []
 
 
 @pytest.mark.gpu
@@ -425,7 +492,16 @@ def test_sixteen_bits_on_gpus(num_ranks: int, train_all: Callable[..., Results])
 @pytest.mark.gpu
 def test_overlap_changes_nothing_on_gpus(train_all: Callable[..., Results]) -> None:
     _need_gpus(2)
-    cases = ("dense: tp", "dense: sp, ffn tp", "moe: ep", "moe: tp, ep", "moe: ep, sar", "latent: tp, ep", "moe: zb-v")
+    cases = (
+        "dense: tp",
+        "dense: sp, ffn tp",
+        "moe: ep",
+        "moe: tp, ep",
+        "moe: ep, sar",
+        "latent: tp, ep",
+        "moe: zb-v",
+        *(case for case in TWO if ACTIVATIONS_IN_HOST_MEMORY in case),
+    )
     overlapped = train_all(2, "cuda", "bfloat16", cases)
     alone = train_all(2, "cuda", "bfloat16", cases, "one-stream")
     assert {case: result["digest"] for case, result in overlapped.items()} == {

@@ -57,6 +57,14 @@ def test_where_all_experts_fit_every_operator_is_the_plans(plan: Plan) -> None:
     check_runs(reduced)
 
 
+def test_copies_to_and_from_the_host_are_of_other_layers(plan: Plan) -> None:
+    configuration = configuration_of(plan)
+    stages = tuple(tuple(replace(one, offload=True) for one in stage) for stage in configuration.stages)
+    found = predict(offloading := replace(configuration, stages=stages))
+    emulation = emulate(build_plan(offloading, found, plan.search), "plan.json", 8, "1")
+    assert not_same(emulation) == {"offload", "reload"}
+
+
 def test_with_fewer_experts_the_router_and_its_collectives_are_not(plan: Plan) -> None:
     emulation = emulate(plan, "plan.json", 2, "layers")
     reduced = configuration_of(emulation.plan)

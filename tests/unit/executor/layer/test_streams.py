@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from meshwright.costmodel.program.operators import GemmWork, Operator, Pass, Resource
+from meshwright.costmodel.program.operators import CopyWork, GemmWork, Operator, Pass, Resource
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.executor.layer.stream_plan import Placed, plan_streams
 from meshwright.executor.layer.streams import Streams
@@ -330,6 +330,16 @@ def test_what_was_there_before_the_pass_is_waited_for_once() -> None:
     ]
     planned = plan_streams(gathers)
     assert [step.waits for step in planned.steps] == [(-1,), ()]
+    assert (planned.begins, planned.ends) == (True, (1,))
+
+
+def test_a_copy_to_the_host_is_behind_all_before_the_pass_and_the_end_behind_the_copy() -> None:
+    copy = Operator(
+        name="offload", module="copies", phase=Pass.FORWARD, work=CopyWork(num_bytes=1.0), reads=(), writes=()
+    )
+    product = Placed(operator=operator("product", ("in",), ("out",)), stream=COMPUTE)
+    planned = plan_streams([product, Placed(operator=copy, stream=Resource.COPY_ENGINE), product])
+    assert [step.waits for step in planned.steps] == [(), (-1,), ()]
     assert (planned.begins, planned.ends) == (True, (1,))
 
 

@@ -7,7 +7,16 @@ from collections import Counter
 import pytest
 
 from meshwright.costmodel.simulate import Schedule, ScheduleKind, build_schedule
-from meshwright.executor.pipeline.instructions import Compute, Instruction, Receive, Send, device_instructions, incoming
+from meshwright.costmodel.simulate.actions import ActionKind, single
+from meshwright.executor.pipeline.instructions import (
+    Compute,
+    Instruction,
+    Receive,
+    Send,
+    backwards_behind,
+    device_instructions,
+    incoming,
+)
 
 SCHEDULES = [
     build_schedule(ScheduleKind.ONE_F_ONE_B, 4, 6),
@@ -84,3 +93,10 @@ def _advance(left: list[list[Instruction]], device: int) -> None:
                 return
             other.pop(0)
         left[device].pop(0)
+
+
+def test_backwards_behind_each_other() -> None:
+    warm, steady = [single(ActionKind.FORWARD, 0, number)[0] for number in (0, 1)], single(ActionKind.FORWARD, 0, 2)[0]
+    first, second, third = (single(ActionKind.BACKWARD_INPUT, 0, number)[0] for number in (0, 1, 2))
+    weights = single(ActionKind.BACKWARD_WEIGHT, 0, 1)[0]
+    assert backwards_behind([*warm, first, steady, second, weights, third]) == {second: third}

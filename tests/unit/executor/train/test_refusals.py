@@ -36,7 +36,6 @@ def _with_attention(configuration: TrainingConfiguration, **changes: object) -> 
 REFUSED: dict[str, tuple[Change, str]] = {
     "prediction modules": (model(mtp_depth=1), "model.mtp_depth: "),
     "learned positions": (model(learned_positions=64), "model.learned_positions: "),
-    "offload": (layers(offload=True), "layer 0: offload: "),
     "a window": (
         lambda configuration: _with_attention(configuration, window=4),
         "layer 0: window: .*sliding windows",
@@ -69,6 +68,7 @@ def test_refused_with_its_field(tiny_configuration: TrainingConfiguration, chang
 
 def test_the_rest_is_not(tiny_configuration: TrainingConfiguration) -> None:
     check_runs(tiny_configuration)
+    check_runs(layers(offload=True)(tiny_configuration))
 
 
 def test_parts_of_a_sequence_that_context_parallel_ranks_cannot_share(
