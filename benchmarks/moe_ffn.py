@@ -144,14 +144,18 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--num-gpus", type=int, default=1)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--models", default="", help=f"of {','.join(SHAPES)}, separated by commas; all where empty")
-    parser.add_argument("--tokens", type=int, default=8192, help="a GPU")
+    parser.add_argument("--tokens", type=int, help="a GPU; default: 8192, of a tiny block 64")
     parser.add_argument("--rounds", type=int, default=4, help="in which implementations take turns")
     parser.add_argument("--passes", type=int, default=8, help="of an implementation in a round")
-    parser.add_argument("--seconds", type=float, default=35.0, help="nothing is compiled after so long")
+    parser.add_argument("--seconds", type=float, help="nothing is compiled after so long; default: 35, tiny blocks 0")
     parser.add_argument("--tiny", action="store_true", help="small shapes: only a try")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print a record as a table, and nothing else")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
+    if options.tokens is None:
+        options.tokens = 64 if options.tiny else 8192
+    if options.seconds is None:
+        options.seconds = 0.0 if options.tiny else 35.0
     unknown = set(filter(None, options.models.split(","))) - set(SHAPES)
     if unknown:
         parser.error(f"--models: {', '.join(sorted(unknown))}: expected {', '.join(SHAPES)}")

@@ -14,11 +14,13 @@ from typing import Final
 
 import msgspec
 
+from meshwright.costmodel.errors import InputError
 from meshwright.kernels.build.cache import (
     LIBRARY_NAME,
     BuildRecord,
     BuiltLibrary,
     build_lock,
+    built_library_at,
     cache_folder,
     read_record,
     record_path,
@@ -54,8 +56,8 @@ def build_library(say: Say, *, again: bool = False) -> BuiltLibrary:
     name = build_name(toolkit)
     target = cache_folder() / name
     library = target / LIBRARY_NAME
-    with build_lock(name):
-        if again or not library.is_file():
+    with build_lock(name, say):
+        if again or built_library_at(library) is None:
             _build_into(target, toolkit, say)
         else:
             say(f"kernels: {library} is up to date")
@@ -63,8 +65,15 @@ def build_library(say: Say, *, again: bool = False) -> BuiltLibrary:
 
 
 def copy_library(built: BuiltLibrary, folder: Path) -> Path:
-    """Copy library and record where $MESHWRIGHT_KERNELS_LIBRARY may point to; returns the library's new path."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Copy library and record where $MESHWRIGHT_KERNELS_LIBRARY may point to; returns the library's new path.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(str(folder), "", f"is no folder for the library: {problem.strerror}") from problem
     source = Path(built.path)
     for path in (record_path(source), source):
         partial = folder / f".{path.name}.{os.getpid()}"
@@ -86,6 +95,7 @@ def _build_into(target: Path, toolkit: Toolkit, say: Say) -> None:
             cuda=toolkit.version,
             torch=version("torch"),
             kernels=kernels,
+            size_bytes=library.stat().st_size,
         )
         record_path(library).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
         if target.exists():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -26,13 +26,14 @@ LIBRARY_VARIABLE: Final = "MESHWRIGHT_KERNELS_LIBRARY"
 
 
 class BuildRecord(Value, frozen=True, kw_only=True):
-    """What a library was built from and with. `sources`: fingerprint of sources and flags."""
+    """What a library was built from and with. `sources`: fingerprint of sources and flags; `size_bytes` 0: unknown."""
 
     schema_version: int
     sources: str
     cuda: str
     torch: str
     kernels: tuple[KernelReport, ...]
+    size_bytes: int = 0
 
 
 class BuiltLibrary(Value, frozen=True, kw_only=True):
@@ -63,16 +64,35 @@ def built_library() -> BuiltLibrary | None:
     if named:
         return _named_library(Path(named))
     for folder in sorted(cache_folder().glob(f"{sources_digest()}-cuda*"), reverse=True):
-        library = folder / LIBRARY_NAME
-        if library.is_file():
-            return BuiltLibrary(path=str(library), record=read_record(library))
+        if found := built_library_at(folder / LIBRARY_NAME):
+            return found
     return None
 
 
+def built_library_at(library: Path) -> BuiltLibrary | None:
+    """The library there; None where it or its record is missing or damaged."""
+    try:
+        record = read_record(library)
+    except InputError:
+        return None
+    whole = library.is_file() and _is_whole(library, record)
+    return BuiltLibrary(path=str(library), record=record) if whole else None
+
+
+def _is_whole(library: Path, record: BuildRecord) -> bool:
+    return record.size_bytes in (0, library.stat().st_size)
+
+
 def _named_library(library: Path) -> BuiltLibrary:
+    if library.is_dir():
+        problem = f"{library} is a folder, expected the library itself: {library / LIBRARY_NAME}"
+        raise InputError(f"${LIBRARY_VARIABLE}", "", problem)
     if not library.is_file():
         raise InputError(f"${LIBRARY_VARIABLE}", "", f"{library} is not there, expected a built library")
     record = read_record(library)
+    if not _is_whole(library, record):
+        problem = f"{library} has {library.stat().st_size} bytes, expected {record.size_bytes}: copy it again"
+        raise InputError(f"${LIBRARY_VARIABLE}", "", problem)
     if record.sources != sources_digest():
         raise InputError(
             f"${LIBRARY_VARIABLE}",
@@ -92,7 +112,8 @@ def read_record(library: Path) -> BuildRecord:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=BuildRecord)
     except (OSError, msgspec.MsgspecError) as problem:
-        raise InputError(str(path), "", f"expected the record of a built library: {problem}") from problem
+        expected = f"expected the record of a built library, which lies beside it: {problem}"
+        raise InputError(str(path), "", expected) from problem
     if record.schema_version != BUILD_SCHEMA_VERSION:
         expected = f"{record.schema_version}, expected {BUILD_SCHEMA_VERSION}"
         raise InputError(str(path), "schema_version", expected)
@@ -100,10 +121,22 @@ def read_record(library: Path) -> BuildRecord:
 
 
 @contextmanager
-def build_lock(name: str) -> Iterator[None]:
-    """Held while a build is made, so that two processes do not make the same one side by side."""
+def build_lock(name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Held while a build is made, so that two processes do not make the same one side by side.
+
+    Raises:
+        InputError: The cache cannot be written.
+    """
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{name}.lock").open("w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / f"{name}.lock").open("w", encoding="utf-8")
+    except OSError as problem:
+        raise InputError(str(folder), "", f"builds cannot be kept there: {problem.strerror}") from problem
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("kernels: another process builds; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -88,10 +88,15 @@ def build(output: Path | None, *, again: bool) -> None:
     """Build the library, telling how far it is on stderr."""
     from meshwright.kernels.build.build import build_library, copy_library
 
-    built = build_library(lambda line: print(line, file=sys.stderr), again=again)  # noqa: T201  progress
+    built = build_library(_say, again=again)
     if output is not None:
         copied = copy_library(built, output)
         print(f"kernels: copied to {copied}", file=sys.stderr)  # noqa: T201
+
+
+def _say(line: str) -> None:
+    """A line in one piece: several compilers run at once."""
+    sys.stderr.write(f"{line}\n")
 
 
 def library_state() -> LibraryState:
@@ -126,8 +131,11 @@ def _why_not() -> str:
 
     if find_spec("torch") is None:
         return "PyTorch is not installed"
+    from meshwright.kernels.dispatch import MODE_VARIABLE, Mode, dispatcher
     from meshwright.kernels.library import why_not_device
 
+    if dispatcher().mode is Mode.REFERENCE:
+        return f"${MODE_VARIABLE} is reference"
     return why_not_device() or ""
 
 

@@ -6,7 +6,14 @@ import msgspec
 import pytest
 
 from meshwright.costmodel.errors import InputError
-from meshwright.kernels.build.cache import LIBRARY_VARIABLE, BuildRecord, built_library, cache_folder, record_path
+from meshwright.kernels.build.cache import (
+    LIBRARY_VARIABLE,
+    BuildRecord,
+    build_lock,
+    built_library,
+    cache_folder,
+    record_path,
+)
 from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, sources_digest
 
 
@@ -52,3 +59,34 @@ def test_a_named_library_must_be_there(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path / "lib.so"))
     with pytest.raises(InputError, match="is not there"):
         built_library()
+
+
+def test_a_damaged_build_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library = _write(cache_folder() / f"{sources_digest()}-cuda13.0.88" / "libmeshwright_kernels.so", sources_digest())
+    record_path(library).write_text("{")
+    assert built_library() is None
+
+
+def test_a_named_library_must_be_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = _write(tmp_path / "lib.so", sources_digest())
+    record = msgspec.json.decode(record_path(library).read_bytes(), type=BuildRecord)
+    whole = msgspec.structs.replace(record, size_bytes=1000)
+    record_path(library).write_bytes(msgspec.json.encode(whole))
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
+    with pytest.raises(InputError, match="has 0 bytes, expected 1000"):
+        built_library()
+
+
+def test_a_folder_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIBRARY_VARIABLE, str(tmp_path))
+    with pytest.raises(InputError, match="is a folder, expected the library itself"):
+        built_library()
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="builds cannot be kept there"), build_lock("some", print):
+        pass
