@@ -108,6 +108,6 @@ def known_formulas() -> dict[str, FormulaText]:
     groups = (
         *(GEMM, GROUPED_GEMM, GROUPED_BY_TILES, ATTENTION, MEMORY_BOUND, INSIDE_NODE, RING, messages),
         *(PARAMETERS, GRADIENTS, OPTIMIZER, UPDATE, HOST_UPDATE, MEMORY_LIMIT, IMBALANCE, KNOWN_LOAD, DISTINCT_HOLDERS),
-        *(NORM, EXCHANGE, ADDED_APART),
+        *(NORM, EXCHANGE, ADDED_APART, HOST_COPY),
     )
     return {formula_name(formula): formula_text(formula) for group in groups for formula in group}

@@ -23,6 +23,7 @@ from meshwright.costmodel.program.operators import (
     Work,
 )
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.explain import formula_registry
 from meshwright.planner.explain.formula_registry import formulas_of, known_formulas, names
 
 INSIDE, ACROSS, SPREAD = (
@@ -101,3 +102,9 @@ def test_every_formula_of_work_is_known() -> None:
     assert {
         name for work in WORKS for name in names(formulas_of(work, load_cluster("h800").profile))
     } <= known_formulas().keys()
+
+
+def test_every_group_of_formulas_is_known() -> None:
+    groups = [value for name, value in vars(formula_registry).items() if name.isupper() and isinstance(value, tuple)]
+    assert len(groups) > 10
+    assert {name for group in groups for name in names(group)} <= known_formulas().keys()
