@@ -18,8 +18,9 @@ class StepPart(StrEnum):
     """A part of a step. A wait is for a message of another stage.
 
     EXPOSED lies inside FORWARD and BACKWARD: what computation waits for collectives. COLLECTIVES are whole, also where
-    they run beside computation. GRADIENTS are reductions, OPTIMIZER has updates and the gathers behind them: on a GPU
-    they, too, may run beside FORWARD and BACKWARD; on the host's clock what runs inside these is taken off them.
+    they run beside computation: of layers, and of ZeRO-2 and 3, which reduce and gather in every pass. GRADIENTS are
+    reductions once a step, OPTIMIZER has updates and the gathers behind them: on a GPU they, too, may run beside
+    FORWARD and BACKWARD; on the host's clock what runs inside these is taken off them.
     """
 
     FORWARD = "forward"

@@ -162,7 +162,7 @@ class ScatteredGradients(GradientKeeper):
         for gap in flat.gaps():
             room[gap].zero_()  # another part has been there
         sum_shared(flat, room)
-        with self._lane.behind_all(), self._timed(StepPart.GRADIENTS):
+        with self._lane.behind_all(), self._timed(StepPart.COLLECTIVES):
             self._sums[flat].add(reduce_to_shard(room, flat.holders, self._wire))
 
     def finish(self) -> dict[FlatParameters, Tensor]:

@@ -81,12 +81,11 @@ class GatheredWeights(WeightKeeper):
 
     def before_pass(self, part: str, following: str | None) -> None:
         """Gathers the part, if it is not whole, and begins with the next."""
-        with self._timed(StepPart.COLLECTIVES):
-            if part in self._slots:
-                self._gather(part)
-                self._lane.wait(self._ready[part])
-            if following is not None and following in self._slots and self._lane.overlaps:
-                self._gather(following)
+        if part in self._slots:
+            self._gather(part)
+            self._lane.wait(self._ready[part])
+        if following is not None and following in self._slots and self._lane.overlaps:
+            self._gather(following)
 
     def _gather(self, part: str) -> None:
         """Fill the slot of a part. Whoever had it has run: its operators were launched before this."""
@@ -94,7 +93,7 @@ class GatheredWeights(WeightKeeper):
         if self._holders.get(slot) == part:
             return
         self._holders[slot] = part
-        with self._lane.behind_all():
+        with self._lane.behind_all(), self._timed(StepPart.COLLECTIVES):
             for flat, room in self._slots.buffers(part).items():
                 all_gather_into(room, flat.weight_shard, flat.holders.shards)
         self._ready[part] = self._lane.mark()
