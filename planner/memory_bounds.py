@@ -117,15 +117,19 @@ def _free_split_excess(problem: PointProblem, held: tuple[int, ...]) -> float:
         beside = max((part.transient_bytes for _, part in _ends(problem, (stage,))), default=0.0)
         rooms.append([problem.memory_limit_bytes - ends_bytes - max(beside, level) for level in levels])
 
-    def has_room(kind: int, more: float) -> bool:
-        places = [
-            max((room + more) / max(one, TINY) for room, one in zip(device, layers, strict=True))
-            for device, layers in zip(rooms, leanest[kind], strict=True)
+    def places(sizes: list[list[float]], more: float) -> list[float]:
+        return [
+            max(0.0, *((room + more) / max(size, TINY) for room, size in zip(device, layers, strict=True)))
+            for device, layers in zip(rooms, sizes, strict=True)
         ]
-        whole = sum(max(0, int(place)) for place in places)
-        return whole >= numbers[kind] and sum(max(0.0, place) for place in places) >= units[kind]
 
-    units = {kind: _room_units(numbers, leanest, kind) for kind in numbers}
+    def has_room(kind: int, more: float) -> bool:
+        whole = sum(int(place) for place in places(leanest[kind], more))
+        return whole >= numbers[kind] and sum(places(unit_bytes[kind], more)) >= units[kind]
+
+    shares = {kind: {other: _share(leanest, other, kind) for other in numbers} for kind in numbers}
+    units = {kind: sum(number * shares[kind][other] for other, number in numbers.items()) for kind in numbers}
+    unit_bytes = {kind: _unit_bytes(leanest, shares[kind], kind) for kind in numbers}
     high = problem.memory_limit_bytes
     excess = 0.0
     for kind in numbers:
@@ -136,14 +140,27 @@ def _free_split_excess(problem: PointProblem, held: tuple[int, ...]) -> float:
     return excess
 
 
-def _room_units(numbers: Mapping[int, int], leanest: Mapping[int, list[list[float]]], reference: int) -> float:
-    """The room that all layers take at least, in layers of one type."""
+def _share(leanest: Mapping[int, list[list[float]]], kind: int, reference: int) -> float:
+    """The room that a layer of a type takes at least, in layers of the reference."""
+    if kind == reference:
+        return 1.0
+    pairs = zip(chain(*leanest[kind]), chain(*leanest[reference]), strict=True)
+    return min((max(one, TINY) / max(other, TINY) for one, other in pairs if isfinite(other)), default=0.0)
 
-    def share(kind: int) -> float:
-        pairs = zip(chain(*leanest[kind]), chain(*leanest[reference]), strict=True)
-        return min((max(one, TINY) / max(other, TINY) for one, other in pairs if isfinite(other)), default=0.0)
 
-    return sum(number * (1.0 if kind == reference else share(kind)) for kind, number in numbers.items())
+def _unit_bytes(
+    leanest: Mapping[int, list[list[float]]], shares: Mapping[int, float], reference: int
+) -> list[list[float]]:
+    """Bytes of a layer of the reference, [device][level]; where none can be, those that the others take for as much."""
+    others = [kind for kind in leanest if kind != reference and shares[kind] > 0.0]
+
+    def bytes_at(device: int, level: int) -> float:
+        own = leanest[reference][device][level]
+        if isfinite(own):
+            return own
+        return min((leanest[kind][device][level] / shares[kind] for kind in others), default=own)
+
+    return [[bytes_at(device, level) for level in range(len(row))] for device, row in enumerate(leanest[reference])]
 
 
 def _halved(enough: Callable[[float], bool], low: float, high: float) -> float:

@@ -174,3 +174,21 @@ def test_a_free_split_needs_room_for_whole_layers() -> None:
     # Stage 0 holds two micro-batches: one layer of 4 + 2 x 2; stage 1 one: a layer of 4 + 2, two with another byte.
     assert least_excess_bytes(problem, ()) == pytest.approx(1.0, abs=1e-6)
     assert least_excess_bytes(msgspec.structs.replace(problem, memory_limit_bytes=12.0), ()) == 0.0
+
+
+def test_a_device_without_layers_of_a_type_need_not_pass_what_these_do() -> None:
+    """The first layer passes 1 byte and keeps none, the others hold 1: of two devices with 2 bytes both have room."""
+    bare = msgspec.structs.replace(LEAN, kept_bytes=0.0, static_bytes=0.0)
+    passing = msgspec.structs.replace(bare, transient_bytes=1.0)
+    holding = tuple(msgspec.structs.replace(bare, **{name: 1.0}) for name in ("kept_bytes", "static_bytes"))
+    problem = PointProblem(
+        kind=ScheduleKind.ONE_F_ONE_B,
+        num_stages=2,
+        num_micro_batches=2,
+        virtual_stages=1,
+        layer_types=(1, 0, 0, 0),
+        choices=(holding, (passing,)),
+        memory_limit_bytes=2.0,
+    )
+    assert least_excess_bytes(problem, ()) == 0.0
+    assert 0.0 < least_excess_bytes(msgspec.structs.replace(problem, memory_limit_bytes=1.0), ()) <= 1.0
