@@ -34,6 +34,7 @@ BFLOAT16_BUDGET = {
     "aux loss": 2e-2,  # of 16 choices an expert has in a step, rounding turns one or another
     "z loss": 5e-2,
     **{f"layers.{index}.router.correction": 2.0 for index in range(4)},  # moved by signs, which rounding turns
+    **{f"layers.{index}.router.load": 1.0 for index in range(4)},  # of the last step alone
 }
 FP8_BUDGET = BFLOAT16_BUDGET | {"loss": 1e-2, "gradient norm": 2e-1}
 OTHER_BUDGET = 0.5
@@ -482,7 +483,7 @@ def test_sixteen_bits_on_gpus(num_ranks: int, train_all: Callable[..., Results])
     assert wrong(found, BFLOAT16_BUDGET, OTHER_BUDGET) == []
     without_experts = ("dense", "odd vocabulary", "three layers")
     missing = {
-        case: MOE_KERNELS - set(result["kernels"])
+        case: MOE_KERNELS - set(result["kernels"]) - ({"swiglu"} if "etp" in case else set())  # whose rows are 24 bytes
         for case, result in found.items()
         if not case.startswith(without_experts)
     }
