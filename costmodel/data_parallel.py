@@ -208,31 +208,31 @@ class StateModel(Value, frozen=True, kw_only=True):
     def _gather_slowdown_s(self, weights: Weights, strategy: LayerStrategy, room_s: float) -> float:
         if not (self.gathers_once and self.runtime.overlap_parameter_gather):
             return 0.0
-        return self._lost(self._by_link(weights, strategy, self._gather_s), room_s)[0]
+        return self._lost_s(self._by_link(weights, strategy, self._gather_s), room_s)
 
     def _reduce_slowdown_s(self, weights: Weights, strategy: LayerStrategy, room_s: float) -> float:
         """Kernels around an exchange take from computation all the time that they last beside it."""
         if not (self.reduces_once and self.runtime.overlap_gradient_reduce):
             return 0.0
-        lost_s, left_s = self._lost(self._by_link(weights, strategy, self._reduce_collectives_s), room_s)
+        lost_s = self._lost_s(self._by_link(weights, strategy, self._reduce_collectives_s), room_s)
         passes_s = sum(self._reduce_passes_s(count, group) for count, group in self._held(weights, strategy))
-        return lost_s + min(passes_s, left_s)
+        return lost_s + min(passes_s, room_s)
 
-    def _lost(self, links: dict[Resource, LinkSeconds], room_s: float) -> tuple[float, float]:
-        """Seconds that computation of `room_s` loses beside collectives, and what of it lies beside none.
+    def _lost_s(self, links: dict[Resource, LinkSeconds], room_s: float) -> float:
+        """Seconds that computation of `room_s` loses beside collectives, at most what all of it can be slowed by.
 
-        Equation: lost = h b (1 - 1 / a), with h <= room a / b of the collective's own seconds beside it, a the slowdown
-        of compute and b that of the collective.
-        Source: of the b h seconds in which both run, compute is a times as slow; a and b are measured (profile).
+        Equation: lost = min(sum of t b (1 - 1 / a), room (a_m - 1)), with t the seconds of a collective alone, a the
+        slowdown of compute and b that of the collective; a_m is the largest a of all links, so that slower ones never
+        lose less.
+        Source: of the b t seconds in which both run, compute is a times as slow; a and b are measured (profile).
         """
         lost_s = 0.0
         for resource, seconds in links.items():
             compute_slowdown, window_per_s = self._slowdowns(resource, seconds)
-            lent_per_s = window_per_s / compute_slowdown
-            hidden_s = min(seconds.time_s, room_s / lent_per_s)
-            lost_s += hidden_s * (window_per_s - lent_per_s)
-            room_s -= hidden_s * lent_per_s
-        return lost_s, room_s
+            lost_s += seconds.time_s * (window_per_s - window_per_s / compute_slowdown)
+        interference = self.cluster.profile.interference
+        most = max(interference.compute_slowdown, interference.network_compute_slowdown)
+        return min(lost_s, room_s * (most - 1.0))
 
     @property
     def exchanges(self) -> bool:
