@@ -58,8 +58,8 @@ class StateCost(Value, frozen=True, kw_only=True):
 
     param_gather_s: float
     grad_reduce_s: float
-    gather_slowdown_s: float
-    reduce_slowdown_s: float
+    gather_slowdown_s: float = 0.0
+    reduce_slowdown_s: float = 0.0
     optimizer_s: float
     parameter_bytes: float
     gradient_bytes: float
@@ -94,7 +94,10 @@ class StateModel(Value, frozen=True, kw_only=True):
     runtime: RuntimeSpec
 
     def cost(self, weights: Weights, strategy: LayerStrategy, beside: LayerCost | None = None) -> StateCost:
-        """State of a layer with these weights on a rank; what its passes lose beside the collectives that they hide."""
+        """State of a layer with these weights on a rank.
+
+        `beside`: the cost of its passes, of which collectives that they hide take a part; None: what they lose is 0.
+        """
         parts = [self._part(count, group) for count, group in self._held(weights, strategy)]
         summed = {name: sum(getattr(part, name) for part in parts) for name in StateCost.__struct_fields__}
         if self.mesh.num_gpus > 1:
@@ -119,8 +122,6 @@ class StateModel(Value, frozen=True, kw_only=True):
         return StateCost(
             param_gather_s=self._gather_s(count, group) if self.gathers_once else 0.0,
             grad_reduce_s=self._reduce_s(count, group) if self.reduces_once else 0.0,
-            gather_slowdown_s=0.0,
-            reduce_slowdown_s=0.0,
             optimizer_s=self.update_s(count, shards),
             parameter_bytes=memory.parameter_bytes(count, stage, shards),
             gradient_bytes=self.gradient_bytes(count, shards),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.offload import OFFLOADED, with_copies
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.program.layer import build_layer
@@ -41,18 +42,26 @@ def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "contiguous", fresh)
 
 
+def _setting(hidden: int) -> ProgramSetting:
+    return ProgramSetting(hidden=hidden, micro_batch=2, seq_len=4096, strategy=LayerStrategy(), gpus_per_node=1)
+
+
+def _weights(layer: LayerSpec, hidden: int) -> dict[str, Tensor]:
+    return {
+        parameter.name: torch.empty(parameter.shape, dtype=torch.bfloat16, device=CUDA)
+        for parameter in layer_parameters(layer, hidden)
+    }
+
+
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 @pytest.mark.parametrize("kernel", [AttentionKernel.CUDNN, AttentionKernel.FA2])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_layer_runs_on_fake_tensors(model: str, kernel: AttentionKernel) -> None:
     spec = load_model(model)
     layer = timed_layer(spec)
-    setting = ProgramSetting(hidden=spec.hidden, micro_batch=2, seq_len=4096, strategy=LayerStrategy(), gpus_per_node=1)
+    setting = _setting(spec.hidden)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        weights = {
-            parameter.name: torch.empty(parameter.shape, dtype=torch.bfloat16, device=CUDA)
-            for parameter in layer_parameters(layer, spec.hidden)
-        }
+        weights = _weights(layer, spec.hidden)
         context = LayerContext(layer=layer, setting=setting, device=CUDA, dtype=torch.bfloat16, attention_kernel=kernel)
         runner = LayerRunner(build_layer(layer, setting), context, Parameters(weights))
         hidden = torch.empty(8192, spec.hidden, dtype=torch.bfloat16, device=CUDA)
@@ -83,12 +92,9 @@ def test_activations_wait_in_pinned_host_memory(model: str, monkeypatch: pytest.
     monkeypatch.setattr(torch, "empty", noting)
     spec = load_model(model)
     layer = timed_layer(spec)
-    setting = ProgramSetting(hidden=spec.hidden, micro_batch=2, seq_len=4096, strategy=LayerStrategy(), gpus_per_node=1)
+    setting = _setting(spec.hidden)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        weights = {
-            parameter.name: torch.empty(parameter.shape, dtype=torch.bfloat16, device=CUDA)
-            for parameter in layer_parameters(layer, spec.hidden)
-        }
+        weights = _weights(layer, spec.hidden)
         context = LayerContext(
             layer=layer, setting=setting, device=CUDA, dtype=torch.bfloat16, attention_kernel=AttentionKernel.CUDNN
         )
