@@ -37,7 +37,7 @@ __device__ __forceinline__ unsigned padding_of(const SwigluFp8& task, int64_t ro
     return padding;
 }
 
-// All loads first, so that they are under way together: by way of the first cache, which is 2 % faster here. Padding
+// All loads first, so that they are under way together: by way of the first cache, faster here. Padding
 // rows are zero and not read.
 __device__ __forceinline__ void load_values(
     const SwigluFp8& task, int64_t row, unsigned padding, int column_vector, float (&value)[kRows][kPart]) {
