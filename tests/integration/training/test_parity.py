@@ -468,14 +468,14 @@ def test_activations_in_host_memory_change_nothing_on_gpus(train_all: Callable[.
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_the_same_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> None:
     _need_gpus(num_ranks)
     assert wrong(train_all(num_ranks, "cuda", "float64"), {}, TOLERANCE) == []
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_sixteen_bits_on_gpus(num_ranks: int, train_all: Callable[..., Results]) -> None:
     """With CUDA kernels wherever experts are."""
     _need_gpus(num_ranks)

@@ -13,10 +13,12 @@ from meshwright.costmodel.errors import InputError
 from meshwright.planner.task_pool import INTERRUPTED, WORKER_DIED, available_workers, run_tasks
 
 STORY = """
+import signal
 import time
 from meshwright.planner.task_pool import run_tasks
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     run = run_tasks(time.sleep, [0.0, 0.0, 600.0, 600.0], workers=2, progress=lambda n, _: print("done", n, flush=True))
     print(sorted(run.results), run.stopped)
 """
