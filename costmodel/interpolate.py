@@ -40,13 +40,18 @@ class LogGrid:
     """y(m, n, k) on a grid, multilinear in logarithms, clamped at the edges.
 
     A value of 0 was not measured: it is taken from the nearest point that was, and what rests on it is extrapolated.
+
+    `near_one`: y is what a law leaves over, different from 1 as much by chance as by rule. Then 0 stands for 1, and
+    between points log y shrinks by the sum of the squares of their weights, which is what independent values share.
     """
 
-    def __init__(self, axes: tuple[tuple[int, ...], ...], values: tuple[float, ...]) -> None:
+    def __init__(self, axes: tuple[tuple[int, ...], ...], values: tuple[float, ...], *, near_one: bool = False) -> None:
         self._axes = axes
         self._logs = [[log(x) for x in axis] for axis in axes]
         self._filled = frozenset(at for at, y in enumerate(values) if y == 0.0)
-        self._values = [log(y) for y in _without_gaps(self._logs, values)]
+        known = [y or 1.0 for y in values] if near_one else _without_gaps(self._logs, values)
+        self._values = [log(y) for y in known]
+        self._near_one = near_one
         self._strides = (len(axes[1]) * len(axes[2]), len(axes[2]), 1)
 
     def __call__(self, m: float, n: float, k: float) -> tuple[float, Basis]:
@@ -66,6 +71,8 @@ class LogGrid:
         for at, weight in corners:
             total += weight * self._values[at]
             inside = inside and at not in self._filled
+        if self._near_one:
+            total *= sum(weight**2 for _, weight in corners)
         basis = Basis.EXTRAPOLATED if not inside else Basis.MEASURED if exact else Basis.INTERPOLATED
         return exp(total), basis
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from meshwright.costmodel.collective_time import collective_timing
 from meshwright.costmodel.formulas.attention import (
@@ -20,6 +21,7 @@ from meshwright.costmodel.formulas.attention import (
     resembled_length,
 )
 from meshwright.costmodel.formulas.matmul import (
+    ACCUMULATE_BYTES,
     EXPOSED_OUTPUT,
     OUTPUT_BYTES,
     TiledMachine,
@@ -35,7 +37,9 @@ from meshwright.costmodel.formulas.matmul import (
 )
 from meshwright.costmodel.formulas.memory import host_copy_s
 from meshwright.costmodel.formulas.memory_bound import memory_bound_s
+from meshwright.costmodel.formulas.tiled_products import tiled_products_s
 from meshwright.costmodel.hardware import Basis, ClusterSpec, HardwareProfile, Timing, least_known
+from meshwright.costmodel.interpolate import LogGrid
 from meshwright.costmodel.prepared import GemmModel, PreparedProfile, prepare
 from meshwright.costmodel.program.operators import (
     AttentionWork,
@@ -133,17 +137,32 @@ def host_time_s(work: Work, profile: HardwareProfile, cuda_graphs: bool) -> floa
 
 
 def _gemm(work: GemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
-    """The forward product of the shape, times the measured ratio of this kind of product where there is one."""
+    """The law's time or that of the forward product, times the measured ratio of this kind where there is one."""
+    model = tables.gemm_model(work.precision)
+    ratios = tables.gemm_variant(work.precision, work.direction, work.accumulates_fp32)
+    if model.law is not None:
+        return _by_law(work, profile, model, ratios)
     m, n = int(padded(work.m)), int(padded(work.n))
     plain = GemmWork(m=m, n=n, k=work.k, precision=work.precision)
-    ratios = tables.gemm_variant(work.precision, work.direction, work.accumulates_fp32)
     all_bytes = gemm_bytes(work if ratios is None else plain)
     load = _Load(gemm_flops(m, n, work.k), gemm_bytes(plain), all_bytes, OUTPUT_BYTES * m * n)
-    forward = _product(tables.gemm_model(work.precision), profile, load, (m, n, work.k))
+    forward = _product(model, profile, load, (m, n, work.k))
     if ratios is None:
         return forward
     ratio, basis = ratios(m, n, work.k)
     return Timing(time_s=forward.time_s * ratio, basis=least_known(forward.basis, basis))
+
+
+def _by_law(work: GemmWork, profile: HardwareProfile, model: GemmModel, ratios: LogGrid | None) -> Timing:
+    """A sum in FP32 that nobody measured is the law with more traffic."""
+    shape = (work.m, work.n, work.k)
+    num_bytes = gemm_bytes(work)
+    load = _Load(gemm_flops(*shape), num_bytes, num_bytes, OUTPUT_BYTES * work.m * work.n)
+    output_bytes = ACCUMULATE_BYTES if work.accumulates_fp32 else OUTPUT_BYTES
+    if ratios is None:
+        return _product(model, profile, load, shape, output_bytes=output_bytes)
+    ratio, basis = ratios(*shape)
+    return _product(model, profile, load, shape, _Share(1.0 / ratio, basis), output_bytes)
 
 
 def _grouped_gemm(work: GroupedGemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
@@ -188,15 +207,33 @@ class _Load(NamedTuple):
     output_bytes: float
 
 
-def _product(model: GemmModel, profile: HardwareProfile, load: _Load, shape: tuple[float, float, float]) -> Timing:
-    """Measured efficiency on the plain product, then the traffic of accumulation, the power limit and the floors."""
+class _Share(NamedTuple):
+    """Of what a product would reach at best, and what the share rests on."""
+
+    efficiency: float
+    basis: Basis
+
+
+def _product(
+    model: GemmModel,
+    profile: HardwareProfile,
+    load: _Load,
+    shape: tuple[float, float, float],
+    measured: _Share | None = None,
+    output_bytes: int = OUTPUT_BYTES,
+) -> Timing:
+    """Law or roofline of the plain product over its efficiency, `measured` or the table's; accumulation, limits."""
     gpu = profile.gpu
-    efficiency, basis = model.grid(*shape)
+    efficiency, basis = measured or model.grid(*shape)
     compute_s = load.flops / gpu.peak_flops_per_s(model.precision)
-    plain_s = max(compute_s, load.plain_bytes / gpu.copy_bytes_per_s)
+    if model.law is None:
+        best_s = max(compute_s, load.plain_bytes / gpu.copy_bytes_per_s)
+    else:
+        machine = TiledMachine(gpu.num_sms, gpu.peak_flops_per_s(model.precision), gpu.copy_bytes_per_s)
+        best_s = float(tiled_products_s(np.array([shape], dtype=np.float64), model.law, machine, output_bytes)[0])
     written_s = load.output_bytes / gpu.copy_bytes_per_s
     accumulated_s = max(0.0, load.all_bytes - load.plain_bytes) / gpu.copy_bytes_per_s
-    time_s = sustained_s(plain_s, efficiency * model.scale, compute_s, model.sustained_fraction, written_s)
+    time_s = sustained_s(best_s, efficiency * model.scale, compute_s, model.sustained_fraction, written_s)
     time_s += EXPOSED_OUTPUT * accumulated_s
     least_s = max(compute_s, load.all_bytes / gpu.copy_bytes_per_s, profile.launch.kernel_floor_s)
     return Timing(time_s=max(time_s, least_s), basis=Basis.EXTRAPOLATED if model.scale != 1.0 else basis)

@@ -15,6 +15,7 @@ from meshwright.costmodel.tables import (
     AttentionBackend,
     AttentionCurve,
     CustomKernelShare,
+    GemmLaw,
     GemmTable,
     GemmVariant,
     GroupedGemmLaw,
@@ -34,6 +35,7 @@ class GemmModel:
     grid: LogGrid
     sustained_fraction: float
     scale: float
+    law: GemmLaw | None
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,13 @@ class PreparedProfile:
                 _gemm_grid(table),
                 table.sustained_fraction,
                 table.scale,
+                table.law,
             )
             for table in profile.gemm
         }
         self._gemm_variants = {
-            (table.precision, table.direction, table.accumulates_fp32): LogGrid(
-                (table.m, table.n, table.k), table.ratios
+            (table.precision, table.direction, table.accumulates_fp32): _variant_grid(
+                table, near_one=not table.accumulates_fp32 and self._has_law(table.precision)
             )
             for table in profile.gemm_variants
         }
@@ -88,6 +91,9 @@ class PreparedProfile:
         }
         self._attention = _attention_curves(profile.attention)
         self._links = _link_curves(profile)
+
+    def _has_law(self, precision: Precision) -> bool:
+        return precision in self._gemm and self._gemm[precision].law is not None
 
     def gemm_model(self, precision: Precision) -> GemmModel:
         """The GEMM table of a number format."""
@@ -122,7 +128,10 @@ class PreparedProfile:
         return law
 
     def gemm_variant(self, precision: Precision, direction: Pass, accumulates_fp32: bool) -> LogGrid | None:
-        """Measured time of a product of that kind over the forward product's; None where nobody measured it."""
+        """Measured time of a product of that kind over the law's or, without one, over the forward product's.
+
+        None where nobody measured it.
+        """
         return self._gemm_variants.get((precision, direction, accumulates_fp32))
 
     def grouped_share(self, precision: Precision, weight_gradient: bool) -> LogCurve:
@@ -165,12 +174,12 @@ class PreparedProfile:
 @lru_cache(maxsize=64)
 def _gemm_grid(table: GemmTable) -> LogGrid:
     """Once a table: profiles that differ in a bandwidth share it."""
-    return LogGrid((table.m, table.n, table.k), table.efficiencies)
+    return LogGrid((table.m, table.n, table.k), table.efficiencies, near_one=table.law is not None)
 
 
 @lru_cache(maxsize=256)
-def _variant_grid(table: GemmVariant) -> LogGrid:
-    return LogGrid((table.m, table.n, table.k), table.ratios)
+def _variant_grid(table: GemmVariant, near_one: bool) -> LogGrid:
+    return LogGrid((table.m, table.n, table.k), table.ratios, near_one=near_one)
 
 
 @lru_cache(maxsize=64)

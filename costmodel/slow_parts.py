@@ -34,7 +34,11 @@ def slow_gpu_cluster(cluster: ClusterSpec, time_factor: float) -> ClusterSpec:
     """The cluster with GPUs that compute and move memory so many times as slowly; links and launches as they are."""
     rates = ("bf16_flops_per_s", "fp8_flops_per_s", "memory_bytes_per_s", "copy_bytes_per_s")
     slow = replace(cluster.gpu, **{rate: getattr(cluster.gpu, rate) / time_factor for rate in rates})
-    return replace(cluster, profile=replace(cluster.profile, gpu=slow))
+    gemm = tuple(
+        table if table.law is None else replace(table, law=table.law.slowed(time_factor))
+        for table in cluster.profile.gemm
+    )
+    return replace(cluster, profile=replace(cluster.profile, gpu=slow, gemm=gemm))
 
 
 def slow_link_cluster(cluster: ClusterSpec, bandwidth_fraction: float, *, nvlink: bool) -> ClusterSpec:

@@ -6,6 +6,8 @@ import math
 from enum import StrEnum
 from itertools import pairwise
 
+import msgspec
+
 from meshwright.costmodel.errors import ProfileError
 from meshwright.costmodel.program.operators import Collective, CustomKernel, MemoryKernel, Pass, Precision
 from meshwright.costmodel.value import Value
@@ -51,12 +53,50 @@ MOST_EFFICIENCY = 1.1
 """Shares of a data sheet's peak: a chip's clock may be a little above the data sheet's, no more."""
 
 
-class GemmTable(Value, frozen=True, kw_only=True):
-    """Share of the tile-padded roofline that dense products reach, on a grid of (m, n, k).
+class GemmLaw(Value, frozen=True, kw_only=True):
+    """Dense products in BF16 by tiles of the output (`formulas.tiled_products`), its figures fitted to measurements.
 
-    `efficiencies` is row-major over (m, n, k), 0 where not measured. `sustained_fraction` is the share of peak that the
-    power limit lets a GPU hold on random data, 1 where the table itself was measured on a GPU at that limit. `scale`
-    carries the table to another GPU (1 on the GPU it was measured on).
+    `rate_fraction`: share of the peak inside a tile; `depth_s`, `side_s`: loads for each unit of depth, and of it for
+    each row and column of a tile; `load_sharpness`: how little loads and arithmetic hinder each other; `tile_depth`,
+    `value_s`: start and end of a tile, as depth and for each value; `later_share`: of them in waves after the first;
+    `bandwidth_fraction`: share of the copy speed; `start_s`: of the kernel; `sharpness`: how little arithmetic and
+    traffic hinder each other; `join_s`, `join_share`: of adding up parts of a cut depth, in itself and of its traffic.
+    """
+
+    rate_fraction: float
+    depth_s: float
+    side_s: float
+    load_sharpness: float
+    tile_depth: float
+    value_s: float
+    later_share: float
+    bandwidth_fraction: float
+    start_s: float
+    sharpness: float
+    join_s: float
+    join_share: float
+
+    def __post_init__(self) -> None:
+        for field in ("rate_fraction", "later_share", "bandwidth_fraction"):
+            check_fraction(getattr(self, field), f"gemm.law.{field}")
+        check_positive((self.depth_s, self.side_s, self.tile_depth, self.value_s, self.start_s), "gemm.law")
+        check_positive((self.join_s, self.join_share), "gemm.law")
+        check_sharpness(self.load_sharpness, "gemm.law.load_sharpness")
+        check_sharpness(self.sharpness, "gemm.law.sharpness")
+
+    def slowed(self, factor: float) -> GemmLaw:
+        """The law of a GPU that takes so many times as long for all that is in seconds here; its peaks are its own."""
+        names = (name for name in self.__struct_fields__ if name.endswith("_s"))
+        return msgspec.structs.replace(self, **{name: getattr(self, name) * factor for name in names})
+
+
+class GemmTable(Value, frozen=True, kw_only=True):
+    """Share of what dense products would reach at best, on a grid of (m, n, k).
+
+    `efficiencies` is row-major over (m, n, k), 0 where not measured: the tile-padded roofline over the time, or the
+    time by `law` over it, where there is one. `sustained_fraction` is the share of peak that the power limit lets a GPU
+    hold on random data, 1 where the table itself was measured on a GPU at that limit. `scale` carries the table to
+    another GPU (1 on the GPU it was measured on).
     """
 
     precision: Precision
@@ -67,6 +107,7 @@ class GemmTable(Value, frozen=True, kw_only=True):
     provenance: Provenance
     sustained_fraction: float
     scale: float = 1.0
+    law: GemmLaw | None = None
 
     def __post_init__(self) -> None:
         for axis in ("m", "n", "k"):
@@ -74,10 +115,12 @@ class GemmTable(Value, frozen=True, kw_only=True):
         if len(self.efficiencies) != len(self.m) * len(self.n) * len(self.k):
             raise ProfileError("profile", "gemm.efficiencies", f"{len(self.efficiencies)} values; expected m x n x k")
         check_positive(tuple(filter(None, self.efficiencies)) or (0.0,), "gemm.efficiencies")
-        if max(self.efficiencies) > MOST_EFFICIENCY:
+        if self.law is None and max(self.efficiencies) > MOST_EFFICIENCY:
             raise ProfileError(
                 "profile", "gemm.efficiencies", f"{max(self.efficiencies):g} of the peak; expected shares"
             )
+        if self.law is not None and self.precision is not Precision.BF16:
+            raise ProfileError("profile", "gemm.law", f"is of a table for {self.precision.value}; expected bf16")
         check_fraction(self.sustained_fraction, "gemm.sustained_fraction")
         check_positive((self.scale,), "gemm.scale")
 
@@ -85,7 +128,8 @@ class GemmTable(Value, frozen=True, kw_only=True):
 class GemmVariant(Value, frozen=True, kw_only=True):
     """Time of a product stored otherwise, or added into FP32, over that of the forward product of the same shape.
 
-    `ratios` is row-major over (m, n, k), 0 where not measured. Without a table, formulas must do.
+    Where the precision's `GemmTable` has a law, over the time by that law instead. `ratios` is row-major over
+    (m, n, k), 0 where not measured. Without a table, formulas must do.
     """
 
     precision: Precision
@@ -139,8 +183,7 @@ class GroupedGemmLaw(Value, frozen=True, kw_only=True):
         check_fraction(self.rate_fraction, "grouped_laws.rate_fraction")
         check_fraction(self.bandwidth_fraction, "grouped_laws.bandwidth_fraction")
         check_positive((self.tile_depth, self.start_s), "grouped_laws")
-        if not (math.isfinite(self.sharpness) and self.sharpness >= 1.0):
-            raise ProfileError("profile", "grouped_laws.sharpness", f"{self.sharpness} is not a number of 1 or more")
+        check_sharpness(self.sharpness, "grouped_laws.sharpness")
 
 
 class AttentionCurve(Value, frozen=True, kw_only=True):
@@ -246,6 +289,12 @@ def check_positive(values: tuple[float, ...], field: str) -> None:
     for value in values:
         if not (math.isfinite(value) and value > 0.0):
             raise ProfileError("profile", field, f"{value} is not a positive finite number")
+
+
+def check_sharpness(value: float, field: str) -> None:
+    """Finite and 1 or more, as exponents of smooth maxima are; otherwise a `ProfileError`."""
+    if not (math.isfinite(value) and value >= 1.0):
+        raise ProfileError("profile", field, f"{value} is not a number of 1 or more")
 
 
 def check_fraction(value: float, field: str) -> None:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshwright.costmodel.formulas import attention, collectives, expert_load, experts, matmul, memory, memory_bound
+from meshwright.costmodel.formulas import (
+    attention,
+    collectives,
+    expert_load,
+    experts,
+    matmul,
+    memory,
+    memory_bound,
+    tiled_products,
+)
 from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.costmodel.prepared import prepare
 from meshwright.costmodel.program.operators import (
@@ -20,6 +29,12 @@ from meshwright.costmodel.program.operators import (
 from meshwright.planner.explain.formula_text import Formula, FormulaText, formula_name, formula_text
 
 GEMM: tuple[Formula, ...] = (matmul.gemm_flops, matmul.gemm_bytes, matmul.padded, matmul.sustained_s)
+GEMM_BY_TILES: tuple[Formula, ...] = (
+    matmul.gemm_flops,
+    matmul.gemm_bytes,
+    tiled_products.tiled_products_s,
+    matmul.sustained_s,
+)
 GROUPED_GEMM: tuple[Formula, ...] = (
     matmul.grouped_gemm_flops,
     matmul.gemm_flops,
@@ -65,7 +80,7 @@ def formulas_of(work: Work, profile: HardwareProfile) -> tuple[Formula, ...]:
     """The formulas that turn work into seconds on a GPU; none where nothing is communicated."""
     match work:
         case GemmWork():
-            return GEMM
+            return GEMM if prepare(profile).gemm_model(work.precision).law is None else GEMM_BY_TILES
         case GroupedGemmWork():
             has_law = prepare(profile).grouped_law(work.precision, work.direction) is not None
             return GROUPED_BY_TILES if has_law else GROUPED_GEMM
@@ -106,7 +121,7 @@ def known_formulas() -> dict[str, FormulaText]:
     """Every formula that a row may refer to, by its name."""
     messages = (collectives.message_s, collectives.all_to_all_network_s, collectives.tree_latency_s)
     groups = (
-        *(GEMM, GROUPED_GEMM, GROUPED_BY_TILES, ATTENTION, MEMORY_BOUND, INSIDE_NODE, RING, messages),
+        *(GEMM, GEMM_BY_TILES, GROUPED_GEMM, GROUPED_BY_TILES, ATTENTION, MEMORY_BOUND, INSIDE_NODE, RING, messages),
         *(PARAMETERS, GRADIENTS, OPTIMIZER, UPDATE, HOST_UPDATE, MEMORY_LIMIT, IMBALANCE, KNOWN_LOAD, DISTINCT_HOLDERS),
         *(NORM, EXCHANGE, ADDED_APART, HOST_COPY),
     )

@@ -26,3 +26,13 @@ def test_a_grid_reproduces_a_product_of_powers() -> None:
     assert grid(4, 8, 2)[1] is Basis.MEASURED
     assert grid(5, 8, 2)[1] is Basis.INTERPOLATED
     assert grid(17, 8, 2) == (grid(16, 8, 2)[0], Basis.EXTRAPOLATED)
+
+
+def test_what_is_near_one_shrinks_between_points_and_is_one_where_nothing_is_known() -> None:
+    axes, values = ((1, 4), (1, 4), (1, 4)), (2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 0.0)
+    grid = LogGrid(axes, values, near_one=True)
+    assert grid(1, 1, 4)[0] == pytest.approx(2.0)
+    assert grid(4, 4, 4) == (1.0, Basis.EXTRAPOLATED)
+    assert grid(1, 1, 2)[0] == pytest.approx(2.0**0.5)  # half of each of two points
+    assert grid(1, 2, 2)[0] == pytest.approx(2.0**0.25)
+    assert LogGrid(axes, values)(1, 2, 2)[0] == pytest.approx(2.0)

@@ -177,6 +177,27 @@ def test_a_law_is_found_again_from_what_it_says(base: HardwareProfile) -> None:
     assert max(map(abs, errors)) < 0.03
 
 
+def test_a_law_of_dense_products_is_found_again_from_what_it_says(base: HardwareProfile) -> None:
+    """Products that none of the samples is near, and that no table corrects."""
+    table = base.gemm[0]
+    assert table.law is not None
+    law = msgspec.structs.replace(table.law, rate_fraction=0.6, tile_depth=300.0, bandwidth_fraction=0.7, start_s=5e-6)
+    bare = msgspec.structs.replace(table, law=law, efficiencies=(1.0,) * len(table.efficiencies))
+    true = one_node(msgspec.structs.replace(base, gemm=(bare, *base.gemm[1:]), gemm_variants=()))
+    shapes = [(m, n, k) for m in (128, 640, 4096, 20480) for n in (320, 1792, 8192) for k in (256, 1408, 2048, 8192)]
+    works = [
+        GemmWork(m=m, n=n, k=k, direction=direction) for m, n, k in shapes for direction in (Pass.FORWARD, Pass.WGRAD)
+    ]
+    built = build_profile(
+        measurements(*(sample(work, operator_timing(work, true).time_s, Implementation.CUBLAS) for work in works)),
+        base=msgspec.structs.replace(base, gemm=base.gemm[1:], gemm_variants=()),
+    )
+    for m, n, k in ((1000, 1000, 1000), (300, 12345, 777), (9000, 500, 2300), (16384, 16384, 500)):
+        work = GemmWork(m=m, n=n, k=k)
+        expected_s = operator_timing(work, true).time_s
+        assert operator_timing(work, one_node(built)).time_s == pytest.approx(expected_s, rel=0.05), work
+
+
 def test_few_grouped_products_leave_the_table_of_the_base(base: HardwareProfile) -> None:
     few = (sample(work, 1e-3, Implementation.GROUPED_MM) for work in GROUPED[:5])
     built = build_profile(measurements(*few), base=base)

@@ -20,6 +20,7 @@ from meshwright.costmodel.program.operators import (
     MemoryKernel,
     MemoryWork,
     Pass,
+    Precision,
     Work,
 )
 from meshwright.hardware_profiles import load_cluster
@@ -42,6 +43,8 @@ ATTENTION = AttentionWork(
 )
 WORKS: tuple[Work, ...] = (
     GemmWork(m=1000, n=2000, k=3000),
+    GemmWork(m=1000, n=2000, k=3000, precision=Precision.FP8),
+    GemmWork(m=1000, n=2000, k=3000, direction=Pass.WGRAD, accumulates_fp32=True),
     GroupedGemmWork(num_groups=4, rows=4000.0, n=2048, k=1024),
     GroupedGemmWork(num_groups=4, rows=4000.0, n=2048, k=1024, direction=Pass.WGRAD, accumulates_fp32=True),
     ATTENTION,
