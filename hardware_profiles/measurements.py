@@ -18,6 +18,8 @@ from meshwright.costmodel.value import Value
 
 MEASUREMENTS_SCHEMA_VERSION = 1
 MEASUREMENTS_FOLDER = Path(__file__).parent / "measurements"
+DRAWN_ANEW_FOLDER = MEASUREMENTS_FOLDER / "drawn_anew"
+"""Samples that only judge the shipped profiles: taken afterwards, of shapes that nobody had seen."""
 
 
 class Purpose(StrEnum):

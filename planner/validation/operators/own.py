@@ -8,7 +8,12 @@ from meshwright.costmodel.hardware import HardwareProfile
 from meshwright.costmodel.value import Value
 from meshwright.hardware_profiles import load_profile
 from meshwright.hardware_profiles.build import build_profile
-from meshwright.hardware_profiles.measurements import MEASUREMENTS_FOLDER, Measurements, load_measurements
+from meshwright.hardware_profiles.measurements import (
+    DRAWN_ANEW_FOLDER,
+    MEASUREMENTS_FOLDER,
+    Measurements,
+    load_measurements,
+)
 from meshwright.planner.validation.operators.held_apart import held_apart_errors
 from meshwright.planner.validation.operators.summary import OperatorErrors
 
@@ -23,10 +28,11 @@ class MeasuredErrors(Value, frozen=True, kw_only=True):
 
 
 def shipped_errors() -> tuple[MeasuredErrors, ...]:
-    """Errors of each shipped profile that has measurements of its own."""
+    """Errors of each shipped profile with measurements of its own, and on shapes that were drawn after it was made."""
+    own = ((path, "") for path in sorted(MEASUREMENTS_FOLDER.glob("*.json")))
+    later = ((path, ", drawn anew") for path in sorted(DRAWN_ANEW_FOLDER.glob("*.json")))
     return tuple(
-        _errors(path.stem, load_measurements(path), load_profile(path.stem))
-        for path in sorted(MEASUREMENTS_FOLDER.glob("*.json"))
+        _errors(path.stem, load_measurements(path), load_profile(path.stem), note) for path, note in (*own, *later)
     )
 
 
@@ -36,11 +42,11 @@ def own_errors(path: Path, base: str) -> MeasuredErrors:
     return _errors(path.stem, measurements, build_profile(measurements, base=load_profile(base)))
 
 
-def _errors(name: str, measurements: Measurements, profile: HardwareProfile) -> MeasuredErrors:
+def _errors(name: str, measurements: Measurements, profile: HardwareProfile, note: str = "") -> MeasuredErrors:
     machine = measurements.machine
     return MeasuredErrors(
         name=name,
-        machine=f"{machine.num_gpus} x {machine.gpu}",
+        machine=f"{machine.num_gpus} x {machine.gpu}{note}",
         date=machine.date,
         errors=held_apart_errors(measurements, profile),
     )
