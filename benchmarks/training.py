@@ -4,6 +4,7 @@
     python benchmarks/training.py --both           each run once more on one stream, where nothing in layers overlaps
     python benchmarks/training.py --plans FOLDER   only make the plans, anywhere
     python benchmarks/training.py --from FOLDER    train by these plans
+    python benchmarks/training.py --memory --gpus 1    one GPU; what is kept, recomputed or waits in host memory
 
 Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced, and natural beside it. torchtitan 0.2.2 on
 two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3. Printed for every part of a step:
@@ -54,7 +55,8 @@ class Case(Value, frozen=True, kw_only=True):
     num_layers: int
     sequences_per_gpu: int
     fixes: tuple[str, ...]
-    torchtitan_tokens_per_s_per_gpu: float
+    torchtitan_tokens_per_s_per_gpu: float | None = None
+    routings: tuple[str, ...] = ("balanced", "natural")
 
 
 CASES = (
@@ -76,11 +78,29 @@ CASES = (
     ),
 )
 
+MEMORY_CASES = tuple(
+    Case(
+        name=f"qwen3-30b-a3b-6-{name}",
+        model="qwen3-30b-a3b",
+        num_layers=6,
+        sequences_per_gpu=4,
+        fixes=("zero=1", "mbs=2", *fixes),
+        routings=("balanced",),
+    )
+    for name, fixes in (
+        ("kept", ("recompute=none", "offload=none")),
+        ("sar", ("recompute=sar", "offload=none")),
+        ("full", ("recompute=full", "offload=none")),
+        ("activations-in-host-memory", ("recompute=none", "offload=activations")),
+        ("optimizer-in-host-memory", ("recompute=none", "offload=optimizer")),
+    )
+)
+
 
 def main() -> int:
     """Plan, train, print and record."""
     options = _options()
-    cases = [case for case in CASES if options.only in case.name]
+    cases = [case for case in (MEMORY_CASES if options.memory else CASES) if options.only in case.name]
     if options.plans is not None:
         options.plans.mkdir(parents=True, exist_ok=True)
         for case in cases:
@@ -95,9 +115,9 @@ def main() -> int:
             plan = (options.made or Path(folder)) / f"{case.name}.json"
             if options.made is None:
                 make_plan(case, options.cluster, options.gpus, plan)
-            for balanced, one_stream in product((True, False), (False, True) if options.both else (False,)):
+            for routing, one_stream in product(case.routings, (False, True) if options.both else (False,)):
                 run = Path(folder) / "run"
-                rows.append(trained(case, plan, run, data=options.data, balanced=balanced, one_stream=one_stream))
+                rows.append(trained(case, plan, run, data=options.data, routing=routing, one_stream=one_stream))
                 _print(rows[-1])
                 _write(options.output, record)
     return 0
@@ -109,6 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--plans", type=Path, help="make the plans there and do no more")
     parser.add_argument("--from", type=Path, dest="made", help="take the plans from this folder, made by --plans")
+    parser.add_argument("--memory", action="store_true", help="the cases of what memory holds instead")
     parser.add_argument("--both", action="store_true", help="each run once more on one stream")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--data", default="uniform", help="as `meshwright run --data`; markov takes more of the host")
@@ -158,18 +179,18 @@ def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
     )
 
 
-def trained(case: Case, plan: Path, folder: Path, *, data: str, balanced: bool, one_stream: bool) -> dict[str, object]:
+def trained(case: Case, plan: Path, folder: Path, *, data: str, routing: str, one_stream: bool) -> dict[str, object]:
     """The run's record with what it stands beside; the error's last line where it failed."""
     command = [sys.executable, "-m", "meshwright", "run", str(plan), "--steps", str(STEPS), "--data", data]
     command += ["-o", str(folder)]
-    if balanced:
+    if routing == "balanced":
         command.append("--balanced")
     if one_stream:
         command.append("--one-stream")
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=RUN_LIMIT_S)
     row: dict[str, object] = {
         "case": case.name,
-        "routing": "balanced" if balanced else "natural",
+        "routing": routing,
         "streams": "one" if one_stream else "planned",
     }
     if done.returncode:
@@ -193,10 +214,11 @@ def _print(row: dict[str, object]) -> None:
     run = row["run"]
     assert isinstance(run, dict)
     peak, predicted_peak = max(run["peak_memory_bytes"]), max(run["predicted_peak_memory_bytes"])
+    other = row["torchtitan_tokens_per_s_per_gpu"]
+    beside = "" if other is None else f" (torchtitan on H100 {other:,.0f})"
     print(
-        f"{_title(row)}: {row['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU (torchtitan on H100 "
-        f"{row['torchtitan_tokens_per_s_per_gpu']:,.0f}); peak {peak / 2**30:.1f} GiB, predicted "
-        f"{predicted_peak / 2**30:.1f}"
+        f"{_title(row)}: {row['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU{beside}; peak {peak / 2**30:.1f} GiB, "
+        f"predicted {predicted_peak / 2**30:.1f}"
     )
     as_run = run["predicted_as_run"]
     print(f"  {'ms':12} {'measured':>9} {'plan':>9} {'as it runs':>11}")

@@ -12,7 +12,7 @@ from functools import lru_cache
 from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute
-from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes
+from meshwright.planner.fixes import OFFLOADING, AttentionChoice, FfnChoice, Fixes, OffloadChoice
 from meshwright.planner.space import LayerShape
 
 RECOMPUTE_ORDER = tuple(policy for policy in Recompute if policy is not Recompute.EVERY_SECOND_GEMM)
@@ -58,8 +58,11 @@ def recompute_policies(fixes: Fixes) -> tuple[Recompute, ...]:
 
 def offloads(policy: Recompute, fixes: Fixes) -> tuple[bool, ...]:
     """Whether the FFN's widest tensors may wait in host memory: beside keeping the rest, or SAR, unless pinned."""
-    offered = policy in (Recompute.NONE, Recompute.SELECTIVE) and fixes.recompute is None
-    return (False, True) if offered else (False,)
+    possible = policy in OFFLOADING
+    if fixes.offload is OffloadChoice.ACTIVATIONS:
+        return (True,) if possible else ()
+    free = fixes.offload is None and fixes.recompute is None
+    return (False, True) if possible and free else (False,)
 
 
 def attention_splits(layer: LayerSpec, shape: LayerShape, fixes: Fixes) -> Iterator[tuple[int, int]]:

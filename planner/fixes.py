@@ -32,6 +32,18 @@ class FfnChoice(StrEnum):
     REPLICATED = "replicated"
 
 
+OFFLOADING = (Recompute.NONE, Recompute.SELECTIVE)
+"""Recomputation beside which the FFN's widest tensors may wait in host memory."""
+
+
+class OffloadChoice(StrEnum):
+    """What waits in host memory: nothing, the widest activations of every layer's FFN, or the optimizer's state."""
+
+    NONE = "none"
+    ACTIVATIONS = "activations"
+    OPTIMIZER = "optimizer"
+
+
 class Fixes(Value, frozen=True, kw_only=True):
     """Pinned choices, None where free.
 
@@ -54,6 +66,7 @@ class Fixes(Value, frozen=True, kw_only=True):
     ffn: FfnChoice | None = None
     dispatch: Dispatch | None = None
     wire: Precision | None = None
+    offload: OffloadChoice | None = None
 
     def allows(self, **choices: object) -> bool:
         """Whether none of the given choices contradicts a pinned one."""
@@ -69,6 +82,7 @@ _CHOICES: dict[str, type[StrEnum]] = {
     "ffn": FfnChoice,
     "dispatch": Dispatch,
     "wire": Precision,
+    "offload": OffloadChoice,
 }
 
 
@@ -120,5 +134,10 @@ def _check_consistent(fixes: Fixes) -> None:
         raise StrategyError(OPTION, "ffn", "ep contradicts ep=1")
     if fixes.ffn is FfnChoice.TENSOR and (fixes.ep or 1) > 1:
         raise StrategyError(OPTION, "ffn", f"tp contradicts ep={fixes.ep}")
+    if fixes.offload is OffloadChoice.ACTIVATIONS and fixes.recompute not in (None, *OFFLOADING):
+        allowed = " or ".join(OFFLOADING)
+        raise StrategyError(
+            OPTION, "offload", f"activations contradicts recompute={fixes.recompute}; expected {allowed}"
+        )
     if fixes.schedule is ScheduleKind.ONE_F_ONE_B and (fixes.vp or 1) > 1:
         raise StrategyError(OPTION, "schedule", f"1f1b has one stage a device, which contradicts vp={fixes.vp}")

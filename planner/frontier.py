@@ -11,6 +11,7 @@ from meshwright.costmodel.data_parallel import Sharding, StateModel
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import Mesh
 from meshwright.planner.bounds import Pipe, known_boundaries, step_bound_s
+from meshwright.planner.fixes import OffloadChoice
 from meshwright.planner.point_problem import HOST_OPTIMIZER_FRACTION
 from meshwright.planner.shape_bounds import ShapeBound, shape_bound
 from meshwright.planner.shortfall import Shortfalls
@@ -94,7 +95,12 @@ class Frontier:
         return True
 
     def _state_is_large(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
-        """Whether model state with its optimizer on the GPU would take enough of it for offload to be looked at."""
+        """Whether model state with its optimizer on the GPU would take enough of it for offload to be looked at.
+
+        Always where it is pinned.
+        """
+        if self.problem.fixes.offload is OffloadChoice.OPTIMIZER:
+            return True
         on_gpu = msgspec.structs.replace(sharding, offload_optimizer=False)
         needed = bound.static_bytes(mesh, on_gpu, self.runtime)
         return needed > LARGE_STATE_FRACTION * self.limit_bytes

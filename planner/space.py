@@ -19,7 +19,7 @@ from meshwright.costmodel.simulate import ScheduleKind, check_combination
 from meshwright.costmodel.strategy import AxisOrder, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
-from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes
+from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, OffloadChoice
 
 MAX_MICRO_BATCH = 16
 MAX_MICRO_BATCH_TOKENS = 8_192
@@ -221,14 +221,14 @@ def orders(problem: Problem, mesh: Mesh) -> tuple[AxisOrder, ...]:
 
 def shardings(problem: Problem, mesh: Mesh) -> tuple[Sharding, ...]:
     """ZeRO stages of the space. With a pipeline, ZeRO-2 and 3 repeat their collectives for every micro-batch."""
+    stages: tuple[ZeroStage, ...] = (ZeroStage.OPTIMIZER, ZeroStage.GRADIENTS, ZeroStage.PARAMETERS)
     if problem.fixes.zero:
-        return tuple(Sharding(zero=problem.fixes.zero, offload_optimizer=offload) for offload in (False, True))
-    stages = (ZeroStage.OPTIMIZER, ZeroStage.GRADIENTS, ZeroStage.PARAMETERS)
-    return tuple(
-        Sharding(zero=stage, offload_optimizer=offload)
-        for stage in (stages if mesh.pp == 1 else stages[:1])
-        for offload in (False, True)
-    )
+        stages = (problem.fixes.zero,)
+    elif mesh.pp > 1:
+        stages = stages[:1]
+    pinned = problem.fixes.offload
+    offloads = (False, True) if pinned is None else (pinned is OffloadChoice.OPTIMIZER,)
+    return tuple(Sharding(zero=stage, offload_optimizer=offload) for stage in stages for offload in offloads)
 
 
 def pipelines(problem: Problem, mesh: Mesh, num_micro_batches: int) -> Iterator[tuple[ScheduleKind, int]]:

@@ -12,7 +12,7 @@ from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy, Mesh
 from meshwright.planner.draft import changed_configuration, draft_of
 from meshwright.planner.explain.choices import AXES
-from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes
+from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, OffloadChoice
 
 V_SHAPED = (ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
 _METHODS = {
@@ -87,13 +87,19 @@ def _strategy(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh, fixes: Fixe
             changes["dispatch"] = fixes.dispatch
     if fixes.recompute is not None:
         changes |= {"recompute": fixes.recompute, "offload": False}
+    if fixes.offload is not None:
+        changes["offload"] = fixes.offload is OffloadChoice.ACTIVATIONS
     if fixes.attention in _METHODS:
         changes["context_method"] = _METHODS[fixes.attention]
     return msgspec.structs.replace(strategy, **changes)
 
 
 def _sharding(sharding: Sharding, fixes: Fixes) -> Sharding:
-    return sharding if fixes.zero is None else msgspec.structs.replace(sharding, zero=fixes.zero)
+    if fixes.zero is not None:
+        sharding = msgspec.structs.replace(sharding, zero=fixes.zero)
+    if fixes.offload is not None:
+        sharding = msgspec.structs.replace(sharding, offload_optimizer=fixes.offload is OffloadChoice.OPTIMIZER)
+    return sharding
 
 
 def _pipeline(pipeline: Pipeline, fixes: Fixes) -> Pipeline:

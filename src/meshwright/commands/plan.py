@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from meshwright.planner.search import SearchProgress, SearchResult
     from meshwright.planner.space import Problem
 
-FIX_KEYS = "tp sp cp pp vp ep etp dp mbs zero schedule recompute attention ffn dispatch wire"
+FIX_KEYS = "tp sp cp pp vp ep etp dp mbs zero schedule recompute attention ffn dispatch wire offload"
 
 
 def command(

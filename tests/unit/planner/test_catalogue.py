@@ -6,7 +6,7 @@ from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, M
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute
 from meshwright.planner.catalogue import layer_strategies, offloads, recompute_policies
-from meshwright.planner.fixes import parse_fixes
+from meshwright.planner.fixes import OFFLOADING, OffloadChoice, parse_fixes
 from meshwright.planner.space import LayerShape
 
 GPUS_PER_NODE = 8
@@ -127,3 +127,21 @@ def test_offload_stands_beside_keeping_or_sar() -> None:
     free, pinned = parse_fixes(()), parse_fixes(("recompute=none",))
     assert {policy for policy in Recompute if True in offloads(policy, free)} == {Recompute.NONE, Recompute.SELECTIVE}
     assert offloads(Recompute.NONE, pinned) == (False,)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {(policy, offload) for policy in OFFLOADING for offload in (False, True)}),
+        ("offload=none", {(policy, False) for policy in OFFLOADING}),
+        ("offload=optimizer", {(policy, False) for policy in OFFLOADING}),
+        ("offload=activations", {(policy, True) for policy in OFFLOADING}),
+        ("offload=activations,recompute=none", {(policy, True) for policy in OFFLOADING}),
+        ("recompute=none", {(policy, False) for policy in OFFLOADING}),
+    ],
+)
+def test_what_waits_in_host_memory(text: str, expected: set[tuple[Recompute, bool]]) -> None:
+    fixes = parse_fixes((text,) if text else ())
+    assert {(policy, offload) for policy in OFFLOADING for offload in offloads(policy, fixes)} == expected
+    pinned = fixes.offload is OffloadChoice.ACTIVATIONS
+    assert offloads(Recompute.FULL, fixes) == (() if pinned else (False,))

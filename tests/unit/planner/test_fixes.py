@@ -5,7 +5,7 @@ import pytest
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import Dispatch, Recompute, ZeroStage
-from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, parse_fixes
+from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, OffloadChoice, parse_fixes
 
 
 def test_pairs_come_together_or_apart() -> None:
@@ -14,7 +14,7 @@ def test_pairs_come_together_or_apart() -> None:
 
 
 def test_every_choice_is_parsed() -> None:
-    text = "zero=3,schedule=zb-v,recompute=sar,attention=cp-ring,ffn=ep,dispatch=allgather"
+    text = "zero=3,schedule=zb-v,recompute=sar,attention=cp-ring,ffn=ep,dispatch=allgather,offload=activations"
     assert parse_fixes((text,)) == Fixes(
         zero=ZeroStage.PARAMETERS,
         schedule=ScheduleKind.ZB_V,
@@ -22,6 +22,7 @@ def test_every_choice_is_parsed() -> None:
         attention=AttentionChoice.RING,
         ffn=FfnChoice.EXPERT,
         dispatch=Dispatch.ALL_GATHER,
+        offload=OffloadChoice.ACTIVATIONS,
     )
 
 
@@ -69,6 +70,7 @@ def test_what_is_no_choice_is_refused(text: str, message: str) -> None:
         "ffn=ep,ep=1",
         "ffn=tp,ep=2",
         "schedule=1f1b,vp=2",
+        "offload=activations,recompute=full",
     ],
 )
 def test_choices_that_contradict_each_other_are_refused(text: str) -> None:
