@@ -269,11 +269,12 @@ class StateModel(Value, frozen=True, kw_only=True):
             return norm_s + memory.host_update_s(
                 count / (shards if self.sharding.stage >= 1 else 1),
                 gpus_per_node=min(self.cluster.num_gpus, self.cluster.gpus_per_node),
-                pcie_bytes_per_s=memory.PCIE_FRACTION * self.cluster.gpu.pcie_bytes_per_s,
+                pcie_bytes_per_s=self.cluster.gpu.pcie_bytes_per_s,
                 gradient_bytes_each=memory.FP32_BYTES if self.exchanges else self.runtime.gradient_reduce_bytes,
             )
         read, written = memory.optimizer_traffic_bytes(count, self.sharding.stage, shards)
-        return norm_s + self._memory_s(MemoryKernel.OPTIMIZER, read, written)
+        kernel = MemoryKernel.RESIDUAL if self.runtime.one_pass_update else MemoryKernel.OPTIMIZER
+        return norm_s + self._memory_s(kernel, read, written)
 
     def with_sharded_parameters(self, cost: LayerCost, strategy: LayerStrategy) -> LayerCost:
         """What ZeRO-2 and 3 add to every micro-batch: gradients scattered after each backward, parameters gathered.

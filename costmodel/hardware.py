@@ -52,7 +52,7 @@ class Timing(Value, frozen=True, kw_only=True):
 
 
 class GpuSpec(Value, frozen=True, kw_only=True):
-    """One GPU. Rates are peaks of the data sheet, except `copy_bytes_per_s`, the device copy that is reached.
+    """One GPU. Rates are peaks of the data sheet, except `copy_bytes_per_s` and `pcie_bytes_per_s`, which copies reach.
 
     `fp8_flops_per_s` is 0 where there is no FP8. NVLink and PCIe count one direction. `usable_memory_bytes` is what a
     process can allocate before any buffer of ours: total less driver and CUDA context.

@@ -60,6 +60,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     gradient_slots: layers whose whole gradients have room of their own, in the format in which they travel, where
         gradients are sharded and not accumulated.
     norm_reads_gradients: a pass over the reduced gradients finds their norm, before the update reads them.
+    one_pass_update: clipping, Adam and rounding to the weights are one kernel, as fast as adding a residual.
     """
 
     name: str
@@ -95,6 +96,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     adds_grouped_gradients: bool = False
     reduces_by_all_to_all: bool = False
     norm_reads_gradients: bool = False
+    one_pass_update: bool = False
     gradient_slots: int = 0
 
     def __post_init__(self) -> None:

@@ -6,8 +6,6 @@ BF16_BYTES = 2
 FP32_BYTES = 4
 ADAM_STATE_BYTES = 12
 CPU_ADAM_PARAMETERS_PER_S = 3.9e9
-PCIE_FRACTION = 0.85
-"""Share of the PCIe data rate that pinned copies reach; an assumption (about 54 of 63 GB/s on PCIe 5 x16)."""
 COMMUNICATION_BUFFER_BYTES = 1.5 * 2**30
 FRAGMENTATION_FRACTION = 0.03
 
@@ -26,14 +24,14 @@ def parameter_bytes(num_parameters: float, zero_stage: int, num_shards: int) -> 
 
 
 def host_copy_s(num_bytes: float, pcie_bytes_per_s: float) -> float:
-    """Seconds of a copy between a GPU and pinned memory of its host: S / (0.85 PCIe rate).
+    """Seconds of a copy between a GPU and pinned memory of its host: S / rate, the rate that copies reach.
 
-    Source: the data sheet's rate; the share is an assumption (`PCIE_FRACTION`).
+    Source: definition; profiles hold the measured rate, or the share of the data sheet's that others measured.
 
-    >>> round(host_copy_s(54.0, 64.0), 3)
-    0.993
+    >>> host_copy_s(110.0, 55.0)
+    2.0
     """
-    return num_bytes / (PCIE_FRACTION * pcie_bytes_per_s)
+    return num_bytes / pcie_bytes_per_s
 
 
 def gradient_bytes(num_parameters: float, zero_stage: int, num_shards: int, *, fp32: bool) -> float:

@@ -34,6 +34,7 @@ SWITCHES = (
     "adds_grouped_gradients",
     "reduces_by_all_to_all",
     "norm_reads_gradients",
+    "one_pass_update",
 )
 
 
