@@ -49,7 +49,7 @@ def _run(device: str, dtype: torch.dtype) -> tuple[UpdatedTensors, torch.Tensor]
 
 @pytest.mark.parametrize("at_once", [LENGTH, 2 * WIDTH, 5 * WIDTH])
 def test_masters_are_those_of_torch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adamw, "ELEMENTS_AT_ONCE", at_once)
+    monkeypatch.setattr(adamw, "ELEMENTS_A_THREAD", at_once)
     tensors, expected = _run("cpu", torch.float64)
     torch.testing.assert_close(tensors.master_N, expected, rtol=1e-13, atol=1e-13)
     assert torch.equal(tensors.weights_N, tensors.master_N.to(torch.bfloat16))
