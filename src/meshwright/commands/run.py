@@ -196,8 +196,8 @@ def _run(request: RunRequest) -> None:
     Where ranks have failed, whoever has started them says so for all, if it is `meshwright run` itself.
     """
     from meshwright.costmodel.errors import MeshwrightError
-    from meshwright.executor.train.entry import is_started_rank, run
     from meshwright.executor.data.token_file import TokenError
+    from meshwright.executor.train.entry import is_started_rank, run
     from meshwright.executor.train.rank import LostRanksError, RankMemoryError
     from meshwright.executor.train.stopping import StoppedError
     from meshwright.executor.train.supervision import is_supervised, leave_reason
