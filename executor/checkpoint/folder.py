@@ -23,6 +23,14 @@ NAME = re.compile(r"step-(\d{12,})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NewestWhole:
+    """The checkpoint that counts, None without any, and why those that would come before it do not."""
+
+    path: Path | None
+    skipped: tuple[InputError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointFolder:
     """`keep`: how many good checkpoints stay."""
 
@@ -49,20 +57,27 @@ class CheckpointFolder:
         return [path for _, path in sorted(found)]
 
     def latest(self) -> Path | None:
-        """The newest that is whole: what the pointer names, or else the newest of all that are.
+        """The path of `newest_whole`."""
+        return self.newest_whole().path
 
-        None where there are no checkpoints; raises `InputError` where there are some and none is whole.
+    def newest_whole(self) -> NewestWhole:
+        """What the pointer names if that is whole, or else the newest of all that are.
+
+        Raises `InputError` where there are checkpoints and none is whole: of the one that was wanted.
         """
         candidates = self.checkpoints()[::-1]
         pointed = self._pointed()
         if pointed in candidates:
             candidates.sort(key=lambda path: path != pointed)
+        skipped: list[InputError] = []
         for path in candidates:
-            if _is_whole(path):
-                return path
-        if candidates:
-            read_manifest(candidates[0])  # raises: says what is wrong with the one that was wanted
-        return None
+            problem = _problem(path)
+            if problem is None:
+                return NewestWhole(path=path, skipped=tuple(skipped))
+            skipped.append(problem)
+        if skipped:
+            raise skipped[0]
+        return NewestWhole(path=None)
 
     def _pointed(self) -> Path | None:
         try:
@@ -103,19 +118,20 @@ class CheckpointFolder:
     def _prune(self, newest: Path) -> None:
         """Damaged ones do not count, so that they never push out a good one, and go with what is older."""
         others = [path for path in self.checkpoints() if path != newest]
-        good = [path for path in others if _is_whole(path)]
+        good = [path for path in others if _problem(path) is None]
         kept = good[len(good) - (self.keep - 1) :] if len(good) >= self.keep else others
         for path in others:
             if path not in kept:
                 shutil.rmtree(path)
 
 
-def _is_whole(path: Path) -> bool:
+def _problem(path: Path) -> InputError | None:
+    """Why a checkpoint is not whole; None if it is."""
     try:
         read_manifest(path)
-    except InputError:
-        return False
-    return True
+    except InputError as error:
+        return error
+    return None
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -21,6 +21,10 @@ Tokens: TypeAlias = npt.NDArray[np.unsignedinteger[npt.NBitBase]]
 CHUNK_TOKENS = 1 << 22
 
 
+class TokenError(InputError):
+    """A token that the model's vocabulary has not: only the ranks that read it know."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenFile:
     """A `TokenSource` over a token file.
@@ -112,7 +116,7 @@ def _first_beyond(path: Path, tokens: Tokens, header: TokenHeader, vocabulary: i
     )
 
 
-def _beyond(path: Path, place: int, token: int, vocabulary: int) -> InputError:
-    return InputError(
+def _beyond(path: Path, place: int, token: int, vocabulary: int) -> TokenError:
+    return TokenError(
         str(path), f"token {place:,}", f"{token}, beyond the model's vocabulary; expected an id below {vocabulary:,}"
     )

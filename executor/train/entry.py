@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,12 +13,13 @@ from meshwright.costmodel.errors import InputError
 from meshwright.executor.emulate.emulation import emulate
 from meshwright.executor.train.balancing import check_balancing
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
-from meshwright.executor.train.inputs import open_inputs, with_restart
+from meshwright.executor.train.inputs import RunInputs, open_inputs, with_restart
 from meshwright.executor.train.launch import launch_ranks
 from meshwright.executor.train.rank import run_rank
 from meshwright.executor.train.record import RunRecord, StepRecord, make_folder
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.request import DeviceChoice, RunRequest
+from meshwright.executor.train.supervision import is_supervised
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
@@ -50,11 +52,19 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     check_runs(configuration, where)
     check_balancing(request.balancing, configuration, balanced=request.balanced)
     inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
+    _tell(inputs)
     make_folder(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
         return run_rank(request, plan, inputs, told, emulation)
     launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=request.device is DeviceChoice.CPU)
     return None
+
+
+def _tell(inputs: RunInputs) -> None:
+    """Say what was found; of several processes one does."""
+    speaks = not is_started_rank() or (os.environ["RANK"] == "0" and not is_supervised())
+    if inputs.skipped_checkpoints and speaks:
+        sys.stderr.write(f"meshwright: run: {inputs.skipped_checkpoints}\n")
 
 
 def _device(choice: DeviceChoice) -> DeviceChoice:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.observe.whereabouts import Outcome, Position, others_words, read_position
 from meshwright.executor.train.record import RUN_FILE
 from meshwright.executor.train.stopping import STOPPED_STATUS
+from meshwright.executor.train.supervision import read_reason
 from meshwright.planner.serialise import write_whole
 
 
@@ -33,10 +34,10 @@ class FailureRecord(Value, frozen=True, kw_only=True):
 
 
 class RankError(MeshwrightError):
-    """A rank has ended early; the others were ended."""
+    """A rank has ended early; the others were ended. `is_input_error`: it has found bad input, as the message says."""
 
-    def __init__(self, record: FailureRecord) -> None:
-        super().__init__(f"run: {record.failed}")
+    def __init__(self, record: FailureRecord, *, is_input_error: bool = False) -> None:
+        super().__init__(f"{'error' if is_input_error else 'run'}: {record.failed}")
         self.record = record
         self.exit_status = record.status if record.status > 0 else 1
 
@@ -47,13 +48,17 @@ def described_failure(ends: Sequence[RankEnd], whereabouts: Path, num_ranks: int
     cause = _cause(ends, positions)
     others = others_words([(rank, at) for rank, at in enumerate(positions) if rank != cause.rank])
     at = positions[cause.rank]
+    reason = read_reason(whereabouts, cause.rank)
     if at.outcome is Outcome.HUNG:
         text = f"no rank gets on (--timeout): {others_words(list(enumerate(positions)))}"
     elif cause.status < 0:
         text = f"rank {cause.rank} died (signal {-cause.status}) in {at}; {others}"
+    elif reason:
+        text = reason.removeprefix("run: ")
     else:
         text = f"rank {cause.rank} ended with status {cause.status} in {at}; the other ranks were ended"
-    return RankError(FailureRecord(failed=text, rank=cause.rank, status=cause.status, positions=positions))
+    record = FailureRecord(failed=text, rank=cause.rank, status=cause.status, positions=positions)
+    return RankError(record, is_input_error=bool(reason) and cause.status == InputError.exit_status)
 
 
 def _cause(ends: Sequence[RankEnd], positions: Sequence[Position]) -> RankEnd:

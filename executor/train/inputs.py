@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,15 @@ RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInputs:
-    """The model's numerics, its data, and the weights that it begins with, None for random ones."""
+    """The model's numerics, its data, and the weights that it begins with, None for random ones.
+
+    `skipped_checkpoints`: which damaged ones it does not resume from, and from which it does; empty without any.
+    """
 
     described: DescribedModel
     data: TokenSource
     weights: WeightSource | None
+    skipped_checkpoints: str = ""
 
     def max_length(self, plan: Plan) -> int:
         """The longest sequence that an exported model says it is for."""
@@ -60,7 +65,8 @@ def open_inputs(request: RunRequest, plan: Plan, described: ModelSpec | None = N
     if request.tensorboard:
         check_tensorboard()
     if request.checkpoint is not None:
-        check_start(request.checkpoint, model, resumes=request.resume)
+        told = check_start(request.checkpoint, model, resumes=request.resume)
+        inputs = dataclasses.replace(inputs, skipped_checkpoints=told)
     if request.export is not None:
         check_export(request.export, model, inputs, plan)
     return inputs

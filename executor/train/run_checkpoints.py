@@ -31,17 +31,24 @@ from meshwright.planner.plan import Plan
 UPDATES = "num_updates"
 
 
-def check_start(folder: Path, model: ModelSpec, *, resumes: bool) -> None:
-    """Raise `InputError` where there is nothing to resume, or where a new run would push out an older run's."""
-    latest = CheckpointFolder(path=folder).latest()
+def check_start(folder: Path, model: ModelSpec, *, resumes: bool) -> str:
+    """What is to be told of checkpoints that are skipped, empty where none is.
+
+    Raises `InputError` where there is nothing to resume, or where a new run would push out an older run's.
+    """
+    found = CheckpointFolder(path=folder).newest_whole()
+    latest = found.path
     if not resumes:
         if latest is not None:
             problem = f"has {latest.name} of an earlier run; --resume goes on from it, another folder begins anew"
             raise InputError(str(folder), "", problem)
-        return
+        return ""
     if latest is None:
         raise InputError(str(folder), "", "no checkpoint to resume; begin without --resume")
     checked_manifest(latest, model_sha256(model))
+    if not found.skipped:
+        return ""
+    return f"skipped: {'; '.join(map(str, found.skipped))}; resumes from {latest.name}"
 
 
 class RunCheckpoints:

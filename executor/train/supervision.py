@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from meshwright.costmodel.errors import MeshwrightError
 from meshwright.executor.observe.whereabouts import Whereabouts
 
 WHEREABOUTS = "MESHWRIGHT_WHEREABOUTS"
-"""The folder in which whoever has started the ranks of this host reads where they are."""
+"""The folder in which whoever has started the ranks of this host reads where they are, and why they have failed."""
 
 
 def is_supervised() -> bool:
@@ -19,3 +20,18 @@ def is_supervised() -> bool:
 def rank_whereabouts(rank: int) -> Whereabouts:
     """Where this rank is: in a file, if somebody is to read it."""
     return Whereabouts(Path(os.environ[WHEREABOUTS]) / str(rank) if is_supervised() else None)
+
+
+def leave_reason(rank: int, error: MeshwrightError) -> None:
+    """Leave why this rank fails to whoever has started it: only a supervised rank may."""
+    _reason_file(Path(os.environ[WHEREABOUTS]), rank).write_text(" ".join(str(error).split()), encoding="utf-8")
+
+
+def read_reason(whereabouts: Path, rank: int) -> str:
+    """Why a rank says that it has failed; empty where it has left no reason."""
+    file = _reason_file(whereabouts, rank)
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _reason_file(whereabouts: Path, rank: int) -> Path:
+    return whereabouts / f"{rank}.reason"

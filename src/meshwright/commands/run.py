@@ -193,12 +193,14 @@ def _choice(kind: type[Choice], option: str, text: str) -> Choice:
 def _run(request: RunRequest) -> None:
     """Run; of the ranks that torchrun started only the first speaks, unless another alone knows what went wrong.
 
-    Where others have failed, whoever has started the ranks says so for all, if it is `meshwright run` itself.
+    Where ranks have failed, whoever has started them says so for all, if it is `meshwright run` itself.
     """
     from meshwright.costmodel.errors import MeshwrightError
+    from meshwright.executor.data.token_file import TokenError
     from meshwright.executor.train.entry import is_started_rank, run
     from meshwright.executor.train.rank import LostRanksError, RankMemoryError
-    from meshwright.executor.train.supervision import is_supervised
+    from meshwright.executor.train.stopping import StoppedError
+    from meshwright.executor.train.supervision import is_supervised, leave_reason
 
     silent = is_started_rank() and os.environ["RANK"] != "0"
     try:
@@ -209,7 +211,10 @@ def _run(request: RunRequest) -> None:
             raise typer.Exit(error.exit_status) from error
         raise
     except MeshwrightError as error:
-        if silent and not isinstance(error, RankMemoryError):
+        if is_supervised() and not isinstance(error, StoppedError):
+            leave_reason(int(os.environ["RANK"]), error)
+            raise typer.Exit(error.exit_status) from error
+        if silent and not isinstance(error, RankMemoryError | TokenError):
             raise typer.Exit(error.exit_status) from error
         raise
     if summary is not None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from meshwright.costmodel.stage_cost import cost_context
+from meshwright.executor.data.token_writer import write_tokens
+from meshwright.executor.data.window_order import WindowOrder
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import write_plan
@@ -123,10 +125,34 @@ def test_a_failed_rank_ends_the_run_with_one_reason(
     write_plan(make_plan("dense", 2, "dp=2"), tmp_path / "plan.json")
     done = run("plan.json", "--steps", "9", "--device", "cpu", "--learning-rate", "1e30")
     assert done.returncode == 1
-    fallback, first, second = done.stderr.splitlines()
+    fallback, reason = done.stderr.splitlines()
     assert fallback == "kernels: PyTorch references run instead of CUDA kernels: tensors are on cpu"
-    assert "not finite" in first
-    assert second.startswith("meshwright: run: rank ")
+    assert reason.startswith("meshwright: run: step ")
+    assert "not finite" in reason
+
+
+def test_a_token_beyond_the_vocabulary_is_named_by_the_rank_that_reads_it(
+    make_plan: Callable[[str, int, str], Plan],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    """The header hides it, so that it is found in training only; the last rank alone reads it."""
+    write_plan(make_plan("dense", 2, "dp=2"), tmp_path / "plan.json")
+    tokens = tmp_path / "tokens.bin"
+    num_steps, num_windows = 6, 6 * 8
+    documents = [[7] * (num_windows * 16 + 1)]
+    write_tokens(documents, tokens, vocabulary=64, tokenizer="none", end_of_document=None)
+    order = WindowOrder(count=num_windows, seed=0, epoch=0)
+    place = order.window(3 * 8 + 7) * 16 + 5  # the last sequence of step 3
+    content = bytearray(tokens.read_bytes())
+    content[2 * place : 2 * place + 2] = (999).to_bytes(2, "little")
+    tokens.write_bytes(content)
+    done = run("plan.json", "--steps", str(num_steps), "--device", "cpu", "--data", "tokens.bin", "-o", "out")
+    assert done.returncode == 2, done.stderr
+    reason = f"tokens.bin: token {place:,}: 999, beyond the model's vocabulary; expected an id below 64"
+    assert done.stderr.splitlines()[1:] == [f"meshwright: error: {reason}"]
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["failed"], record["rank"], record["status"]) == (reason, 1, 2)
 
 
 def test_a_part_of_a_plan_for_more_ranks_is_emulated(

@@ -130,6 +130,23 @@ def test_a_checkpoint_that_is_not_whole(lone_plan: Plan, tmp_path: Path) -> None
     assert "the checkpoint is not whole" in str(refused)
 
 
+def test_a_damaged_newest_checkpoint_is_told_of(
+    lone_plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(lone_plan, tmp_path, 2, save_every=1)
+    newest = CheckpointFolder(path=tmp_path / "saved").of_step(2)
+    data = next(newest.glob("*.distcp"))
+    size = data.stat().st_size
+    data.write_bytes(data.read_bytes()[:100])
+    capsys.readouterr()
+    start(lone_plan, tmp_path, 3, resume=True)
+    told = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert told == [
+        f"meshwright: run: skipped: {data}: 100 bytes, expected {size:,} bytes: the checkpoint is not whole;"
+        " resumes from step-000000000001"
+    ]
+
+
 def test_checkpoints_of_an_earlier_run_are_not_pushed_out(lone_plan: Plan, tmp_path: Path) -> None:
     start(lone_plan, tmp_path)
     shutil.rmtree(tmp_path / "run")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.costmodel.errors import InputError
 from meshwright.executor.observe.whereabouts import Outcome, Whereabouts
 from meshwright.executor.train.failure import RankEnd, described_failure, write_failure
+from meshwright.executor.train.supervision import WHEREABOUTS, leave_reason
+from meshwright.executor.train.trainer import LossError
 
 
 @pytest.fixture
@@ -42,6 +45,27 @@ def test_an_error_of_its_own_comes_before_lost_ranks(places: list[Whereabouts], 
     error = described_failure(ends((0, 1), (1, 2)), tmp_path, 3)
     assert str(error) == "run: rank 1 ended with status 2 in step 4, gradients; the other ranks were ended"
     assert error.exit_status == 2
+
+
+def test_the_reason_that_a_rank_has_left_is_the_message(
+    places: list[Whereabouts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WHEREABOUTS, str(tmp_path))
+    leave_reason(1, InputError("tokens.bin", "token 9", "999, beyond the model's vocabulary"))
+    places[0].end(Outcome.LOST)
+    error = described_failure(ends((0, 1), (1, 2)), tmp_path, len(places))
+    assert str(error) == "error: tokens.bin: token 9: 999, beyond the model's vocabulary"
+    assert (error.exit_status, error.record.rank) == (2, 1)
+    assert f"error: {error.record.failed}" == str(error)
+
+
+def test_a_reason_that_is_no_bad_input_is_the_runs(
+    places: list[Whereabouts], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(WHEREABOUTS, str(tmp_path))
+    leave_reason(0, LossError("step 4: loss nan: not finite"))
+    error = described_failure(ends((0, 1)), tmp_path, len(places))
+    assert (str(error), error.exit_status) == ("run: step 4: loss nan: not finite", 1)
 
 
 def test_after_a_timeout_all_are_listed(places: list[Whereabouts], tmp_path: Path) -> None:
