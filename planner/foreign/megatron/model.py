@@ -6,6 +6,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import TypeAlias
 
 import msgspec
@@ -119,16 +120,17 @@ def _tokenizer_preset(tokenizer: str) -> str:
 
 def named_like_preset(model: ModelSpec) -> ModelSpec:
     """The model under the name of the preset that has the same layers, if there is one."""
-    same = [
-        preset
-        for preset in map(load_model, preset_names())
-        if preset.hidden == model.hidden and preset.layers == model.layers
-    ]
+    same = [preset for preset in _presets() if preset.hidden == model.hidden and preset.layers == model.layers]
     if same:
         nearest = min(same, key=lambda preset: (abs(preset.vocab - model.vocab), preset.name))
         return msgspec.structs.replace(model, name=nearest.name)
     experts = f", {model.layers[-1].ffn.num_experts} experts" if isinstance(model.layers[-1].ffn, MoeFfnSpec) else ""
     return msgspec.structs.replace(model, name=f"{model.num_layers} layers of {model.hidden}{experts}")
+
+
+@cache
+def _presets() -> tuple[ModelSpec, ...]:
+    return tuple(map(load_model, preset_names()))
 
 
 # The parts of a layer.

@@ -27,7 +27,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.executor.data.synthetic import MarkovTokens
@@ -49,8 +49,10 @@ from meshwright.kernels.dispatch import Implementation, dispatcher
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
 
-NUM_STEPS = 6
-RATE = LearningRate(peak=1e-2, num_steps=NUM_STEPS, warm_up_steps=2)
+STEPS = {torch.float64: 4}
+"""Where errors are rounding alone, two steps of warm-up and two of decay show any other."""
+MOST_STEPS = 6
+RATE = LearningRate(peak=1e-2, num_steps=MOST_STEPS, warm_up_steps=2)
 OPTIMIZER = AdamWSettings(max_norm=1.0)
 TIMEOUT = timedelta(seconds=60)
 TINY = 1e-9
@@ -72,7 +74,9 @@ def main() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     streams = sys.argv[5] if len(sys.argv) > 5 else ""
-    spawn(run_rank, args=(num_ranks, port, folder, device, dtype, streams), nprocs=num_ranks)
+    method = "fork" if device == "cpu" else "spawn"  # with all modules loaded; CUDA cannot be forked
+    arguments = (num_ranks, port, folder, device, dtype, streams)
+    start_processes(run_rank, args=arguments, nprocs=num_ranks, start_method=method)
 
 
 def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str, dtype: str, streams: str) -> None:
@@ -81,8 +85,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     torch.set_num_threads(1)
     buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 12000, 3000  # several buffers, tiny as the models are
     exchange.ELEMENTS_AT_ONCE = 3000
-    for make in ("_group", "_group_of_state"):  # once for all plans: to make them takes longer than to train
-        setattr(communicators, make, cache(getattr(communicators, make)))
+    make_groups_once()
     numerics = Numerics(device=open_device(device_type, rank), dtype=getattr(torch, dtype))
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=TIMEOUT)
@@ -105,6 +108,12 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     if rank == 0:
         json.dump(found, sys.stdout)
     dist.destroy_process_group()
+
+
+def make_groups_once() -> None:
+    """Keep groups of ranks for all plans: to make them takes longer than to train."""
+    for make in ("_group", "_group_of_state"):
+        setattr(communicators, make, cache(getattr(communicators, make)))
 
 
 def kernel_calls() -> dict[str, int]:
@@ -134,7 +143,7 @@ def open_device(device_type: str, rank: int) -> torch.device:
 def train(
     configuration: TrainingConfiguration, rank: int, numerics: Numerics, options: Options, *, one_stream: bool
 ) -> tuple[list[StepResult], dict[str, Tensor], dict[str, Tensor]]:
-    """Six steps; what they showed, and all parameters before and after."""
+    """Some steps; what they showed, and all parameters before and after."""
     choices = TrainingChoices(
         numerics=replace(
             numerics,
@@ -151,7 +160,7 @@ def train(
         if options.skewed and name.endswith(CORRECTION):
             constant[: len(FAVOURITES)] = FAVOURITES
     initial = everywhere(all_parameters(trainer))
-    results = [trainer.step(step) for step in range(NUM_STEPS)]
+    results = [trainer.step(step) for step in range(STEPS.get(numerics.dtype, MOST_STEPS))]
     return results, initial, everywhere(all_parameters(trainer))
 
 
@@ -193,7 +202,7 @@ def errors(
     options: Options,
 ) -> dict[str, float]:
     """Against autograd, torch's AdamW and torch's clipping on the whole batch."""
-    steps, expected = reference(configuration, initial, options)
+    steps, expected = reference(configuration, initial, options, len(found))
     worst = dict.fromkeys(steps[0], 0.0)
     for result, figures in zip(found, steps, strict=True):
         own = {
@@ -216,18 +225,18 @@ REFERENCES: References = {}
 
 
 def reference(
-    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options
+    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options, num_steps: int
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """What every step shows on one process, and the parameters in the end."""
     devices = configuration.mesh.ep if options.balancing.aux_scope is LossScope.PER_DEVICE else 1
     key = (configuration.model, configuration.workload, options, devices, digest(initial))
     if key not in REFERENCES:
-        REFERENCES[key] = train_alone(configuration, initial, options)
+        REFERENCES[key] = train_alone(configuration, initial, options, num_steps)
     return REFERENCES[key]
 
 
 def train_alone(
-    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options
+    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options, num_steps: int
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """The same training, by autograd."""
     constants = {name: value.clone() for name, value in initial.items() if name.endswith(UNTRAINED)}
@@ -249,7 +258,7 @@ def train_alone(
     )
     tokens = tokens_of(configuration)
     steps = []
-    for step in range(NUM_STEPS):
+    for step in range(num_steps):
         optimizer.zero_grad()
         loss = model.loss(tokens.batch(step, range(configuration.workload.global_batch)))
         even, z = router_losses(loss, constants, options.balancing, configuration.mesh.ep)

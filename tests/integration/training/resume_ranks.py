@@ -2,7 +2,7 @@
 
     python tests/integration/training/resume_ranks.py FOLDER NUM_RANKS save|resume
 
-save: three steps, a checkpoint, three more steps, whose results are kept as the truth. resume: every plan goes on from
+save: two steps, a checkpoint, two more steps, whose results are kept as the truth. resume: every plan goes on from
 the checkpoint of every plan of the same model, its own included; prints, as JSON, whether what it comes to is the truth
 to the bit, and the greatest relative error.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.layer.groups import Communicator
@@ -35,7 +35,7 @@ from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
 
 PARITY = runpy.run_path(str(Path(__file__).with_name("parity_ranks.py")))
-SAVED, STEPS = 3, 6
+SAVED, STEPS = 2, 4
 LOSSES = RouterLosses(even=0.1, scope=LossScope.PER_BATCH)
 BIAS_SPEED = 0.01
 SUFFIX = ".plan.json"
@@ -47,7 +47,8 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(run_rank, args=(num_ranks, port, Path(folder), phase), nprocs=num_ranks)
+    arguments = (num_ranks, port, Path(folder), phase)
+    start_processes(run_rank, args=arguments, nprocs=num_ranks, start_method="fork")  # with all modules loaded
 
 
 def run_rank(rank: int, num_ranks: int, port: int, folder: Path, phase: str) -> None:
@@ -56,6 +57,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: Path, phase: str) -> 
     torch.set_num_threads(1)
     buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 4096, 1024  # several buffers, tiny as the models are
     exchange.ELEMENTS_AT_ONCE = 1000
+    PARITY["make_groups_once"]()
     dist.init_process_group("gloo", rank=rank, world_size=num_ranks, timeout=PARITY["TIMEOUT"])
     host = host_group()
     found = {}
@@ -135,7 +137,7 @@ def spoil_constants(trainer: Trainer, value: float) -> None:
 
 
 def trained_on(trainer: Trainer) -> dict[str, Tensor]:
-    """Losses and norms of the last three steps and all parameters in the end."""
+    """Losses and norms of the steps after the checkpoint and all parameters in the end."""
     results = [trainer.step(step) for step in range(SAVED, STEPS)]
     figures = {
         "losses": torch.tensor([result.loss for result in results], dtype=torch.float64),

@@ -19,24 +19,26 @@ SCRIPT = Path(__file__).with_name("resume_ranks.py")
 TOLERANCE = 1e-10
 SECONDS = 300
 PLANS: dict[str, tuple[int, str]] = {
-    "moe: one": (1, "mbs=2"),
+    "moe: one": (1, "mbs=8"),
     "moe: ep": (2, "dp=2,ep=2,mbs=2,dispatch=alltoall"),
-    "moe: edp, zero 0": (2, "dp=2,ep=1,mbs=1,zero=0"),
+    "moe: edp, zero 0": (2, "dp=2,ep=1,mbs=4,zero=0"),
     "moe: ep, zero 2": (2, "dp=2,ep=2,mbs=2,dispatch=alltoall,zero=2"),
-    "moe: edp, zero 3": (2, "dp=2,ep=1,mbs=2,zero=3"),
-    "moe: tp": (2, "tp=2,ep=1,mbs=2"),
-    "moe: zb-v": (2, "pp=2,mbs=1,schedule=zb-v"),
-    "moe: etp": (2, "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall"),
-    "odd vocabulary: one": (1, "mbs=2"),
-    "odd vocabulary: tp, one key head": (2, "tp=2,mbs=2"),
-    "dense: one": (1, "mbs=2"),
-    "dense: dp": (2, "dp=2,mbs=2"),
+    "moe: edp, zero 3": (2, "dp=2,ep=1,mbs=4,zero=3"),
+    "moe: tp": (2, "tp=2,ep=1,mbs=8"),
+    "moe: zb-v": (2, "pp=2,mbs=2,schedule=zb-v"),
+    "moe: etp": (2, "tp=2,ep=1,etp=2,mbs=4,dispatch=alltoall"),
+    "odd vocabulary: one": (1, "mbs=8"),
+    "odd vocabulary: tp, one key head": (2, "tp=2,mbs=8"),
+    "dense: one": (1, "mbs=8"),
+    "dense: dp": (2, "dp=2,mbs=4"),
     "dense: zero 3": (2, "dp=2,mbs=2,zero=3"),
-    "dense: zero 3, sharded over 2": (4, "dp=4,mbs=1,zero=3"),
-    "dense: 1f1b, tied ends": (2, "pp=2,mbs=1,schedule=1f1b"),
-    "groups of experts: one": (1, "mbs=4"),
+    "dense: zero 3, sharded over 2": (4, "dp=4,mbs=2,zero=3"),
+    "dense: 1f1b, tied ends": (2, "pp=2,mbs=2,schedule=1f1b"),
+    "groups of experts: one": (1, "mbs=8"),
     "groups of experts: ep": (2, "dp=2,ep=2,mbs=2,dispatch=allgather"),
 }
+"""Micro-batches are few and large: what a checkpoint holds does not depend on them."""
+
 Found = dict[str, dict[str, Any]]
 
 

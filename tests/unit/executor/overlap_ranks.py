@@ -27,7 +27,7 @@ import msgspec
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from meshwright.costmodel.model import DenseFfnSpec
 from meshwright.costmodel.order.launch_order import PassKind
@@ -196,7 +196,9 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(run_rank, args=(num_ranks, device_type, words, port), nprocs=num_ranks)
+    method = "fork" if device_type == "cpu" else "spawn"  # with all modules loaded; CUDA cannot be forked
+    arguments = (num_ranks, device_type, words, port)
+    start_processes(run_rank, args=arguments, nprocs=num_ranks, start_method=method)
 
 
 if __name__ == "__main__":

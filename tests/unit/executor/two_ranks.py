@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from msgspec.structs import replace as replace_strategy
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind, PassOrder
@@ -179,7 +179,7 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(run_rank, args=(port,), nprocs=WORLD)
+    start_processes(run_rank, args=(port,), nprocs=WORLD, start_method="fork")  # with all modules loaded
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.state import exchange
@@ -33,7 +33,7 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(run_rank, args=(port,), nprocs=RANKS)
+    start_processes(run_rank, args=(port,), nprocs=RANKS, start_method="fork")  # with all modules loaded
 
 
 def run_rank(rank: int, port: int) -> None:

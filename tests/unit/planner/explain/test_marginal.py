@@ -14,9 +14,15 @@ from meshwright.planner.what_if import what_if
 
 
 @pytest.fixture(scope="module")
-def resolved(searched_plan: Plan) -> Marginal:
+def told() -> list[tuple[str, int, int]]:
+    """The progress of `resolved`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def resolved(searched_plan: Plan, told: list[tuple[str, int, int]]) -> Marginal:
     """All resources of the tiny plan, held and re-solved."""
-    return marginal_values(searched_plan, resolve=True)
+    return marginal_values(searched_plan, resolve=True, progress=lambda *step: told.append(step))
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda resource: resource.name)
@@ -107,11 +113,9 @@ def test_memory_is_within_the_gap_and_compute_is_not(resolved: Marginal) -> None
     assert printed[values["compute"].what][-1] == ""
 
 
-def test_progress_counts_every_search(searched_plan: Plan) -> None:
-    told: list[tuple[str, int, int]] = []
-    marginal = marginal_values(searched_plan, resolve=True, progress=lambda *step: told.append(step))
-    assert [done for _, done, _ in told] == list(range(len(marginal.values) + 1))
-    assert {of for _, _, of in told} == {len(marginal.values) + 1}
+def test_progress_counts_every_search(resolved: Marginal, told: list[tuple[str, int, int]]) -> None:
+    assert [done for _, done, _ in told] == list(range(len(resolved.values) + 1))
+    assert {of for _, _, of in told} == {len(resolved.values) + 1}
 
 
 def test_held_figures_have_units_and_signs(searched_plan: Plan) -> None:
