@@ -82,6 +82,8 @@ def read_header(tokens: Path) -> TokenHeader:
 def _check(tokens: Path, path: Path, header: TokenHeader) -> None:
     if header.schema_version != SCHEMA_VERSION:
         raise InputError(str(path), "schema_version", f"{header.schema_version}, expected {SCHEMA_VERSION}")
+    if header.num_tokens < 0:
+        raise InputError(str(path), "num_tokens", f"{header.num_tokens}, expected 0 or more")
     found = tokens.stat().st_size
     if found != header.num_bytes:
         raise InputError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.data.token_header import TokenHeader, TokenType, header_path
+from meshwright.planner.serialise import check_writable
 
 LARGEST_UINT16 = (1 << 16) - 1
 
@@ -22,8 +23,8 @@ def write_tokens(
     documents: Iterable[Sequence[int]], path: Path, *, vocabulary: int, tokenizer: str, end_of_document: int | None
 ) -> TokenHeader:
     """Write documents one behind the other, each followed by `end_of_document`; the file appears when it is whole."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise InputError(str(path), "", "cannot be written; expected a file in an existing folder")
+    for target in (path, header_path(path)):
+        check_writable(target)
     dtype = TokenType.UINT16 if vocabulary - 1 <= LARGEST_UINT16 else TokenType.UINT32
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -74,7 +74,7 @@ def _local_file(name: str) -> Path | None:
         raise InputError(str(path / FILE), "", "no such file, expected a tokenizer of the `tokenizers` library")
     if path.exists():
         return path / FILE if path.is_dir() else path
-    if not HUB_NAME.fullmatch(name):
+    if not HUB_NAME.fullmatch(name) or name.startswith(".") or path.suffix == ".json":
         raise InputError("--tokenizer", name, f"no such file or folder, expected a folder with {FILE}, or a hub name")
     return None
 
@@ -130,6 +130,8 @@ def tokenize_files(
             raise InputError(str(file), "", "no such file, expected text")
         if output.exists() and file.samefile(output):
             raise InputError(str(output), "", "is one of the texts; expected another file")
+        if not file.stat().st_size:
+            raise InputError(str(file), "", "is empty, expected text")
     return write_tokens(
         (document for texts in _batches(_documents(files, progress)) for document in tokenizer.encode(texts)),
         output,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
-from pathlib import Path
 
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.measure_hardware.request import ProfileRequest
+from meshwright.planner.serialise import check_writable
 
 SHIPPED = "shipped profiles need no GPU: `meshwright clusters` lists them"
 
@@ -47,10 +46,3 @@ def check_gpus(*, shared: bool) -> None:
     others = occupants(processes, [gpu_uuid(gpu) for gpu in gpus], [float(each) for each in used])
     if others:
         raise InputError("profile", "", f"the GPUs are in use: {others}; --shared measures all the same")
-
-
-def check_writable(path: Path) -> None:
-    """A file can be made there."""
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(str(path), "", "cannot be written; expected a file in an existing folder")

@@ -14,8 +14,8 @@ from meshwright.executor.layer.functions.compiled import compiled_for_any_length
 from meshwright.executor.layer.functions.sums import WIDTH
 
 ELEMENTS_A_THREAD = 2**17
-"""Elements that a thread of the CPU updates at one time where nothing is compiled: what is computed between stays in its
-caches. Sixteen times as many take more than twice as long."""
+"""Elements that a thread of the CPU updates at one time where nothing is compiled: it works within its caches.
+Sixteen times as many take more than twice as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,8 @@ Examples:
   meshwright run plan.json --data tokens.bin --steps 1000 --aux-loss 0.0001 --bias-speed 0.001
 """
 
+IN_A_CHECKOUT = ".venv/bin/pip install -e '.[train]'"
+
 
 def command(
     plan: Annotated[Path, typer.Argument(metavar="PLAN", help="A plan.json that `meshwright plan -o` wrote.")],
@@ -128,6 +130,7 @@ def command(
     """
     if not print_launch:
         _check_torch()
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to other processes
     from meshwright.executor.state.learning_rate import Decay
     from meshwright.executor.train.balancing import read_balancing
     from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
@@ -178,7 +181,7 @@ def _check_torch() -> None:
     from meshwright.costmodel.errors import InputError
 
     if find_spec("torch") is None:
-        raise InputError("run", "", "needs PyTorch: pip install 'meshwright[train]'")
+        raise InputError("run", "", f"needs PyTorch: pip install 'meshwright[train]', in a checkout {IN_A_CHECKOUT}")
 
 
 def _choice(kind: type[Choice], option: str, text: str) -> Choice:
@@ -235,7 +238,6 @@ def arguments_of(request: RunRequest) -> list[str]:
     }
     arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
     arguments += ["--data", request.data, *(["--emulate", request.emulate] if request.emulate else [])]
-    arguments += ["--data", request.data]
     arguments += ["--aux-loss", request.balancing.aux_text, "--capacity", request.balancing.capacity_text]
     numbers = {
         "--seed": request.seed,
@@ -315,8 +317,9 @@ def _print_summary(summary: RunRecord, request: RunRequest) -> None:
         )
     _print_emulation(summary)
     _print_operators(summary)
-    traced = ", trace.json" if request.profile else ""
-    typer.echo(f"written to {request.output}: steps.jsonl, run.json{traced}")
+    names = ["steps.jsonl", "run.json"]
+    names += ["trace.json"] * request.profile + ["tensorboard/"] * request.tensorboard
+    typer.echo(f"written to {request.output}: {', '.join(names)}")
 
 
 def _print_emulation(summary: RunRecord) -> None:

@@ -85,8 +85,11 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
     )
     seen: list[RunRequest] = []
     monkeypatch.setattr("meshwright.commands.run._run", seen.append)
-    main(arguments_of(asked))
+    arguments = arguments_of(asked)
+    main(arguments)
     assert seen == [asked]
+    options = [text for text in arguments if text.startswith("--")]
+    assert len(set(options)) == len(options)
 
 
 def test_pytorch_is_asked_for_where_it_is_missing(
@@ -94,7 +97,8 @@ def test_pytorch_is_asked_for_where_it_is_missing(
 ) -> None:
     monkeypatch.setattr("meshwright.commands.run.find_spec", lambda _: None)
     assert main(["run", "plan.json"]) == 2
-    assert capsys.readouterr().err == "meshwright: error: run: needs PyTorch: pip install 'meshwright[train]'\n"
+    expected = "meshwright: error: run: needs PyTorch: pip install 'meshwright[train]', in a checkout "
+    assert capsys.readouterr().err == f"{expected}.venv/bin/pip install -e '.[train]'\n"
 
 
 def test_a_step_on_one_line() -> None:

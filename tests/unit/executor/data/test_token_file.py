@@ -105,6 +105,7 @@ def test_truncated_data_are_refused(opened: Open, path: Path) -> None:
         ("dtype", "uint32", r"has 82 bytes, expected 164"),
         ("dtype", "float32", r"tokens\.bin\.json: dtype: Invalid enum value 'float32'"),
         ("num_tokens", "many", r"tokens\.bin\.json: num_tokens: Expected `int`, got `str`"),
+        ("num_tokens", -20, r"tokens\.bin\.json: num_tokens: -20, expected 0 or more"),
         ("schema_version", 9, r"tokens\.bin\.json: schema_version: 9, expected 1"),
     ],
 )

@@ -57,5 +57,14 @@ def test_a_document_with_an_impossible_id_is_refused(tmp_path: Path, token: int)
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected a file in an existing folder"):
+    with pytest.raises(InputError, match="there is no directory"):
         write_tokens([], tmp_path / "none" / "t.bin", vocabulary=10, tokenizer="", end_of_document=None)
+
+
+@pytest.mark.parametrize("name", ["tokens.bin", "tokens.bin.json"])
+def test_only_files_are_replaced(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: cannot be written: it is not a regular file"):
+        write_tokens([[1]], tmp_path / "tokens.bin", vocabulary=10, tokenizer="", end_of_document=None)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).is_fifo()

@@ -66,7 +66,7 @@ def test_names_are_looked_up_on_the_hub(tokenizer_folder: Path, monkeypatch: pyt
         load_tokenizer("nobody/tokens", None)
 
 
-@pytest.mark.parametrize("name", ["/nowhere/at/all", "a b"])
+@pytest.mark.parametrize("name", ["/nowhere/at/all", "a b", "./mine", "folder/tokenizer.json"])
 def test_a_missing_tokenizer_is_named(name: str) -> None:
     with pytest.raises(InputError, match=f"--tokenizer: {name}: no such file or folder"):
         load_tokenizer(name, None)
@@ -90,6 +90,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "one"}\n{', r"a\.jsonl: line 2: not JSON"),
         ("a.jsonl", b'{"content": "one"}', r"a\.jsonl: line 1: has no text"),
         ("a.jsonl", b'{"text": 1}', r"a\.jsonl: line 1: has no text"),
+        ("a.txt", b"", r"a\.txt: is empty, expected text"),
     ],
 )
 def test_bad_text_is_named_and_nothing_written(
