@@ -49,10 +49,8 @@ from meshwright.kernels.dispatch import Implementation, dispatcher
 from meshwright.planner.plan_conversion import configuration_of
 from meshwright.planner.serialise import read_plan
 
-STEPS = {torch.float64: 4}
-"""Where errors are rounding alone, two steps of warm-up and two of decay show any other."""
-MOST_STEPS = 6
-RATE = LearningRate(peak=1e-2, num_steps=MOST_STEPS, warm_up_steps=2)
+NUM_STEPS = 6
+RATE = LearningRate(peak=1e-2, num_steps=NUM_STEPS, warm_up_steps=2)
 OPTIMIZER = AdamWSettings(max_norm=1.0)
 TIMEOUT = timedelta(seconds=60)
 TINY = 1e-9
@@ -160,7 +158,7 @@ def train(
         if options.skewed and name.endswith(CORRECTION):
             constant[: len(FAVOURITES)] = FAVOURITES
     initial = everywhere(all_parameters(trainer))
-    results = [trainer.step(step) for step in range(STEPS.get(numerics.dtype, MOST_STEPS))]
+    results = [trainer.step(step) for step in range(NUM_STEPS)]
     return results, initial, everywhere(all_parameters(trainer))
 
 
@@ -202,7 +200,7 @@ def errors(
     options: Options,
 ) -> dict[str, float]:
     """Against autograd, torch's AdamW and torch's clipping on the whole batch."""
-    steps, expected = reference(configuration, initial, options, len(found))
+    steps, expected = reference(configuration, initial, options)
     worst = dict.fromkeys(steps[0], 0.0)
     for result, figures in zip(found, steps, strict=True):
         own = {
@@ -225,18 +223,18 @@ REFERENCES: References = {}
 
 
 def reference(
-    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options, num_steps: int
+    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """What every step shows on one process, and the parameters in the end."""
     devices = configuration.mesh.ep if options.balancing.aux_scope is LossScope.PER_DEVICE else 1
     key = (configuration.model, configuration.workload, options, devices, digest(initial))
     if key not in REFERENCES:
-        REFERENCES[key] = train_alone(configuration, initial, options, num_steps)
+        REFERENCES[key] = train_alone(configuration, initial, options)
     return REFERENCES[key]
 
 
 def train_alone(
-    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options, num_steps: int
+    configuration: TrainingConfiguration, initial: dict[str, Tensor], options: Options
 ) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """The same training, by autograd."""
     constants = {name: value.clone() for name, value in initial.items() if name.endswith(UNTRAINED)}
@@ -258,7 +256,7 @@ def train_alone(
     )
     tokens = tokens_of(configuration)
     steps = []
-    for step in range(num_steps):
+    for step in range(NUM_STEPS):
         optimizer.zero_grad()
         loss = model.loss(tokens.batch(step, range(configuration.workload.global_batch)))
         even, z = router_losses(loss, constants, options.balancing, configuration.mesh.ep)
