@@ -6,9 +6,9 @@
     python benchmarks/training.py --from FOLDER    train by these plans
     python benchmarks/training.py --memory --gpus 1    one GPU; what is kept, recomputed or waits in host memory
 
-Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced, and natural beside it. torchtitan 0.2.2 on
-two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3. Printed for every part of a step:
-measured, predicted by the plan, and predicted for the executor as it runs.
+Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced and, with two GPUs, natural beside it.
+torchtitan 0.2.2 on two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3. Printed for
+every part of a step: measured, predicted by the plan, and predicted for the executor as it runs.
 """
 
 from __future__ import annotations
@@ -133,8 +133,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--both", action="store_true", help="each run once more on one stream")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--data", default="uniform", help="as `meshwright run --data`; markov takes more of the host")
-    parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
-    return parser.parse_args()
+    parser.add_argument("-o", "--output", type=Path, help="the record; default: beside this file")
+    options = parser.parse_args()
+    if options.output is None:
+        options.output = Path(__file__).with_name("training_memory.json" if options.memory else "training.json")
+    return options
 
 
 def _provenance() -> dict[str, object]:

@@ -140,29 +140,47 @@ def _gemm(work: GemmWork, profile: HardwareProfile, tables: PreparedProfile) -> 
     """The law's time or that of the forward product, times the measured ratio of this kind where there is one."""
     model = tables.gemm_model(work.precision)
     ratios = tables.gemm_variant(work.precision, work.direction, work.accumulates_fp32)
-    if model.law is not None:
+    if model.law is not None and (ratios is not None or not work.accumulates_fp32):
         return _by_law(work, profile, model, ratios)
-    m, n = int(padded(work.m)), int(padded(work.n))
+    m, n = (work.m, work.n) if model.law is not None else (int(padded(work.m)), int(padded(work.n)))
     plain = GemmWork(m=m, n=n, k=work.k, precision=work.precision)
     all_bytes = gemm_bytes(work if ratios is None else plain)
     load = _Load(gemm_flops(m, n, work.k), gemm_bytes(plain), all_bytes, OUTPUT_BYTES * m * n)
     forward = _product(model, profile, load, (m, n, work.k))
     if ratios is None:
-        return forward
+        known = Basis.INTERPOLATED if work.accumulates_fp32 else forward.basis
+        return Timing(time_s=forward.time_s, basis=least_known(forward.basis, known))
     ratio, basis = ratios(m, n, work.k)
     return Timing(time_s=forward.time_s * ratio, basis=least_known(forward.basis, basis))
 
 
 def _by_law(work: GemmWork, profile: HardwareProfile, model: GemmModel, ratios: LogGrid | None) -> Timing:
-    """A sum in FP32 that nobody measured is the law with more traffic."""
-    shape = (work.m, work.n, work.k)
-    num_bytes = gemm_bytes(work)
-    load = _Load(gemm_flops(*shape), num_bytes, num_bytes, OUTPUT_BYTES * work.m * work.n)
+    """The law with the traffic of this kind of product, times what it was measured to leave over.
+
+    Without `ratios` the product is the forward one, or like it.
+    """
+    gpu, shape = profile.gpu, (work.m, work.n, work.k)
     output_bytes = ACCUMULATE_BYTES if work.accumulates_fp32 else OUTPUT_BYTES
-    if ratios is None:
-        return _product(model, profile, load, shape, output_bytes=output_bytes)
-    ratio, basis = ratios(*shape)
-    return _product(model, profile, load, shape, _Share(1.0 / ratio, basis), output_bytes)
+    share, basis = model.grid(*shape)
+    if ratios is not None:
+        ratio, basis = ratios(*shape)
+        share = 1.0 / ratio
+    compute_s = gemm_flops(*shape) / gpu.peak_flops_per_s(work.precision)
+    written_s = output_bytes * work.m * work.n / gpu.copy_bytes_per_s
+    law_s = _law_s(model, profile, shape, output_bytes)
+    time_s = sustained_s(law_s, share * model.scale, compute_s, model.sustained_fraction, written_s)
+    least_s = max(compute_s, gemm_bytes(work) / gpu.copy_bytes_per_s, profile.launch.kernel_floor_s)
+    return Timing(time_s=max(time_s, least_s), basis=Basis.EXTRAPOLATED if model.is_derived else basis)
+
+
+def _law_s(
+    model: GemmModel, profile: HardwareProfile, shape: tuple[float, float, float], output_bytes: int = OUTPUT_BYTES
+) -> float:
+    """Seconds by the law of the model's table, which must have one."""
+    assert model.law is not None
+    gpu = profile.gpu
+    machine = TiledMachine(gpu.num_sms, gpu.peak_flops_per_s(model.precision), gpu.copy_bytes_per_s)
+    return float(tiled_products_s(np.array([shape], dtype=np.float64), model.law, machine, output_bytes)[0])
 
 
 def _grouped_gemm(work: GroupedGemmWork, profile: HardwareProfile, tables: PreparedProfile) -> Timing:
@@ -207,36 +225,30 @@ class _Load(NamedTuple):
     output_bytes: float
 
 
-class _Share(NamedTuple):
-    """Of what a product would reach at best, and what the share rests on."""
-
-    efficiency: float
-    basis: Basis
-
-
-def _product(
-    model: GemmModel,
-    profile: HardwareProfile,
-    load: _Load,
-    shape: tuple[float, float, float],
-    measured: _Share | None = None,
-    output_bytes: int = OUTPUT_BYTES,
-) -> Timing:
-    """Law or roofline of the plain product over its efficiency, `measured` or the table's; accumulation, limits."""
+def _product(model: GemmModel, profile: HardwareProfile, load: _Load, shape: tuple[float, float, float]) -> Timing:
+    """Measured efficiency on the plain product, then the traffic of accumulation, the power limit and the floors."""
     gpu = profile.gpu
-    efficiency, basis = measured or model.grid(*shape)
+    efficiency, basis = _efficiency(model, profile, shape)
     compute_s = load.flops / gpu.peak_flops_per_s(model.precision)
-    if model.law is None:
-        best_s = max(compute_s, load.plain_bytes / gpu.copy_bytes_per_s)
-    else:
-        machine = TiledMachine(gpu.num_sms, gpu.peak_flops_per_s(model.precision), gpu.copy_bytes_per_s)
-        best_s = float(tiled_products_s(np.array([shape], dtype=np.float64), model.law, machine, output_bytes)[0])
+    plain_s = max(compute_s, load.plain_bytes / gpu.copy_bytes_per_s)
     written_s = load.output_bytes / gpu.copy_bytes_per_s
     accumulated_s = max(0.0, load.all_bytes - load.plain_bytes) / gpu.copy_bytes_per_s
-    time_s = sustained_s(best_s, efficiency * model.scale, compute_s, model.sustained_fraction, written_s)
+    time_s = sustained_s(plain_s, efficiency * model.scale, compute_s, model.sustained_fraction, written_s)
     time_s += EXPOSED_OUTPUT * accumulated_s
     least_s = max(compute_s, load.all_bytes / gpu.copy_bytes_per_s, profile.launch.kernel_floor_s)
-    return Timing(time_s=max(time_s, least_s), basis=Basis.EXTRAPOLATED if model.scale != 1.0 else basis)
+    return Timing(time_s=max(time_s, least_s), basis=Basis.EXTRAPOLATED if model.is_derived else basis)
+
+
+def _efficiency(model: GemmModel, profile: HardwareProfile, shape: tuple[float, float, float]) -> tuple[float, Basis]:
+    """Share of its roofline that the forward product of the shape reaches; where there is a law, as its time says."""
+    found, basis = model.grid(*shape)
+    if model.law is None:
+        return found, basis
+    m, n, k = shape
+    num_bytes = OUTPUT_BYTES * (m * k + k * n + m * n)
+    peak = profile.gpu.peak_flops_per_s(model.precision)
+    dense_s = roofline_s(gemm_flops(m, n, k), num_bytes, peak, profile.gpu.copy_bytes_per_s)
+    return dense_s / _law_s(model, profile, shape) * found, basis
 
 
 def _attention(

@@ -21,6 +21,7 @@ from meshwright.costmodel.tables import (
     GroupedGemmLaw,
     LinkCurve,
     MemoryShare,
+    Source,
 )
 
 PAIR = 2
@@ -36,6 +37,8 @@ class GemmModel:
     sustained_fraction: float
     scale: float
     law: GemmLaw | None
+    is_derived: bool
+    """Carried over from another GPU."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class PreparedProfile:
                 table.sustained_fraction,
                 table.scale,
                 table.law,
+                table.scale != 1.0 or (table.law is not None and table.provenance.source is Source.DERIVED),
             )
             for table in profile.gemm
         }

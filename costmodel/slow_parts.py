@@ -31,7 +31,10 @@ BYTES = tuple(name for name in StageCost.__struct_fields__ if name.endswith("_by
 
 
 def slow_gpu_cluster(cluster: ClusterSpec, time_factor: float) -> ClusterSpec:
-    """The cluster with GPUs that compute and move memory so many times as slowly; links and launches as they are."""
+    """The cluster with GPUs that compute and move memory so many times as slowly; links and launches as they are.
+
+    What a law of dense products has in seconds takes as much longer.
+    """
     rates = ("bf16_flops_per_s", "fp8_flops_per_s", "memory_bytes_per_s", "copy_bytes_per_s")
     slow = replace(cluster.gpu, **{rate: getattr(cluster.gpu, rate) / time_factor for rate in rates})
     gemm = tuple(

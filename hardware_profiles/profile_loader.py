@@ -102,7 +102,10 @@ def _transferred_law(law: dict[str, Any], transfer: dict[str, Any]) -> dict[str,
 
 
 def _transferred(table: dict[str, Any], transfer: dict[str, Any]) -> dict[str, Any]:
-    """A table carried over to another GPU: other factors, and why."""
+    """A table carried over to another GPU: other factors, and why. Of a law the rate inside a tile changes alone."""
     factors = {key: value for key, value in transfer.items() if key != "text"}
     provenance = {"source": "derived", "text": f"{transfer['text']} ({table['provenance']['text']})"}
+    if (law := table.get("law")) is not None:
+        rate = min(1.0, law["rate_fraction"] * factors.pop("scale"))
+        factors["law"] = law | {"rate_fraction": rate}
     return table | factors | {"provenance": provenance}

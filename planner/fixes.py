@@ -33,7 +33,7 @@ class FfnChoice(StrEnum):
 
 
 OFFLOADING = (Recompute.NONE, Recompute.SELECTIVE)
-"""Recomputation beside which the FFN's widest tensors may wait in host memory."""
+"""Recomputation beside which the space has the FFN's widest tensors wait in host memory."""
 
 
 class OffloadChoice(StrEnum):

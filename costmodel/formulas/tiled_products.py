@@ -17,7 +17,7 @@ _SIDES: Final = (
 """Output tiles, either side up: 20 of the 79 that cuBLAS 13.0 chooses, 85 % of its choices
 (`benchmarks/product_tiles.json`).
 
-Other rare ones among them move the 95 % error of shapes that no figure was fitted to by a point or two either way.
+docs/accuracy.md has what other choices would change.
 """
 SPLITS: Final = (1, 2, 4, 8)
 """Into how many parts the depth is cut, their sums added in a second pass."""
@@ -58,11 +58,9 @@ def tiled_products_s(shapes: Array, law: GemmLaw, machine: TiledMachine, output_
     o output_bytes. Of the law: start_s; p sharpness; e rate_fraction; z depth_s and y side_s (loads); q load_sharpness;
     D tile_depth and v value_s (start and end of a tile); l later_share (of it in waves after the first);
     f bandwidth_fraction; join_s and a join_share.
-    Source: work partition of CUTLASS's persistent kernels, whose SMs compute tile after tile. cuBLAS has tiles of many
-    sizes and chooses nearly the best: the equation with the very tiles that it chose is no nearer to measured times
-    at the 95th percentile. What stays are single waves of narrow tiles, bound by the L2 cache, which take up to 1.7
-    times as long on one GPU as on another with the same kernel and clock. Figures are fitted to measurements by a
-    fixed rule (`hardware_profiles.build.dense`).
+    Source: work partition of CUTLASS's persistent kernels, whose SMs compute tile after tile; cuBLAS has tiles of many
+    sizes and is taken to choose the best. Figures are fitted to measurements by a fixed rule
+    (`hardware_profiles.build.dense`).
 
     >>> law = GemmLaw(rate_fraction=0.5, depth_s=1e-9, side_s=1e-9, load_sharpness=10.0, tile_depth=100.0,
     ...     value_s=1e-9, later_share=1.0, bandwidth_fraction=1.0, start_s=1.0, sharpness=50.0, join_s=1e9,

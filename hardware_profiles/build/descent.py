@@ -22,7 +22,7 @@ class Bounds(NamedTuple):
 def descended(bounds: Mapping[str, Bounds], error: Callable[[Figures], float]) -> Figures:
     """Positive figures within their bounds at a local minimum of `error`, rounded to four digits.
 
-    Each figure in turn is made larger or smaller by a factor while that lowers the error; a round that lowers nothing
+    Each figure in turn is made larger or smaller by a factor where that lowers the error; a round that lowers nothing
     halves the step. No derivative: whole tiles make errors jump.
     """
     figures = {name: bound.start for name, bound in bounds.items()}

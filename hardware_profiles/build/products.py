@@ -21,10 +21,17 @@ DIGITS = 4
 Kind = tuple[Precision, Pass, bool]
 
 
-def product_tables(samples: Iterable[Sample], gpu: GpuSpec, provenance: Provenance) -> tuple[GemmTable, ...]:
-    """A table for each precision whose forward products were measured: law or roofline over measured time."""
+def product_tables(
+    samples: Iterable[Sample], gpu: GpuSpec, base: Iterable[GemmTable], provenance: Provenance
+) -> tuple[GemmTable, ...]:
+    """A table for each precision whose forward products were measured: law or roofline over measured time.
+
+    Where they are too few for a law, that of the base's table, where it has one, is what they correct.
+    """
     samples = tuple(samples)
-    laws = {Precision.BF16: product_law(samples, gpu)}
+    laws = {table.precision: table.law for table in base}
+    if (law := product_law(samples, gpu)) is not None:
+        laws[Precision.BF16] = law
     return tuple(
         _table(precision, times_s, gpu, laws.get(precision), provenance)
         for (precision, direction, accumulates), times_s in _times_by_kind(samples).items()

@@ -47,7 +47,7 @@ def build_profile(measurements: Measurements, *, base: HardwareProfile) -> Hardw
     reference_s = training_reference_s(measurements)
     clock_hz = training_clock_hz(measurements)
     fit = tuple(at_training_clocks(sample, profile.gpu, reference_s, clock_hz) for sample in fit)
-    gemm = product_tables(fit, profile.gpu, provenance)
+    gemm = product_tables(fit, profile.gpu, base.gemm, provenance)
     profile = msgspec.structs.replace(profile, gemm=(*gemm, *_kept(base.gemm, gemm, lambda table: table.precision)))
     profile = msgspec.structs.replace(profile, gemm_variants=product_variants(fit, profile, provenance))
     return _with_interference(_with_other_tables(profile, fit, provenance), measurements, provenance)

@@ -9,7 +9,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy
-from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, parse_fixes
+from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, OffloadChoice, parse_fixes
 
 WHY_NOT = "--why-not"
 AXES = ("tp", "sp", "cp", "pp", "ep", "etp", "dp")
@@ -45,6 +45,8 @@ def made(configuration: TrainingConfiguration, name: str) -> Counter[object]:
     }
     if name in whole:
         return Counter({whole[name]: 1})
+    if name == "offload" and configuration.sharding.offload_optimizer:
+        return Counter({OffloadChoice.OPTIMIZER: 1})
     strategies = chain.from_iterable(configuration.stages)
     layers = zip(configuration.model.layers, strategies, strict=True)
     found = (_of_layer(name, layer, strategy) for layer, strategy in layers)
@@ -63,7 +65,13 @@ def _of_layer(name: str, layer: LayerSpec, strategy: LayerStrategy) -> object:
         return attention_choice(strategy)
     if name == "ffn":
         return ffn_choice(layer, strategy)
-    return strategy.dispatch if layer.is_moe and strategy.ep * strategy.etp > 1 else None
+    if name == "wire":
+        return strategy.communication if strategy.tp * strategy.sp * strategy.ep * strategy.etp > 1 else None
+    if name == "offload":
+        return OffloadChoice.ACTIVATIONS if strategy.offload else OffloadChoice.NONE
+    if name == "dispatch":
+        return strategy.dispatch if layer.is_moe and strategy.ep * strategy.etp > 1 else None
+    raise StrategyError(WHY_NOT, name, "is no choice of a layer")
 
 
 def attention_choice(strategy: LayerStrategy) -> AttentionChoice:

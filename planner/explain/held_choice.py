@@ -12,7 +12,7 @@ from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy, Mesh
 from meshwright.planner.draft import changed_configuration, draft_of
 from meshwright.planner.explain.choices import AXES
-from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, OffloadChoice
+from meshwright.planner.fixes import OFFLOADING, AttentionChoice, FfnChoice, Fixes, OffloadChoice
 
 V_SHAPED = (ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
 _METHODS = {
@@ -88,7 +88,10 @@ def _strategy(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh, fixes: Fixe
     if fixes.recompute is not None:
         changes |= {"recompute": fixes.recompute, "offload": False}
     if fixes.offload is not None:
-        changes["offload"] = fixes.offload is OffloadChoice.ACTIVATIONS
+        policy = fixes.recompute or strategy.recompute
+        changes["offload"] = fixes.offload is OffloadChoice.ACTIVATIONS and policy in OFFLOADING
+    if fixes.wire is not None and mesh.tp * mesh.sp * mesh.ep * mesh.etp > 1:
+        changes["communication"] = fixes.wire
     if fixes.attention in _METHODS:
         changes["context_method"] = _METHODS[fixes.attention]
     return msgspec.structs.replace(strategy, **changes)

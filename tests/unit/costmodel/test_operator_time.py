@@ -6,6 +6,7 @@ them, they are no evidence of how well unseen shapes are predicted.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from meshwright.costmodel.errors import ProfileError
@@ -27,7 +28,7 @@ from meshwright.costmodel.program.operators import (
     Precision,
 )
 from meshwright.costmodel.tables import AttentionBackend
-from meshwright.hardware_profiles import load_cluster
+from meshwright.hardware_profiles import load_cluster, load_profile
 
 
 @pytest.fixture(scope="module")
@@ -272,3 +273,33 @@ def test_basis_says_measured_interpolated_extrapolated(h100: ClusterSpec) -> Non
     assert basis(4096, 5000, 4096) is Basis.INTERPOLATED
     assert basis(4096, 200_000, 4096) is Basis.EXTRAPOLATED
     assert basis(4096, 4096, 4096, load_cluster("h20")) is Basis.EXTRAPOLATED
+
+
+def test_what_was_measured_holds_below_a_power_limit_too() -> None:
+    """Sums in FP32 take as much longer than the forward product as they were measured to, within a tenth."""
+    measured = load_cluster("h100")
+    limited = msgspec.structs.replace(measured, profile=load_profile("h100-hbm2e"))
+    forward = GemmWork(m=16384, n=4096, k=2048)
+    sums = msgspec.structs.replace(forward, direction=Pass.WGRAD, accumulates_fp32=True)
+    ratios = [operator_timing(sums, one).time_s / operator_timing(forward, one).time_s for one in (measured, limited)]
+    assert ratios[1] == pytest.approx(ratios[0], rel=0.1)
+
+
+def test_sums_that_nobody_measured_take_their_traffic_on_top(h100: ClusterSpec) -> None:
+    bare = msgspec.structs.replace(h100, profile=msgspec.structs.replace(h100.profile, gemm_variants=()))
+    work = GemmWork(m=16384, n=4096, k=2048)
+    sums = msgspec.structs.replace(work, accumulates_fp32=True)
+    plain, more = (operator_timing(one, bare) for one in (work, sums))
+    assert more.time_s - plain.time_s == pytest.approx(0.6 * 6 * 16384 * 4096 / h100.gpu.copy_bytes_per_s)
+    assert (plain.basis, more.basis) == (Basis.MEASURED, Basis.INTERPOLATED)
+
+
+def test_of_a_law_carried_over_the_rate_changes_alone() -> None:
+    """Reading a matrix for one row takes the same share of the copy speed as on the GPU where the law was measured."""
+    shares = []
+    for name in ("h100", "h20"):
+        profile = load_profile(name)
+        cluster = msgspec.structs.replace(load_cluster("h100"), profile=profile)
+        least_s = 2 * 65536 * 16384 / profile.gpu.copy_bytes_per_s
+        shares.append(least_s / operator_timing(GemmWork(m=8, n=65536, k=16384), cluster).time_s)
+    assert shares[1] == pytest.approx(shares[0], rel=0.05)

@@ -198,6 +198,13 @@ def test_a_law_of_dense_products_is_found_again_from_what_it_says(base: Hardware
         assert operator_timing(work, one_node(built)).time_s == pytest.approx(expected_s, rel=0.05), work
 
 
+def test_too_few_products_for_a_law_correct_that_of_the_base(base: HardwareProfile) -> None:
+    work = GemmWork(m=4096, n=4096, k=4096)
+    built = build_profile(measurements(sample(work, 3e-4, Implementation.CUBLAS)), base=base)
+    assert built.gemm[0].law == base.gemm[0].law
+    assert operator_timing(work, one_node(built)).time_s == pytest.approx(3e-4, rel=1e-3)
+
+
 def test_few_grouped_products_leave_the_table_of_the_base(base: HardwareProfile) -> None:
     few = (sample(work, 1e-3, Implementation.GROUPED_MM) for work in GROUPED[:5])
     built = build_profile(measurements(*few), base=base)

@@ -6,8 +6,10 @@ import pytest
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import StrategyError
+from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy, Recompute
 from meshwright.planner.explain.choices import attention_choice, is_made, made, parse_choices, words
+from meshwright.planner.fixes import Fixes, OffloadChoice
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,11 @@ def test_whether_the_plan_has_it(tiny_configuration: TrainingConfiguration, text
 )
 def test_attention_as_fix_names_it(strategy: LayerStrategy, expected: str) -> None:
     assert attention_choice(strategy).value == expected
+
+
+def test_every_choice_that_may_be_pinned_can_be_asked_about(tiny_configuration: TrainingConfiguration) -> None:
+    found = {name: made(tiny_configuration, name) for name in Fixes.__struct_fields__}
+    assert set(found["offload"]) == {OffloadChoice.NONE}
+    assert set(found["wire"]) == {Precision.BF16}
+    with pytest.raises(StrategyError, match="--why-not: colour: is no choice"):
+        made(tiny_configuration, "colour")

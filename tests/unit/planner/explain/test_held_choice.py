@@ -36,6 +36,9 @@ def _held(configuration: TrainingConfiguration, text: str) -> TrainingConfigurat
         "ffn=replicated",
         "dispatch=allgather",
         "ep=2,recompute=full,mbs=4",
+        "offload=optimizer",
+        "offload=activations,recompute=none",
+        "wire=fp8",
     ],
 )
 def test_the_choice_is_made_and_the_gpus_are_used(tiny_configuration: TrainingConfiguration, text: str) -> None:
