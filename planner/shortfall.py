@@ -8,7 +8,7 @@ from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import InfeasibleError
 from meshwright.costmodel.strategy import Mesh
 from meshwright.costmodel.units import format_bytes
-from meshwright.planner.fixes import Fixes
+from meshwright.planner.fixes import Fixes, OffloadChoice
 from meshwright.planner.point import MemoryShortfall, TooFewLayers
 from meshwright.planner.space import OuterPoint, Problem
 
@@ -70,8 +70,17 @@ class Shortfalls:
         return (
             f"no legal combination of degrees for {cluster.num_gpus} GPUs and a global batch of"
             f" {workload.global_batch} sequences: tp x sp x cp x pp x dp must equal the GPUs, dp x micro-batch must"
-            " divide the global batch; change the batch or the number of GPUs, or free a pinned choice"
+            f" divide the global batch{self._or_host()}; change the batch or the number of GPUs, or free a pinned"
+            " choice"
         )
+
+    def _or_host(self) -> str:
+        """The other reason that there may be where something must wait in host memory."""
+        pinned = self.problem.fixes.offload
+        if pinned in (None, OffloadChoice.NONE):
+            return ""
+        host = format_bytes(self.problem.cluster.host_memory_bytes)
+        return f", and a part of the {host} of a node's host must hold what offload={pinned} puts there"
 
     def _way_out(self, enough_gpus: int | None) -> str:
         pinned = self.problem.fixes != Fixes()

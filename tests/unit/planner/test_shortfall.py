@@ -104,3 +104,11 @@ def test_where_nothing_is_legal_the_divisibility_is_explained(reason: TooFewLaye
     text = str(shortfalls.error(None))
     assert text.startswith("no legal combination of degrees for 8 GPUs and a global batch of 8 sequences")
     assert "dp x micro-batch must divide the global batch" in text
+
+
+@pytest.mark.parametrize("what", ["activations", "optimizer"])
+def test_the_host_is_named_where_something_must_wait_there(what: str) -> None:
+    assert f"of a node's host must hold what offload={what} puts there" in str(
+        _shortfalls(f"offload={what}").error(None)
+    )
+    assert "host" not in str(_shortfalls("offload=none").error(None))
