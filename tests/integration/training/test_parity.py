@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -145,50 +146,50 @@ FOUR = {
     "moe: ep, edp, zero 0": "dp=4,ep=2,mbs=1,dispatch=alltoall,zero=0",
     "moe: tp, edp": "tp=2,dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
-    "moe: tp and sp": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
+    "moe: tp and sp": "tp=2,sp=2,ep=4,mbs=4,dispatch=allgather",
     "moe: 1f1b, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "moe: 1f1b, ep, dp outermost": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
     "empty experts: ep, edp": "dp=4,ep=2,mbs=1,dispatch=alltoall",
     "groups of experts: tp, ep wider": "tp=2,dp=2,ep=4,mbs=2,dispatch=allgather",
     "gated shared experts: tp, edp": "tp=2,dp=2,ep=2,mbs=2,dispatch=alltoall",
-    "dense: more sp ranks than key heads": "sp=4,mbs=2",
+    "dense: more sp ranks than key heads": "sp=4,mbs=4",
     "moe: dualpipe-v, ep": "pp=2,dp=2,ep=2,mbs=1,schedule=dualpipe-v,dispatch=alltoall",
-    "moe: zb-v, sp": "pp=2,sp=2,ep=2,mbs=1,schedule=zb-v,dispatch=allgather",
+    "moe: zb-v, sp": "pp=2,sp=2,ep=2,mbs=2,schedule=zb-v,dispatch=allgather",
     "dense: four stages": "pp=4,mbs=1,schedule=1f1b",
     "dense: tied ends, dp": "pp=2,dp=2,mbs=1,schedule=1f1b",
     "latent: tp, dp": "tp=2,dp=2,ep=2,mbs=2,dispatch=allgather",
     "groups of experts: per sequence, 1f1b": "pp=2,dp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
-    "groups of experts: everything skewed": "tp=2,sp=2,ep=4,mbs=2,dispatch=allgather",
+    "groups of experts: everything skewed": "tp=2,sp=2,ep=4,mbs=4,dispatch=allgather",
     "moe: dedup, folded": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall-dedup",
     "moe: dedup over two nodes": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall-dedup",
     "groups of experts: dedup over two nodes, everything skewed": "tp=2,dp=2,ep=4,mbs=2,dispatch=alltoall-dedup",
     "empty experts: dedup over two nodes": "dp=4,ep=4,mbs=1,dispatch=alltoall-dedup,recompute=sar",
     "latent: dedup over two nodes, recomputed": "dp=4,ep=4,mbs=2,dispatch=alltoall-dedup,recompute=full",
-    "moe: bounded, folded": "tp=2,sp=2,ep=4,mbs=2,dispatch=alltoall",
-    "groups of experts: bounded, 1f1b": "pp=2,sp=2,ep=2,mbs=1,schedule=1f1b,dispatch=alltoall",
+    "moe: bounded, folded": "tp=2,sp=2,ep=4,mbs=4,dispatch=alltoall",
+    "groups of experts: bounded, 1f1b": "pp=2,sp=2,ep=2,mbs=2,schedule=1f1b,dispatch=alltoall",
     "empty experts: per batch, sp": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall",
-    "dense: more tp ranks than key heads": "tp=4,mbs=2",
-    "moe: more tp ranks than key heads": "tp=4,ep=4,mbs=2,dispatch=alltoall",
+    "dense: more tp ranks than key heads": "tp=4,mbs=4",
+    "moe: more tp ranks than key heads": "tp=4,ep=4,mbs=4,dispatch=alltoall",
     "odd vocabulary: tp, dp": "tp=2,dp=2,mbs=2",
     "odd vocabulary: tp, dp, zero 0": "tp=2,dp=2,mbs=2,zero=0",
-    "odd vocabulary: tied ends": "pp=2,tp=2,mbs=1,schedule=1f1b",
-    "gated shared experts: tp and sp by turns": "tp=4,ep=2,mbs=2,dispatch=allgather",
+    "odd vocabulary: tied ends": "pp=2,tp=2,mbs=2,schedule=1f1b",
+    "gated shared experts: tp and sp by turns": "tp=4,ep=2,mbs=4,dispatch=allgather",
     "moe: etp inside ep": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp inside ep, allgather": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
     "empty experts: etp inside ep": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall,recompute=full",
     "gated shared experts: etp, edp": "tp=2,dp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
-    "latent: etp, 1f1b": "pp=2,sp=2,ep=1,etp=2,mbs=1,schedule=1f1b,dispatch=alltoall",
-    "dense: ring of four": "cp=4,attention=cp-ring,mbs=2",
-    "dense: cp over four": "cp=4,attention=cp-allgather,mbs=2,recompute=core-attention",
+    "latent: etp, 1f1b": "pp=2,sp=2,ep=1,etp=2,mbs=2,schedule=1f1b,dispatch=alltoall",
+    "dense: ring of four": "cp=4,attention=cp-ring,mbs=4",
+    "dense: cp over four": "cp=4,attention=cp-allgather,mbs=4,recompute=core-attention",
     "dense: cp ring, dp": "cp=2,dp=2,attention=cp-ring,mbs=1",
-    "moe: cp ring, sp, ep": "cp=2,sp=2,ep=4,mbs=2,attention=cp-ring,dispatch=alltoall",
-    "gated shared experts: cp, sp": "cp=2,sp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=allgather",
-    "latent: cp, tp, ep": "cp=2,tp=2,ep=4,mbs=2,attention=cp-allgather,dispatch=alltoall",
-    "moe: cp ring, 1f1b": "pp=2,cp=2,ep=2,mbs=1,attention=cp-ring,schedule=1f1b,dispatch=alltoall",
+    "moe: cp ring, sp, ep": "cp=2,sp=2,ep=4,mbs=4,attention=cp-ring,dispatch=alltoall",
+    "gated shared experts: cp, sp": "cp=2,sp=2,ep=2,mbs=4,attention=cp-allgather,dispatch=allgather",
+    "latent: cp, tp, ep": "cp=2,tp=2,ep=4,mbs=4,attention=cp-allgather,dispatch=alltoall",
+    "moe: cp ring, 1f1b": "pp=2,cp=2,ep=2,mbs=2,attention=cp-ring,schedule=1f1b,dispatch=alltoall",
     "groups of experts: etp inside ep, everything skewed": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall",
-    "moe: per device, etp inside ep, allgather": "tp=2,sp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
+    "moe: per device, etp inside ep, allgather": "tp=2,sp=2,ep=2,etp=2,mbs=4,dispatch=allgather",
     "groups of experts: cp, dedup over two nodes": "cp=2,dp=2,ep=4,mbs=2,attention=cp-ring,dispatch=alltoall-dedup",
-    "moe: per batch, cp, 1f1b": "pp=2,cp=2,ep=2,mbs=1,attention=cp-allgather,schedule=1f1b,dispatch=allgather",
+    "moe: per batch, cp, 1f1b": "pp=2,cp=2,ep=2,mbs=2,attention=cp-allgather,schedule=1f1b,dispatch=allgather",
     "dense: zero 1, sharded over 2": "dp=4,mbs=1,zero=1",
     "dense: zero 2, sharded over 2": "dp=4,mbs=1,zero=2",
     "dense: zero 3, sharded over 2": "dp=4,mbs=1,zero=3",
@@ -211,6 +212,14 @@ EIGHT = {
     "moe: tp, dp, pp": "pp=2,dp=2,tp=2,ep=2,mbs=1,schedule=interleaved,vp=2,dispatch=allgather",
 }
 CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
+STREAMED = (
+    "moe: tp, edp",
+    "moe: zb-v, sp",
+    "latent: tp, dp",
+    "moe: ep, edp",
+    "moe: ep, edp, activations in host memory",
+)
+"""What runs on several streams at once, too, and must come out the same."""
 BALANCED: dict[str, Balancing] = {
     "moe: recompute, losses": Balancing(aux_loss=0.1, z_loss=0.02),
     "groups of experts: losses of groups": Balancing(aux_loss=0.1, bias_speed=0.05),
@@ -339,7 +348,8 @@ def train_all(
 
     def train(num_ranks: int, device: str, dtype: str, cases: Iterable[str] = (), *options: str) -> Results:
         plans = tmp_path / "plans"
-        plans.mkdir(exist_ok=True)
+        shutil.rmtree(plans, ignore_errors=True)
+        plans.mkdir()
         chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
         for case, fixes in chosen.items():
             plan = make_plan(
@@ -423,22 +433,10 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
         assert case not in found or found[case]["expert load"] > SKEWED_LOAD, case
     for group in ALIKE:
         assert len({found[case]["digest"] for case in group if case in found}) <= 1, group
-
-
-def test_what_streams_run_is_what_one_stream_runs(train_all: Callable[..., Results]) -> None:
-    cases = (
-        "moe: tp, edp",
-        "moe: zb-v, sp",
-        "latent: tp, dp",
-        "moe: ep, edp",
-        "moe: ep, edp, activations in host memory",
-    )
-    streams = train_all(4, "cpu", "float64", cases, "host-streams")
-    assert wrong(streams, {}, TOLERANCE) == []
-    alone = train_all(4, "cpu", "float64", cases)
-    assert {case: result["digest"] for case, result in streams.items()} == {
-        case: result["digest"] for case, result in alone.items()
-    }
+    streamed = {case: found[case]["digest"] for case in STREAMED if case in found}
+    if streamed:
+        on_streams = train_all(num_ranks, "cpu", "float64", tuple(streamed), "host-streams")
+        assert {case: result["digest"] for case, result in on_streams.items()} == streamed
 
 
 def test_sixteen_bits_stay_within_their_budget(train_all: Callable[..., Results]) -> None:
