@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from meshwright.executor.state.flat import FlatParameters
-from meshwright.executor.state.shared_parts import repeated_square
+from meshwright.executor.state.shared_parts import norm_of, repeated_square
 
 
 def own_square_sum(flats: Sequence[FlatParameters], gradients: Sequence[Tensor], *, counts_tied: bool) -> Tensor:
@@ -16,7 +16,7 @@ def own_square_sum(flats: Sequence[FlatParameters], gradients: Sequence[Tensor],
 
     What several replicas hold, or share, is divided among them; of tied weights only one end counts.
     """
-    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).to(torch.float64)
+    norms = torch.stack([norm_of(gradient) for gradient in gradients])
     shares = [_share(flat, counts_tied=counts_tied) for flat in flats]
     total = norms.square() @ torch.tensor(shares, dtype=torch.float64).to(norms.device, non_blocking=True)
     for flat, gradient, share in zip(flats, gradients, shares, strict=True):

@@ -24,6 +24,12 @@ def sum_shared(flat: FlatParameters, gradients: Tensor) -> None:
             dist.all_reduce(own, group=shared.ranks.group)
 
 
+def norm_of(values: Tensor) -> Tensor:
+    """In float64. The CPU adds in it, too: in float32 a long sum would lose two digits of seven."""
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=None if values.is_cuda else torch.float64)
+    return norm.to(torch.float64)
+
+
 def repeated_square(flat: FlatParameters, gradient: Tensor) -> Tensor:
     """The square of what other holders count, too, of a shard's gradient: each element shall count once."""
     total = torch.zeros((), dtype=torch.float64, device=gradient.device)
@@ -33,8 +39,7 @@ def repeated_square(flat: FlatParameters, gradient: Tensor) -> Tensor:
             continue
         begin = place.start + max(0, shared.start - first)
         end = place.start + min(place.stop - place.start, shared.stop - first)
-        square = torch.linalg.vector_norm(gradient[begin : max(begin, end)]).to(torch.float64).square()
-        total += square * (1.0 - 1.0 / shared.ranks.size)
+        total += norm_of(gradient[begin : max(begin, end)]).square() * (1.0 - 1.0 / shared.ranks.size)
     return total
 
 
