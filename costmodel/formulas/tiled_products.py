@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from meshwright.costmodel.formulas.matmul import OUTPUT_BYTES, TiledMachine
+from meshwright.costmodel.formulas.matmul import INPUT_BYTES, OUTPUT_BYTES, SUM_BYTES, TILE, TiledMachine
+from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.tables import GemmLaw
 
 _SIDES: Final = (
@@ -21,9 +22,8 @@ docs/accuracy.md has what other choices would change.
 """
 SPLITS: Final = (1, 2, 4, 8)
 """Into how many parts the depth is cut, their sums added in a second pass."""
-DEPTH_STEP: Final = 64
-INPUT_BYTES: Final = 2
-PARTIAL_SUM_BYTES: Final = 8
+ELEMENT_BYTES: Final = INPUT_BYTES[Precision.BF16]
+PARTIAL_SUM_BYTES: Final = 2 * SUM_BYTES
 """A partial sum in FP32, written and read."""
 
 Array = npt.NDArray[np.float64]
@@ -72,13 +72,13 @@ def tiled_products_s(shapes: Array, law: GemmLaw, machine: TiledMachine, output_
     m, n, k = (shapes[:, side, None] for side in range(3))
     rows, columns, parts = WAYS
     waves = np.ceil(np.ceil(m / rows) * np.ceil(n / columns) * parts / machine.num_sms)
-    depth = DEPTH_STEP * np.ceil(np.ceil(k / DEPTH_STEP) / parts)
+    depth = TILE * np.ceil(np.ceil(k / TILE) / parts)
     multiplied_s = 2.0 * rows * columns * machine.num_sms / (law.rate_fraction * machine.flops_per_s)
     loaded_s = law.depth_s + law.side_s * (rows + columns)
     each_s = _smooth_maximum(multiplied_s, loaded_s, law.load_sharpness)
     ends_s = law.tile_depth * each_s + law.value_s * rows * columns
     arithmetic_s = waves * each_s * depth + (1.0 + law.later_share * (waves - 1.0)) * ends_s
-    num_bytes = INPUT_BYTES * (m * k + k * n) + output_bytes * m * n
+    num_bytes = ELEMENT_BYTES * (m * k + k * n) + output_bytes * m * n
     traffic_s = np.broadcast_to(num_bytes / (law.bandwidth_fraction * machine.bytes_per_s), arithmetic_s.shape)
     summed_s = law.join_s + law.join_share * PARTIAL_SUM_BYTES * parts * m * n / machine.bytes_per_s
     joined_s = np.where(parts > 1.0, summed_s, 0.0)

@@ -19,6 +19,7 @@ LEAST_SAMPLES = 60
 FAR = 0.4
 """An error in the logarithm beyond which it does not matter how large it is."""
 MOST_SAMPLES = 400
+"""More make the fit slower and hardly better."""
 
 FIGURES = {
     "rate_fraction": Bounds(0.75, 0.3, 1.0),
