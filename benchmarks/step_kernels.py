@@ -146,7 +146,9 @@ def _update() -> Case:
     master, mean, mean_square, gradient = wide
     mean_square.square_()
     weights, step = _random(BUFFER), torch.ones((), device=DEVICE)
-    numbers = UpdateNumbers(scale=0.5, decay=1e-5, step_size=1e-4, spread=1.1).on(master)
+    numbers = UpdateNumbers(
+        scale=0.5, learning_rate=1e-4, weight_decay=0.1, number=2, betas=(0.9, 0.95), epsilon=1e-8
+    ).changing(master)
     rows = tuple(tensor.view(-1, WIDTH) for tensor in (master, mean, mean_square, weights, gradient))
 
     def now() -> None:

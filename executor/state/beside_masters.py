@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from meshwright.executor.state.flat import FlatParameters, host_room
+from meshwright.planner.task_pool import available_workers
 
 
 class BesideMasters:
@@ -24,7 +24,7 @@ class BesideMasters:
         ]
         self._waits = any(room is not None for room in self._rooms) and flats[0].weights.is_cuda
         if self._waits:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // torch.cuda.device_count()))
+            torch.set_num_threads(max(1, available_workers() // torch.cuda.device_count()))
 
     def bring(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """The gradients beside their masters; waits for the device where they are copied."""

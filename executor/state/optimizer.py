@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 
 import torch
 from torch import Tensor
@@ -63,15 +62,15 @@ class Optimizer:
                 mean_square_N=moments[MEAN_SQUARE],
                 weights_N=flat.rounded,
             )
-            numbers = self._numbers(flat, scale, learning_rate)
-            update(tensors, gradient, numbers, self.settings.betas, self.settings.epsilon)
+            update(tensors, gradient, self._numbers(flat, scale, learning_rate))
             flat.send_rounded()
 
     def _numbers(self, flat: FlatParameters, scale: float, learning_rate: float) -> UpdateNumbers:
-        first, second = (1.0 - beta**self.num_updates for beta in self.settings.betas)
         return UpdateNumbers(
             scale=scale,
-            decay=learning_rate * self.settings.weight_decay if flat.kind.decays else 0.0,
-            step_size=learning_rate / first,
-            spread=1.0 / sqrt(second),
+            learning_rate=learning_rate,
+            weight_decay=self.settings.weight_decay if flat.kind.decays else 0.0,
+            number=self.num_updates,
+            betas=self.settings.betas,
+            epsilon=self.settings.epsilon,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +18,7 @@ from meshwright.planner.sweep.axes import OPTION, Grid, check_readable, check_si
 from meshwright.planner.sweep.evaluate import Evaluator, Job
 from meshwright.planner.sweep.result import SweepResult
 from meshwright.planner.sweep.row import SweepRow
+from meshwright.planner.task_pool import available_workers
 from meshwright.planner.what_if import Baseline
 
 INTERRUPTED, WORKER_DIED = "interrupted", "a worker process died"
@@ -122,8 +122,7 @@ def _num_workers(job: Job, workers: int | None) -> int:
         return min(workers, len(job.grid))
     if not job.replan and len(job.grid) <= FEW_POINTS:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, len(job.grid))
+    return min(available_workers(), len(job.grid))
 
 
 def _collect(job: Job, evaluator: Evaluator, workers: int, progress: Progress | None) -> tuple[list[SweepRow], str]:

@@ -1,14 +1,11 @@
-"""An update in one pass is torch's clipping and AdamW, and a cast."""
+"""An update is torch's clipping and AdamW, and a cast."""
 
 from __future__ import annotations
-
-from math import sqrt
 
 import pytest
 import torch
 
 from meshwright.executor.layer.functions.sums import WIDTH
-from meshwright.executor.state import adamw
 from meshwright.executor.state.adamw import UpdatedTensors, UpdateNumbers, update, updated
 
 BETAS, EPSILON, DECAY, MAX_NORM = (0.9, 0.95), 1e-8, 0.1, 1.0
@@ -16,12 +13,13 @@ LENGTH = 6 * WIDTH
 
 
 def _numbers(step: int, rate: float, norm: float) -> UpdateNumbers:
-    first, second = (1.0 - beta**step for beta in BETAS)
     return UpdateNumbers(
         scale=min(1.0, MAX_NORM / (norm + 1e-6)),
-        decay=rate * DECAY,
-        step_size=rate / first,
-        spread=1.0 / sqrt(second),
+        learning_rate=rate,
+        weight_decay=DECAY,
+        number=step,
+        betas=BETAS,
+        epsilon=EPSILON,
     )
 
 
@@ -43,13 +41,11 @@ def _run(device: str, dtype: torch.dtype) -> tuple[UpdatedTensors, torch.Tensor]
         theirs.grad = gradient.clone()
         norm = torch.nn.utils.clip_grad_norm_([theirs], MAX_NORM)
         optimizer.step()
-        update(tensors, gradient, _numbers(step, rate, float(norm)), BETAS, EPSILON)
+        update(tensors, gradient, _numbers(step, rate, float(norm)))
     return tensors, theirs.detach()
 
 
-@pytest.mark.parametrize("at_once", [LENGTH, 2 * WIDTH, 5 * WIDTH])
-def test_masters_are_those_of_torch(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adamw, "ELEMENTS_A_THREAD", at_once)
+def test_masters_are_those_of_torch() -> None:
     tensors, expected = _run("cpu", torch.float64)
     torch.testing.assert_close(tensors.master_N, expected, rtol=1e-13, atol=1e-13)
     assert torch.equal(tensors.weights_N, tensors.master_N.to(torch.bfloat16))
@@ -61,11 +57,24 @@ def test_compiled_it_is_the_same_for_new_numbers_and_lengths() -> None:
         tensors = [torch.rand(num_rows, WIDTH, dtype=torch.float64) for _ in range(5)]
         tensors[3] = tensors[3].to(torch.bfloat16)
         expected = [tensor.clone() for tensor in tensors]
-        numbers = _numbers(step, 0.1 / step, 2.0).on(tensors[0])
+        numbers = _numbers(step, 0.1 / step, 2.0).changing(tensors[0])
         fast(tuple(tensors), numbers, BETAS, EPSILON)
         updated(tuple(expected), numbers, BETAS, EPSILON)
         for own, other in zip(tensors, expected, strict=True):
             torch.testing.assert_close(own, other, rtol=1e-13, atol=1e-13)
+
+
+def test_what_is_compiled_is_what_torch_fuses() -> None:
+    tensors = [torch.rand(2, WIDTH, dtype=torch.float64) for _ in range(5)]
+    tensors[3] = tensors[3].to(torch.bfloat16)
+    master, mean, mean_square, weights, gradient = (tensor.clone().flatten() for tensor in tensors)
+    numbers = _numbers(3, 0.01, 2.0)
+    updated(tuple(tensors), numbers.changing(tensors[0]), BETAS, EPSILON)
+    update(
+        UpdatedTensors(master_N=master, mean_N=mean, mean_square_N=mean_square, weights_N=weights), gradient, numbers
+    )
+    for own, other in zip(tensors, (master, mean, mean_square, weights), strict=False):
+        torch.testing.assert_close(own.flatten(), other, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.gpu
