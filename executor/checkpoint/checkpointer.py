@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import torch
-import torch.distributed as dist
 
 from meshwright.executor.checkpoint.agreement import Agreement
 from meshwright.executor.checkpoint.folder import CheckpointFolder
@@ -72,16 +70,3 @@ class Checkpointer:
             write_checkpoint(self.folder, self._agreement, pieces, manifest)
         except BaseException as error:  # noqa: BLE001  raised by the next wait
             self._error = error
-
-
-def host_group(timeout_s: float = 600.0) -> Communicator:
-    """A gloo group of all ranks for a `Checkpointer`; this process alone where nothing is initialized.
-
-    `timeout_s`: after it a save gives up on a rank that does not answer. Wait for the last save before the groups are
-    destroyed.
-    """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return ALONE
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
-    assert group is not None  # all ranks are in it
-    return Communicator(size=dist.get_world_size(), rank=dist.get_rank(), group=group)

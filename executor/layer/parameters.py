@@ -118,6 +118,13 @@ class ParameterSpec:
             full = _joined(full, dim, pieces)
         return full
 
+    def part_shape(self, groups: LayerGroups) -> torch.Size:
+        """The shape of this rank's part."""
+        shape = list(self.shape)
+        for dim, pieces in self.cuts(groups):
+            shape[dim] = sum(length for _, length in pieces)
+        return torch.Size(shape)
+
     def sliced(self, experts: Tensor, groups: LayerGroups) -> Tensor:
         """This rank's slices of some whole experts, (experts, ...)."""
         for dim, pieces in self._slice_cuts(groups):

@@ -25,7 +25,7 @@ def initial_part(
     Experts are drawn one by one, any other parameter whole, so that no rank ever holds all experts.
     """
     if spec.fill is not None:
-        return like.new_full(spec.part(like.new_empty(spec.shape, device="meta"), groups).shape, spec.fill)
+        return like.new_full(spec.part_shape(groups), spec.fill)
     deviation = DEVIATION / (2 * num_layers) ** 0.5 if spec.name in TO_RESIDUAL else DEVIATION
     if spec.cut is not Cut.EXPERT:
         return spec.part(_draw(spec.shape, name, deviation, seed, like), groups)

@@ -34,7 +34,7 @@ class OwnedParameter:
     @property
     def shape(self) -> torch.Size:
         """The shape of this rank's part."""
-        return self.spec.part(torch.empty(self.spec.shape, device="meta"), self.groups).shape
+        return self.spec.part_shape(self.groups)
 
     @property
     def room(self) -> int:

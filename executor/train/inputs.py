@@ -17,7 +17,6 @@ from meshwright.executor.data.source import TokenSource
 from meshwright.executor.train.described import DescribedModel, check_same_model, describe_model
 from meshwright.executor.train.event_log import check_tensorboard
 from meshwright.executor.train.request import RunRequest
-from meshwright.executor.train.run_checkpoints import check_start
 from meshwright.executor.weights.config import family_and_config
 from meshwright.executor.weights.import_weights import WeightSource, open_source
 from meshwright.planner.plan import Plan
@@ -65,6 +64,8 @@ def open_inputs(request: RunRequest, plan: Plan, described: ModelSpec | None = N
     if request.tensorboard:
         check_tensorboard()
     if request.checkpoint is not None:
+        from meshwright.executor.train.run_checkpoints import check_start  # torch's part takes a second to import
+
         told = check_start(request.checkpoint, model, resumes=request.resume)
         inputs = dataclasses.replace(inputs, skipped_checkpoints=told)
     if request.export is not None:

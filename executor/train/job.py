@@ -7,15 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from msgspec.structs import replace
 
-from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.emulate.emulation import Emulation
 from meshwright.executor.observe.lookout import Lookout
 from meshwright.executor.observe.whereabouts import Whereabouts
+from meshwright.executor.ranks.host_group import host_group
 from meshwright.executor.train.choices import training_choices
 from meshwright.executor.train.event_log import EventLog
 from meshwright.executor.train.gathering import gather_whole, weight_pieces
@@ -30,7 +31,6 @@ from meshwright.executor.train.operator_times import (
 )
 from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, recorded_steps, write_run
 from meshwright.executor.train.request import RunRequest
-from meshwright.executor.train.run_checkpoints import RunCheckpoints
 from meshwright.executor.train.run_trace import write_run_trace
 from meshwright.executor.train.stage_times import gather_times, rank_times
 from meshwright.executor.train.stopping import StoppedError, StopSignal
@@ -41,6 +41,9 @@ from meshwright.executor.weights.export_weights import export_weights
 from meshwright.executor.weights.model_parameters import model_shapes
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
+
+if TYPE_CHECKING:
+    from meshwright.executor.train.run_checkpoints import RunCheckpoints
 
 Told = Callable[[StepRecord], None]
 
@@ -69,11 +72,13 @@ class Job:
         choices = training_choices(request, inputs.described.numerics, device)
         self._trainer = Trainer(configuration_of(plan), rank, choices, inputs.data, whereabouts)
         self._host = host_group()
-        self._checkpoints = (
-            None
-            if request.checkpoint is None
-            else RunCheckpoints(request, plan, inputs.described, self._trainer, inputs.data, self._host)
-        )
+        self._checkpoints: RunCheckpoints | None = None
+        if request.checkpoint is not None:
+            from meshwright.executor.train.run_checkpoints import (
+                RunCheckpoints,  # torch's part takes a second to import
+            )
+
+            self._checkpoints = RunCheckpoints(request, plan, inputs.described, self._trainer, inputs.data, self._host)
         self._saved_steps = -1
 
     def run(self) -> RunRecord | None:

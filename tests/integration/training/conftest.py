@@ -123,14 +123,20 @@ Change = Callable[[TrainingConfiguration], TrainingConfiguration]
 def make_plan(tmp_path: Path) -> MakePlan:
     """Plans a model by name for so many ranks, eight a node unless told; ZeRO-1 unless pinned otherwise.
 
-    The plan may be changed before it is written.
+    The plan may be changed before it is written. `num_layers` None: as many as the model has.
     """
 
     def make(
-        model: str, num_ranks: int, fixes: str, gpus_per_node: int = 8, change: Change = lambda found: found
+        model: str,
+        num_ranks: int,
+        fixes: str,
+        gpus_per_node: int = 8,
+        num_layers: int | None = None,
+        change: Change = lambda found: found,
     ) -> Plan:
+        config = MODELS[model] | ({} if num_layers is None else {"num_hidden_layers": num_layers})
         path = tmp_path / f"{model.replace(' ', '-')}.json"
-        path.write_text(json.dumps(MODELS[model]))
+        path.write_text(json.dumps(config))
         problem = Problem(
             model=load_model(str(path)),
             cluster=replace(load_cluster("h100"), gpus_per_node=gpus_per_node).with_gpus(num_ranks),

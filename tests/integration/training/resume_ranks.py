@@ -21,10 +21,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
-from meshwright.executor.checkpoint.checkpointer import host_group
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.router_losses import LossScope, RouterLosses
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.ranks.host_group import host_group
 from meshwright.executor.state import buckets, exchange
 from meshwright.executor.train.inputs import open_inputs
 from meshwright.executor.train.request import RunRequest

@@ -339,6 +339,12 @@ ALIKE = (
 )
 """Plans whose weights are the same to the last bit."""
 
+ACROSS_LAYERS = ("pp=", "zero=2", "zero=3")
+"""Choices by which one layer has to do with others."""
+
+FEW_LAYERS = 2
+"""Of other cases, which so train in half of the time."""
+
 
 @pytest.fixture
 def train_all(
@@ -353,7 +359,12 @@ def train_all(
         chosen = {case: fixes for case, fixes in CASES[num_ranks].items() if not cases or case in cases}
         for case, fixes in chosen.items():
             plan = make_plan(
-                case.partition(":")[0], num_ranks, fixes, GPUS_PER_NODE.get(case, 8), change=_change_of(case)
+                case.partition(":")[0],
+                num_ranks,
+                fixes,
+                GPUS_PER_NODE.get(case, 8),
+                num_layers=None if _has_all_layers(case, fixes) else FEW_LAYERS,
+                change=_change_of(case),
             )
             if case in DP_OUTERMOST:
                 plan = replace(plan, mesh=replace(plan.mesh, order=AxisOrder.DP_OUTERMOST))
@@ -382,6 +393,13 @@ def train_all(
         return found
 
     return train
+
+
+def _has_all_layers(case: str, fixes: str) -> bool:
+    """Whether layers have to do with each other, in the case or in one that it is compared with, or are counted."""
+    compared = next((group for group in ALIKE if case in group), (case,))
+    waits = any(ACTIVATIONS_IN_HOST_MEMORY in one for one in compared)
+    return case.startswith("three layers") or waits or any(choice in fixes for choice in ACROSS_LAYERS)
 
 
 def _change_of(case: str) -> Callable[[TrainingConfiguration], TrainingConfiguration]:

@@ -15,13 +15,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from meshwright.costmodel.errors import InputError
-from meshwright.executor.checkpoint.checkpointer import Checkpointer, host_group
+from meshwright.executor.checkpoint.checkpointer import Checkpointer
 from meshwright.executor.checkpoint.cut_pieces import flat_pieces, part_pieces
 from meshwright.executor.checkpoint.folder import CheckpointFolder
 from meshwright.executor.checkpoint.manifest import DataPosition, Manifest
 from meshwright.executor.checkpoint.pieces import Piece, ShardedState, whole
 from meshwright.executor.layer.groups import Communicator, LayerGroups
 from meshwright.executor.layer.parameters import Block, Cut, ParameterSpec
+from meshwright.executor.ranks.host_group import host_group
 
 WORLD = 2
 MODEL = "a" * 64
