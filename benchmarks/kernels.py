@@ -45,7 +45,7 @@ from meshwright.kernels.checking.finding import Finding
 from meshwright.kernels.checking.racecheck import find_sanitizer, racecheck_command, with_shared_memory
 from meshwright.kernels.checking.shapes import MODELS
 from meshwright.kernels.checking.subjects import Subject, Target, subjects
-from meshwright.kernels.checking.timing import Spread, cache_bytes, copy_bytes_per_s, num_sets, time_works
+from meshwright.kernels.checking.timing import RunTime, cache_bytes, copy_bytes_per_s, num_sets, time_works
 from meshwright.kernels.dispatch import Choice, dispatcher
 from meshwright.kernels.library import make_ready, why_not_device
 
@@ -60,17 +60,17 @@ class Row(Value, frozen=True, kw_only=True):
     kernel: str
     what: str
     shape: str
-    time: Spread
+    time: RunTime
     num_bytes: int
     share: float
     launches: int
-    baselines: dict[str, Spread | str]
+    baselines: dict[str, RunTime | str]
     target: Target
 
     @property
     def against(self) -> str:
         """The baseline of the ratio: the target's, or the fastest."""
-        timed = {name: spread.median_s for name, spread in self.baselines.items() if isinstance(spread, Spread)}
+        timed = {name: spread.median_s for name, spread in self.baselines.items() if isinstance(spread, RunTime)}
         if self.target.against:
             return self.target.against if self.target.against in timed else ""
         return min(timed, key=lambda name: timed[name]) if timed else ""
@@ -79,7 +79,7 @@ class Row(Value, frozen=True, kw_only=True):
     def ratio(self) -> float:
         """The baseline's time over the kernel's; 0 without one."""
         spread = self.baselines.get(self.against)
-        return spread.median_s / self.time.median_s if isinstance(spread, Spread) else 0.0
+        return spread.median_s / self.time.median_s if isinstance(spread, RunTime) else 0.0
 
 
 class Record(Value, frozen=True, kw_only=True):
@@ -232,7 +232,7 @@ def time_subject(subject: Subject, device: torch.device, copy: float, left_s: fl
     )
 
 
-def _time_baseline(subject: Subject, name: str, sets: list[tuple[object, ...]], until_s: float) -> Spread | str:
+def _time_baseline(subject: Subject, name: str, sets: list[tuple[object, ...]], until_s: float) -> RunTime | str:
     if time.perf_counter() + COMPILE_RESERVE_S > until_s:
         return "no time left"
     torch._dynamo.reset()
@@ -281,9 +281,9 @@ def _heading() -> str:
 def _line(row: Row) -> str:
     target, spread = row.target, row.time
     baseline = row.baselines.get(row.against)
-    micro = f"{baseline.median_s * 1e6:>9.1f}u" if isinstance(baseline, Spread) else f"{'':>10}"
+    micro = f"{baseline.median_s * 1e6:>9.1f}u" if isinstance(baseline, RunTime) else f"{'':>10}"
     others = "; ".join(
-        f"{name} {other.median_s * 1e6:.1f}u" if isinstance(other, Spread) else f"{name}: {other}"
+        f"{name} {other.median_s * 1e6:.1f}u" if isinstance(other, RunTime) else f"{name}: {other}"
         for name, other in row.baselines.items()
         if name != row.against
     )
@@ -357,7 +357,7 @@ def table(record: Record) -> str:
 def _table_line(row: Row) -> str:
     target, time_s = row.target, row.time.median_s
     baseline = row.baselines.get(row.against)
-    reached = isinstance(baseline, Spread)
+    reached = isinstance(baseline, RunTime)
     cells = (
         row.what,
         row.shape,
@@ -365,7 +365,7 @@ def _table_line(row: Row) -> str:
         f"{row.num_bytes / time_s / 1e12:.2f}",
         f"{row.share:.0%}" + (f" ({target.share:.0%})" if target.share else ""),
         row.against,
-        f"{baseline.median_s * 1e6:.1f}" if isinstance(baseline, Spread) else "",
+        f"{baseline.median_s * 1e6:.1f}" if isinstance(baseline, RunTime) else "",
         (f"{row.ratio:.2f}" + (f" ({target.ratio:.1f})" if target.ratio else "")) if reached else "",
     )
     return f"| {' | '.join(cells)} |"

@@ -37,12 +37,12 @@ from torch.multiprocessing.spawn import spawn
 from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.groups import Communicator
-from meshwright.executor.layer_timing.clock import Mark, spread, wait_for
+from meshwright.executor.layer_timing.clock import Mark, wait_for
 from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.executor.layer_timing.moe_block import Implementation, MoeBlock, block_errors, moe_block
 from meshwright.executor.layer_timing.moe_layer import LayerExperts
 from meshwright.executor.layer_timing.moe_plain import PlainExperts
-from meshwright.executor.layer_timing.record import Spread
+from meshwright.kernels.checking.spread import Spread, spread
 from meshwright.kernels.dispatch import Choice, dispatcher
 from meshwright.kernels.library import make_ready, why_not_device
 

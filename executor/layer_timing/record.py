@@ -10,21 +10,14 @@ from meshwright.costmodel.hardware import Basis
 from meshwright.costmodel.program.operators import Pass
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.costmodel.value import Value
+from meshwright.kernels.checking.spread import Spread
 from meshwright.kernels.dispatch import Choice
 
 LAYER_TIMES_SCHEMA_VERSION = 1
 
 
-class Spread(Value, frozen=True, kw_only=True):
-    """Median of all passes, 10th and 90th percentile."""
-
-    median_s: float
-    low_s: float
-    high_s: float
-
-
 class OperatorTimes(Value, frozen=True, kw_only=True):
-    """One operator: on the device, and on the host that issues it. `kind` is that of its work."""
+    """One operator over all passes: on the device, and on the host that issues it. `kind` is that of its work."""
 
     name: str
     module: str
