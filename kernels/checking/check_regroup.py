@@ -10,7 +10,7 @@ from torch import Tensor
 from meshwright.kernels.checking.cases import Case, random_logits
 from meshwright.kernels.checking.check_index import maps_of
 from meshwright.kernels.checking.finding import Finding, exact, twice
-from meshwright.kernels.regroup.launch import MOST_SEGMENTS
+from meshwright.kernels.limits import MOST_SEGMENTS
 from meshwright.kernels.regroup.operator import regroup
 from meshwright.kernels.regroup.reference import regroup_reference
 
