@@ -200,7 +200,8 @@ def _run(request: RunRequest) -> None:
     from meshwright.costmodel.errors import MeshwrightError
     from meshwright.planner.serialise import read_plan
 
-    read_plan(request.plan)  # what is no plan is told before PyTorch is loaded
+    if "RANK" not in os.environ:  # of ranks that torchrun started one speaks, below
+        read_plan(request.plan)  # what is no plan is told before PyTorch is loaded
     from meshwright.executor.data.token_file import TokenError
     from meshwright.executor.train.entry import is_started_rank, run
     from meshwright.executor.train.rank import LostRanksError, RankMemoryError

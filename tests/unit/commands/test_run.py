@@ -83,6 +83,18 @@ def test_bad_input_is_told_before_pytorch_is_loaded(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == len(calls)
 
 
+def test_of_ranks_that_torchrun_started_the_first_alone_says_what_is_wrong_with_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["run", str(tmp_path / "missing.json"), "-o", str(tmp_path / "run")]) == 2
+        told.append(capsys.readouterr().err.count("\n"))
+    assert told == [1, 0]
+
+
 @pytest.mark.parametrize("flag", [{"balanced": True}, {"skip_not_finite": True}, {"one_stream": True}])
 def test_ranks_get_a_flag_that_is_set(flag: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = replace(RunRequest(plan=Path("plan.json"), output=Path("out"), num_steps=7), **flag)
