@@ -26,15 +26,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 
-from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.kernels.build import built_library
@@ -45,9 +42,10 @@ from meshwright.kernels.checking.finding import Finding
 from meshwright.kernels.checking.racecheck import find_sanitizer, racecheck_command, with_shared_memory
 from meshwright.kernels.checking.shapes import MODELS
 from meshwright.kernels.checking.subjects import Subject, Target, subjects
-from meshwright.kernels.checking.timing import Spread, cache_bytes, copy_bytes_per_s, num_sets, time_works
+from meshwright.kernels.checking.timing import RunTime, cache_bytes, copy_bytes_per_s, num_sets, time_works
 from meshwright.kernels.dispatch import Choice, dispatcher
 from meshwright.kernels.library import make_ready, why_not_device
+from meshwright.planner.dated_record import exit_status, origin_of, read_version, write_record
 
 SCHEMA_VERSION = 1
 COMPILE_RESERVE_S = 20.0
@@ -60,17 +58,17 @@ class Row(Value, frozen=True, kw_only=True):
     kernel: str
     what: str
     shape: str
-    time: Spread
+    time: RunTime
     num_bytes: int
     share: float
     launches: int
-    baselines: dict[str, Spread | str]
+    baselines: dict[str, RunTime | str]
     target: Target
 
     @property
     def against(self) -> str:
         """The baseline of the ratio: the target's, or the fastest."""
-        timed = {name: spread.median_s for name, spread in self.baselines.items() if isinstance(spread, Spread)}
+        timed = {name: spread.median_s for name, spread in self.baselines.items() if isinstance(spread, RunTime)}
         if self.target.against:
             return self.target.against if self.target.against in timed else ""
         return min(timed, key=lambda name: timed[name]) if timed else ""
@@ -79,7 +77,7 @@ class Row(Value, frozen=True, kw_only=True):
     def ratio(self) -> float:
         """The baseline's time over the kernel's; 0 without one."""
         spread = self.baselines.get(self.against)
-        return spread.median_s / self.time.median_s if isinstance(spread, Spread) else 0.0
+        return spread.median_s / self.time.median_s if isinstance(spread, RunTime) else 0.0
 
 
 class Record(Value, frozen=True, kw_only=True):
@@ -102,7 +100,7 @@ def main() -> int:
     """Build, check, time; 1 where something is wrong."""
     options = parse_options()
     if options.table:
-        print(table(read_record(options.table)))
+        print(table(read_version(options.table, Record, SCHEMA_VERSION)))
         return 0
     started_s = time.perf_counter()
     device = torch.device(options.device)
@@ -209,7 +207,7 @@ def time_all(
         left_s = options.seconds - (time.perf_counter() - started_s)
         rows.append(time_subject(subject, device, copy, left_s))
         print(_line(rows[-1]), flush=True)
-        write_record(options.output, _record(rows, device, copy, checks, wrong))
+        write_record(_record(rows, device, copy, checks, wrong), options.output)
     return rows
 
 
@@ -232,7 +230,7 @@ def time_subject(subject: Subject, device: torch.device, copy: float, left_s: fl
     )
 
 
-def _time_baseline(subject: Subject, name: str, sets: list[tuple[object, ...]], until_s: float) -> Spread | str:
+def _time_baseline(subject: Subject, name: str, sets: list[tuple[object, ...]], until_s: float) -> RunTime | str:
     if time.perf_counter() + COMPILE_RESERVE_S > until_s:
         return "no time left"
     torch._dynamo.reset()
@@ -281,9 +279,9 @@ def _heading() -> str:
 def _line(row: Row) -> str:
     target, spread = row.target, row.time
     baseline = row.baselines.get(row.against)
-    micro = f"{baseline.median_s * 1e6:>9.1f}u" if isinstance(baseline, Spread) else f"{'':>10}"
+    micro = f"{baseline.median_s * 1e6:>9.1f}u" if isinstance(baseline, RunTime) else f"{'':>10}"
     others = "; ".join(
-        f"{name} {other.median_s * 1e6:.1f}u" if isinstance(other, Spread) else f"{name}: {other}"
+        f"{name} {other.median_s * 1e6:.1f}u" if isinstance(other, RunTime) else f"{name}: {other}"
         for name, other in row.baselines.items()
         if name != row.against
     )
@@ -306,12 +304,12 @@ def _mark(met: bool) -> str:
 
 
 def _record(rows: list[Row], device: torch.device, copy: float, checks: int, wrong: tuple[Finding, ...]) -> Record:
-    built = built_library()
+    built, origin = built_library(), origin_of(__file__)
     return Record(
         schema_version=SCHEMA_VERSION,
         machine=describe_machine(device, 1),
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        command=" ".join(["python", "benchmarks/kernels.py", *sys.argv[1:]]),
+        date=origin.date,
+        command=origin.command,
         sources=built.record.sources if built else "",
         cuda=built.record.cuda if built else "",
         checks=checks,
@@ -322,29 +320,12 @@ def _record(rows: list[Row], device: torch.device, copy: float, checks: int, wro
     )
 
 
-def read_record(path: Path) -> Record:
-    """A run's JSON.
-
-    Raises:
-        InputError: It is not there, or no record of this version.
-    """
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=Record)
-    except OSError as problem:
-        raise InputError(str(path), "", f"cannot be read: {problem.strerror}") from problem
-    except msgspec.DecodeError as problem:
-        raise InputError(str(path), "", f"is no record of a run: {problem}") from problem
-    if record.schema_version != SCHEMA_VERSION:
-        raise InputError(str(path), "schema_version", f"is {record.schema_version}, expected {SCHEMA_VERSION}")
-    return record
-
-
 def table(record: Record) -> str:
     """A run as a Markdown table: times in microseconds, shares of the copy bandwidth, targets in brackets."""
     machine = f"{record.machine['device']}, torch {record.machine['torch']}, nvcc {record.cuda}"
     return "\n".join(
         [
-            f"{machine}, {record.date}: copy {record.copy_bytes_per_s / 1e12:.2f} TB/s; {record.checks} checks, "
+            f"{machine}, {record.date[:10]}: copy {record.copy_bytes_per_s / 1e12:.2f} TB/s; {record.checks} checks, "
             f"{len(record.wrong)} wrong.",
             "",
             "| operation | shape | µs | TB/s | of the copy | baseline | µs | ratio |",
@@ -357,7 +338,7 @@ def table(record: Record) -> str:
 def _table_line(row: Row) -> str:
     target, time_s = row.target, row.time.median_s
     baseline = row.baselines.get(row.against)
-    reached = isinstance(baseline, Spread)
+    reached = isinstance(baseline, RunTime)
     cells = (
         row.what,
         row.shape,
@@ -365,22 +346,11 @@ def _table_line(row: Row) -> str:
         f"{row.num_bytes / time_s / 1e12:.2f}",
         f"{row.share:.0%}" + (f" ({target.share:.0%})" if target.share else ""),
         row.against,
-        f"{baseline.median_s * 1e6:.1f}" if isinstance(baseline, Spread) else "",
+        f"{baseline.median_s * 1e6:.1f}" if isinstance(baseline, RunTime) else "",
         (f"{row.ratio:.2f}" + (f" ({target.ratio:.1f})" if target.ratio else "")) if reached else "",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write beside the target and rename."""
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}")
-    partial_path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    partial_path.replace(path)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MeshwrightError as error:
-        print(f"kernels: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    sys.exit(exit_status(main, __file__))

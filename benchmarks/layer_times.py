@@ -25,7 +25,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -62,6 +61,7 @@ from meshwright.executor.layer_timing.record import (
 from meshwright.executor.layer_timing.table import layer_table, operator_table, summary_table
 from meshwright.executor.ranks.communicators import group_on_sms
 from meshwright.kernels.dispatch import dispatcher
+from meshwright.planner.dated_record import exit_status, origin_of
 from meshwright.planner.operator_order import solve_pass
 
 CPU_MEMORY_BYTES = 1e12
@@ -325,11 +325,12 @@ def _tiny_cases(rank: Rank) -> Iterator[Case]:
 
 
 def _record(done: list[LayerTimes], rank: Rank, options: argparse.Namespace) -> LayerTimesRecord:
+    origin = origin_of(__file__)
     return LayerTimesRecord(
         schema_version=LAYER_TIMES_SCHEMA_VERSION,
         machine=describe_machine(rank.device, rank.world),
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        command=" ".join(["python", "benchmarks/layer_times.py", *sys.argv[1:]]),
+        date=origin.date,
+        command=origin.command,
         profile=options.profile,
         layers=tuple(done),
         kernels=dispatcher().record(),
@@ -384,4 +385,4 @@ def _check_one(title: str, checked: CheckedLayer, rank: Rank) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, __file__))

@@ -17,13 +17,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from meshwright.costmodel.value import Value
+from meshwright.planner.dated_record import exit_status, origin_of, read_record, write_record
 
 MODEL: dict[str, object] = {
     "model_type": "qwen3_moe",
@@ -79,7 +79,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
     if options.plot is not None:
-        draw(json.loads(options.plot.read_text()), options.plot.with_suffix(".svg"))
+        draw(read_record(options.plot, dict[str, object]), options.plot.with_suffix(".svg"))
         return 0
     curves = []
     with tempfile.TemporaryDirectory() as folder:
@@ -87,15 +87,13 @@ def main() -> int:
             start = time.monotonic()
             curves.append(trained(curve, options, Path(folder)))
             print(f"{curve.name}: {options.steps} steps, {time.monotonic() - start:.0f} s", file=sys.stderr)
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benchmarks/loss_curves.py", *sys.argv[1:]]),
+    record = origin_of(__file__).head | {
         "model": _model(options.device),
         "sequence": SEQ_LEN[options.device],
         "global_batch": GLOBAL_BATCH,
         "curves": curves,
     }
-    options.output.write_text(json.dumps(record) + "\n")
+    write_record(record, options.output, indent=0)
     draw(record, options.output.with_suffix(".svg"))
     for curve in curves:
         print(f"{curve['name']}: last tenth {curve['last_loss']:.4f}, off the first by {curve_off(curve, curves):+.4f}")
@@ -187,4 +185,4 @@ def smooth(losses: list[float]) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, __file__))

@@ -24,27 +24,25 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.groups import Communicator
-from meshwright.executor.layer_timing.clock import Mark, spread, wait_for
+from meshwright.executor.layer_timing.clock import Mark, wait_for
 from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.executor.layer_timing.moe_block import Implementation, MoeBlock, block_errors, moe_block
 from meshwright.executor.layer_timing.moe_layer import LayerExperts
 from meshwright.executor.layer_timing.moe_plain import PlainExperts
-from meshwright.executor.layer_timing.record import Spread
+from meshwright.kernels.checking.spread import Spread, spread
 from meshwright.kernels.dispatch import Choice, dispatcher
 from meshwright.kernels.library import make_ready, why_not_device
+from meshwright.planner.dated_record import exit_status, origin_of, read_version, write_record
 
 SCHEMA_VERSION = 1
 SHAPES = {"qwen3-30b-a3b": 128, "deepseek-v3": 64}
@@ -127,7 +125,7 @@ def main() -> int:
     """Start the ranks; the exit status is 1 where something is wrong."""
     options = parse_options()
     if options.table:
-        print(table(read_record(options.table)))
+        print(table(read_version(options.table, Record, SCHEMA_VERSION)))
         return 0
     if options.num_gpus == 1:
         return run_rank(0, options, 0)
@@ -202,7 +200,7 @@ def time_all(rank: Rank, options: argparse.Namespace) -> int:
         block = moe_block(model, num_experts, rank.ranks, rank.device, rank.dtype)
         rows.append(time_block(block, rank, options))
         if rank.ranks.rank == 0:
-            write_record(options.output, _with_run(options.output, _run(rows, rank)))
+            write_record(_with_run(options.output, _run(rows, rank)), options.output)
     rank.show("\n" + _lines(rows))
     limit = LIMIT[rank.dtype]
     wrong = [timed for row in rows for timed in row.timed if not timed.worst_error <= limit]
@@ -297,10 +295,11 @@ def _slowest(own: Spread, rank: Rank) -> Spread:
 
 
 def _run(rows: list[Row], rank: Rank) -> Run:
+    origin = origin_of(__file__)
     return Run(
         machine=describe_machine(rank.device, rank.ranks.size),
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        command=" ".join(["python", "benchmarks/moe_ffn.py", *sys.argv[1:]]),
+        date=origin.date,
+        command=origin.command,
         rows=tuple(rows),
         kernels=dispatcher().record(),
     )
@@ -308,38 +307,14 @@ def _run(rows: list[Row], rank: Rank) -> Run:
 
 def _with_run(path: Path, run: Run) -> Record:
     """The record that is there, if one is, with this run in it."""
-    runs = read_record(path).runs if path.exists() else {}
+    runs = read_version(path, Record, SCHEMA_VERSION).runs if path.exists() else {}
     return Record(schema_version=SCHEMA_VERSION, runs={**runs, run.machine["num_gpus"]: run})
-
-
-def read_record(path: Path) -> Record:
-    """A record's JSON.
-
-    Raises:
-        InputError: It is not there, or no record of this version.
-    """
-    try:
-        record = msgspec.json.decode(path.read_bytes(), type=Record)
-    except OSError as problem:
-        raise InputError(str(path), "", f"cannot be read: {problem.strerror}") from problem
-    except msgspec.DecodeError as problem:
-        raise InputError(str(path), "", f"is no record of a run: {problem}") from problem
-    if record.schema_version != SCHEMA_VERSION:
-        raise InputError(str(path), "schema_version", f"is {record.schema_version}, expected {SCHEMA_VERSION}")
-    return record
-
-
-def write_record(path: Path, record: Record) -> None:
-    """Write beside the target and rename."""
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}")
-    partial_path.write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    partial_path.replace(path)
 
 
 def table(record: Record) -> str:
     """All runs as a Markdown table."""
     parts = [
-        f"{run.machine['device']} x {run.machine['num_gpus']}, torch {run.machine['torch']}, {run.date}.\n\n"
+        f"{run.machine['device']} x {run.machine['num_gpus']}, torch {run.machine['torch']}, {run.date[:10]}.\n\n"
         f"{_lines(list(run.rows))}"
         for run in record.runs.values()
     ]
@@ -363,8 +338,4 @@ def _line(row: Row, timed: Timed) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except MeshwrightError as error:
-        print(f"moe_ffn: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    sys.exit(exit_status(main, __file__))

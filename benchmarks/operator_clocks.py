@@ -10,10 +10,8 @@ clock has settled. Needs one GPU; about a minute.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,6 +19,7 @@ from statistics import median
 import torch
 
 from meshwright.costmodel.program.operators import AttentionWork, GemmWork, Work
+from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.executor.measure_hardware.cuda_device import CudaDevice
 from meshwright.executor.measure_hardware.device import Clocked
 from meshwright.executor.measure_hardware.entry import Entry, Extent
@@ -29,6 +28,7 @@ from meshwright.executor.measure_hardware.survey.attention import attention_pair
 from meshwright.executor.measure_hardware.sustained import layer_entries
 from meshwright.executor.measure_hardware.timer import median_clock_hz
 from meshwright.hardware_profiles.measurements import Implementation
+from meshwright.planner.dated_record import origin_of, write_record
 
 SETTLING_S, ROUNDS = 5.0, 40
 ALONE_S = 0.4
@@ -41,15 +41,11 @@ def main() -> int:
     options = parser.parse_args()
     device = CudaDevice(0)
     layers = {"cuDNN attention": layer_entries(Extent.FULL), "FA2 attention": _with_fa2(layer_entries(Extent.FULL))}
-    record = {
-        "gpu": torch.cuda.get_device_name(0),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/operator_clocks.py",
+    record = origin_of(__file__).head | {
+        "machine": describe_machine(torch.device("cuda"), 1),
         "layers": {name: _measured(name, entries, device) for name, entries in layers.items()},
     }
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(record, options.output)
     return 0
 
 

@@ -13,7 +13,7 @@ strategies. Prints seconds, and writes them with their date beside this file. Ab
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import platform
 import statistics
@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -39,6 +38,7 @@ from meshwright.costmodel.order.list_schedule import fits_always
 from meshwright.costmodel.order.pass_problem import NUM_STREAMS, PassProblem
 from meshwright.costmodel.order.run_order import replay, streams_of
 from meshwright.costmodel.runtime import load_runtime
+from meshwright.planner.dated_record import origin_of, write_record
 from meshwright.planner.operator_order import solve_pass
 from meshwright.planner.operator_order.branch_and_bound import BranchAndBound
 from meshwright.planner.operator_order.improve import improve
@@ -233,6 +233,7 @@ def _cell(found: Found, optimum_s: float) -> str:
 
 def main() -> None:
     """Print the table and write the record."""
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     print(
         f"{'pass':42s}{'jobs':>5s}{'pairs':>6s}  optimum [ms]"
         + "".join(f"{name:>20s}" for name in SOLVERS)
@@ -262,16 +263,14 @@ def main() -> None:
     totals = summary(rows)
     for name, total in totals.items():
         print(f"{name:20s}{total}")
-    record = {
-        "command": "python benchmarks/operator_order_solvers.py",
-        "date": datetime.now(UTC).date().isoformat(),
+    record = origin_of(__file__).head | {
         "cpu_count": os.cpu_count(),
         "versions": _versions(),
         "limit_s": LIMIT_S,
         "summary": totals,
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, RESULT)
 
 
 if __name__ == "__main__":

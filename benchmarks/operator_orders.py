@@ -11,14 +11,12 @@ three minutes.
 
 from __future__ import annotations
 
-import json
+import argparse
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import meshwright
 from meshwright.costmodel.data_parallel import Sharding, StateModel
 from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.order.bound import pass_bound_s
@@ -33,6 +31,7 @@ from meshwright.costmodel.stage_cost import CostContext
 from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Mesh, Recompute
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.dated_record import origin_of, write_record
 from meshwright.planner.operator_order import solve_pass
 from meshwright.planner.operator_order.hand_order import hand_order
 
@@ -141,6 +140,7 @@ def summary(rows: list[dict[str, object]]) -> dict[str, object]:
 
 def main() -> None:
     """Print the table and write the record."""
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     print(
         f"{'model':18s}{'layer':13s}{'pass':10s}" + " program hand inter hand fused  solved   bound ms      gap  CPU s"
     )
@@ -156,16 +156,13 @@ def main() -> None:
         f" {total['hand_inter_operator_over_solved']:.3f}, hand intra-operator"
         f" {total['hand_intra_operator_over_solved']:.3f}"
     )
-    record = {
-        "command": "python benchmarks/operator_orders.py",
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": meshwright.__version__,
+    record = origin_of(__file__).head | {
         "nodes": NUM_NODES,
         "replays": NUM_REPLAYS,
         "summary": total,
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, RESULT)
 
 
 if __name__ == "__main__":

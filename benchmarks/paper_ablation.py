@@ -9,15 +9,13 @@ and writes the figures with their date beside this file. About half a minute. do
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-import meshwright
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.hardware import ClusterSpec
@@ -34,6 +32,7 @@ from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Mesh, Recompute, ZeroStage
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.dated_record import origin_of, write_record
 from meshwright.planner.operator_order import ordered_configuration
 from meshwright.planner.operator_order.hand_order import hand_pass_order
 
@@ -250,6 +249,7 @@ def _line(name: str, found: dict[str, float]) -> str:
 
 def main() -> None:
     """Print the tables and write the record."""
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     print(f"{'throughput over TP+TP without overlap':44s}" + "   ".join(f"{name:>15s}" for name in LEVELS))
     print(f"{'paper':44s}" + "   ".join(f"{ratio:8.2f}       " for ratio in PAPER.values()))
     found = readings()
@@ -268,17 +268,14 @@ def main() -> None:
     for name, one in combined.items():
         print(_line(name, one), flush=True)
     print(f"{sum(map(meets, combined.values()))} of {len(combined)} combinations are within {WITHIN} at all levels")
-    record = {
-        "command": "python benchmarks/paper_ablation.py",
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": meshwright.__version__,
+    record = origin_of(__file__).head | {
         "paper": PAPER,
         "readings": found,
         "step_without_overlap_s": {name: step.step_time_s for name, step in steps.items()},
         "sensitivities": changed,
         "combinations": combined,
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, RESULT)
 
 
 if __name__ == "__main__":

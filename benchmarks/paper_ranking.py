@@ -11,14 +11,12 @@ this file. About half a minute. docs/paper.md says what they mean.
 
 from __future__ import annotations
 
-import json
+import argparse
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
-import meshwright
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.model import MoeFfnSpec, with_num_layers
@@ -29,6 +27,7 @@ from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Mesh, Recompute
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.dated_record import origin_of, write_record
 from meshwright.planner.operator_order import ordered_configuration
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -110,6 +109,7 @@ def rows_of(model: str) -> Iterator[dict[str, object]]:
 
 def main() -> None:
     """Print the table and write the record."""
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     print(f"{'model':18s}{'layers':>6s}  {'runtime':19s}{'overlap':8s}" + "".join(f"{name:>9s}" for name in STRATEGIES))
     rows = []
     for model in MODELS:
@@ -119,14 +119,11 @@ def main() -> None:
             print(f"{model:18s}{row['layers']:6d}  {row['runtime']:19s}{row['overlap']:8s}{gains}", flush=True)
     first = sum(bool(row["sp_ep_first"]) for row in rows)
     print(f"SP+EP first in {first} of {len(rows)}; the paper: first for all six models, +14.9 % to +32.9 % over TP+TP")
-    record = {
-        "command": "python benchmarks/paper_ranking.py",
-        "date": datetime.now(UTC).date().isoformat(),
-        "version": meshwright.__version__,
+    record = origin_of(__file__).head | {
         "paper_range": PAPER_RANGE,
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, RESULT)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ Prints the table, and writes it with its date beside this file. Runs in about tw
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
+import argparse
 from pathlib import Path
 
-import meshwright
+from meshwright.planner.dated_record import origin_of, write_record
 from meshwright.planner.validation.rows import TrainingRow, packaged_path, parse_row, read_table
 from meshwright.planner.validation.run_description import describe
 from meshwright.planner.validation.validation import predicted_step_s
@@ -41,6 +40,7 @@ def compare(row: TrainingRow) -> dict[str, object]:
 
 def main() -> None:
     """Print the table and write the record."""
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     runs = sorted((compare(row) for row in paper_rows()), key=lambda run: (str(run["system"]), run["gpus"]))
     print("system         GPUs   paper [s]  predicted [s]   error")
     for run in runs:
@@ -48,8 +48,8 @@ def main() -> None:
             f"{run['system']:14s} {run['gpus']:5d}   {run['measured_s']:9.2f}  {run['predicted_s']:13.2f}"
             f"  {run['error']:+6.1%}"
         )
-    record = {"date": datetime.now(UTC).date().isoformat(), "version": meshwright.__version__, "runs": runs}
-    RESULT.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record = origin_of(__file__).head | {"runs": runs}
+    write_record(record, RESULT)
 
 
 if __name__ == "__main__":

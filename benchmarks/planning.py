@@ -7,6 +7,7 @@ Each line: seconds of wall clock, peak memory of the process, the plan's step ti
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -14,9 +15,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+from meshwright.planner.dated_record import origin_of, write_record
 
 CASES = (
     ("internal-352b", "h800", 1440, 720, 8192),
@@ -32,19 +34,18 @@ CASES = (
 
 def main() -> None:
     """Run every case once and write the results."""
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     results = [_help_time(), *(_plan(*case) for case in CASES)]
     for row in results:
         print(" ".join(f"{key}={value}" for key, value in row.items()))
-    record = {
-        "command": "python benchmarks/planning.py",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    record = origin_of(__file__).head | {
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
         "pulp": version("pulp"),
         "highspy": version("highspy"),
         "results": results,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    write_record(record, Path(__file__).with_suffix(".json"))
 
 
 def _help_time() -> dict[str, object]:

@@ -9,21 +9,21 @@ For every product of the survey of `meshwright profile`, and for those that 16 s
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from meshwright.costmodel.program.operators import GemmWork, Precision
+from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.executor.measure_hardware.entry import Entry, Extent
 from meshwright.executor.measure_hardware.operators.dense import dense_product
 from meshwright.executor.measure_hardware.survey.checks import check_entries
 from meshwright.executor.measure_hardware.survey.dense import dense_entries
+from meshwright.planner.dated_record import origin_of, write_record
 
 KERNEL = re.compile(r"nvjet_sm\d+_\w+?_(?P<columns>\d+)x(?P<rows>\d+)_\d+x\d+_\d+x\d+_(?P<rest>\w+)")
 SEEDS = range(1, 17)
@@ -49,17 +49,13 @@ def main() -> int:
     for tile, count in tiles.most_common(SHOWN):
         print(f"{tile:>9}{count:6}")
     print(f"{len(works)} products; {len(tiles)} tiles; other kernels: {dict(others.most_common(5))}")
-    record = {
-        "gpu": torch.cuda.get_device_name(0),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python benchmarks/product_tiles.py",
+    record = origin_of(__file__).head | {
+        "machine": describe_machine(torch.device("cuda"), 1),
         "products": len(works),
         "tiles": dict(tiles.most_common()),
         "others": dict(others.most_common()),
     }
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(record, options.output)
     return 0
 
 

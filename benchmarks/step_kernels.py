@@ -10,10 +10,8 @@ time, as a share of what a copy reaches in this run; a product also has its arit
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +23,10 @@ from meshwright.executor.layer.bindings.cross_entropy import gradient_fused, sta
 from meshwright.executor.layer.functions.compiled import compiled, compiled_for_any_length
 from meshwright.executor.layer.functions.grouped import grouped_wgrad
 from meshwright.executor.layer.functions.sums import WIDTH, add_gradient, add_product, summed
+from meshwright.executor.layer_timing.machine import describe_machine
 from meshwright.executor.state.adamw import UpdateNumbers, updated
 from meshwright.kernels.checking.timing import copy_bytes_per_s, time_works
-from meshwright.planner.serialise import write_whole
+from meshwright.planner.dated_record import origin_of, write_record
 
 TOKENS, HIDDEN, QKV, VOCABULARY = 8192, 2048, 5120, 151_936
 EXPERTS, TOP_K, FC1 = 128, 8, 1536
@@ -67,15 +66,12 @@ def main() -> int:
         rows.append({field: getattr(row, field) for field in row.__struct_fields__})
         torch.cuda.empty_cache()
     if output is not None:
-        record = {
-            "command": "python benchmarks/step_kernels.py",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "device": torch.cuda.get_device_name(),
-            "torch": str(torch.__version__),
+        record = origin_of(__file__).head | {
+            "machine": describe_machine(DEVICE, 1),
             "copy_bytes_per_s": copied,
             "rows": rows,
         }
-        write_whole(json.dumps(record, indent=1).encode() + b"\n", output)
+        write_record(record, output)
     return 0
 
 

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 
@@ -30,10 +28,11 @@ from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.dated_record import exit_status, origin_of, read_record, write_record
 from meshwright.planner.fixes import parse_fixes
 from meshwright.planner.plan_conversion import build_plan
 from meshwright.planner.search import search
-from meshwright.planner.serialise import write_plan, write_whole
+from meshwright.planner.serialise import write_plan
 from meshwright.planner.space import Problem
 
 SEQ_LEN = 4096
@@ -105,11 +104,11 @@ def main() -> int:
         options.plans.mkdir(parents=True, exist_ok=True)
         for case in cases:
             make_plan(case, options.cluster, options.gpus, options.plans / f"{case.name}.json")
-        _write(options.plans / PLANS_RECORD, _provenance())
+        write_record(origin_of(__file__), options.plans / PLANS_RECORD)
         return 0
     rows: list[dict[str, object]] = []
-    made = "this command" if options.made is None else json.loads((options.made / PLANS_RECORD).read_text())
-    record: dict[str, object] = _provenance() | {"plans_made_by": made, "rows": rows}
+    made = "this command" if options.made is None else _made(options.made)
+    record: dict[str, object] = origin_of(__file__).head | {"plans_made_by": made, "rows": rows}
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             plan = (options.made or Path(folder)) / f"{case.name}.json"
@@ -119,7 +118,7 @@ def main() -> int:
                 run = Path(folder) / "run"
                 rows.append(trained(case, plan, run, data=options.data, routing=routing, one_stream=one_stream))
                 _print(rows[-1])
-                _write(options.output, record)
+                write_record(record, options.output)
     return 0
 
 
@@ -140,28 +139,9 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _provenance() -> dict[str, object]:
-    """When, by which command, of which commit; `+` behind a commit: of changed files."""
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(("python", "benchmarks/training.py", *sys.argv[1:])),
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str:
-    """Empty outside of a clone."""
-    folder = Path(__file__).parent
-    command = ("git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
-    try:
-        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
-    except OSError:
-        return ""
-    return done.stdout.strip()
-
-
-def _write(path: Path, record: dict[str, object]) -> None:
-    write_whole(json.dumps(record, indent=1).encode() + b"\n", path)
+def _made(folder: Path) -> dict[str, str]:
+    """How plans that were made beforehand were made."""
+    return read_record(folder / PLANS_RECORD, dict[str, str])
 
 
 def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
@@ -244,4 +224,4 @@ def _print_line(name: str, *times_s: float | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, __file__))

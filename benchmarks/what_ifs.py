@@ -10,6 +10,7 @@ stages and micro-batches; the same pipeline on 16 times the GPUs shows that it d
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from meshwright.costmodel.step import predict, schedule_of, step_inputs, step_ov
 from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Mesh, Recompute
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
+from meshwright.planner.dated_record import origin_of, write_record
 from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import parse_plan
 from meshwright.planner.sweep import sweep
@@ -54,12 +55,11 @@ def main() -> None:
     if len(sys.argv) > 2 and sys.argv[1] == "--simulate":
         print(json.dumps(_simulated(CASES[sys.argv[2]]())))
         return
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     results = [*_what_ifs(_plan()), *(_in_new_process(name) for name in CASES)]
     for row in results:
         print(" ".join(f"{key}={value}" for key, value in row.items()))
-    record = {
-        "command": "python benchmarks/what_ifs.py",
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    record = origin_of(__file__).head | {
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "load_average": round(os.getloadavg()[0], 1),
@@ -67,7 +67,7 @@ def main() -> None:
         "numpy": version("numpy"),
         "results": results,
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    write_record(record, Path(__file__).with_suffix(".json"))
 
 
 # What-ifs.

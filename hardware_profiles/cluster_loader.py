@@ -118,9 +118,7 @@ def _load(path: Path) -> ClusterSpec:
 def _network_bytes_per_s(where: str, values: dict[str, Any]) -> float:
     """What one GPU has of its node's adapters: as given, or nics x nic / GPUs of a node; both must agree."""
     if "nic" not in values:
-        if "network" in values:
-            return float(values["network"])
-        raise ClusterError(where, "network", f"is missing; expected {CLUSTER_KEYS['network'].meaning}")
+        return float(values["network"])
     share = values["nic"] * values.get("nics_per_node", values["gpus_per_node"]) / values["gpus_per_node"]
     if "network" in values and not isclose(values["network"], share, rel_tol=1e-9):
         raise ClusterError(
@@ -154,14 +152,22 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _read_values(where: str, data: dict[str, object]) -> dict[str, Any]:
-    for key in data:
-        if key not in CLUSTER_KEYS:
-            known = ", ".join(CLUSTER_KEYS)
-            raise ClusterError(where, str(key), f"unknown key{nearest(str(key), CLUSTER_KEYS)}; known are {known}")
-    for key, description in CLUSTER_KEYS.items():
-        if description.required and key not in data:
-            raise ClusterError(where, key, f"is missing; expected {description.meaning}")
+    _check_keys(where, data)
     return {key: CLUSTER_KEYS[key].read(where, key, value) for key, value in data.items()}
+
+
+def _check_keys(where: str, data: dict[str, object]) -> None:
+    """Raise `ClusterError` with all keys that are unknown or missing."""
+    unknown = {str(key): f"unknown key{nearest(str(key), CLUSTER_KEYS)}" for key in data if key not in CLUSTER_KEYS}
+    absent = [key for key, description in CLUSTER_KEYS.items() if description.required and key not in data]
+    absent += ["network"] * ("network" not in data and "nic" not in data)
+    problems = unknown | {key: f"is missing; expected {CLUSTER_KEYS[key].meaning}" for key in absent}
+    if not problems:
+        return
+    (key, first), *others = problems.items()
+    rest = "".join(f"; {other}: {problem}" for other, problem in others)
+    known = f"; known are {', '.join(CLUSTER_KEYS)}" if unknown else ""
+    raise ClusterError(where, key, f"{first}{rest}{known}")
 
 
 def _profile(path: Path, values: dict[str, Any]) -> HardwareProfile:

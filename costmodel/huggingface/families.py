@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from difflib import SequenceMatcher
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from meshwright.costmodel.huggingface.dense import (
     read_qwen2,
     read_qwen3,
 )
-from meshwright.costmodel.huggingface.fields import ConfigFields
+from meshwright.costmodel.huggingface.fields import ConfigFields, LenientFields
 from meshwright.costmodel.huggingface.gpt import read_gpt2, read_gpt_neox, read_mpt
 from meshwright.costmodel.huggingface.mixed import read_hunyuan, read_llama4
 from meshwright.costmodel.huggingface.sparse import (
@@ -82,8 +83,18 @@ def read_config(config: Mapping[str, object], where: str, name: str) -> ModelSpe
         return reader(fields, name)
     except ModelError as error:
         if error.where == where:
-            raise
+            raise _with_all_missing(error, reader, LenientFields(config, where)) from error
         raise ModelError(where, f"{error.where}.{error.field}", error.problem) from error
+
+
+def _with_all_missing(error: ModelError, reader: FamilyReader, fields: LenientFields) -> ModelError:
+    """The error, which names other missing fields, too, where it is about a missing one."""
+    with suppress(ModelError):
+        reader(fields, "")
+    others = [name for name in fields.missing if name != error.field]
+    if not others or error.field not in fields.missing:
+        return error
+    return ModelError(error.where, error.field, f"{error.problem}; missing, too: {', '.join(others)}")
 
 
 def _family_reader(fields: ConfigFields) -> FamilyReader:

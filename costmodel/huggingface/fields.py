@@ -11,6 +11,10 @@ LARGEST_SIZE: Final = 1_000_000_000
 """No dimension of a transformer is larger: what is, is a slip of the keyboard."""
 
 
+ROUND_SIZE: Final = 1024
+"""Stands for a size that is missing: divisible by heads, groups and the like."""
+
+
 class ConfigFields:
     """The fields of one JSON object, read by name and type.
 
@@ -89,7 +93,10 @@ class ConfigFields:
         if not isinstance(value, dict):
             found = "missing" if value is None else _shown(value)
             raise self.error(name, f"{found}, expected an object")
-        return ConfigFields(value, self.where, f"{self._prefix}{name}.")
+        return self._nested(value, name)
+
+    def _nested(self, values: Mapping[str, object], name: str) -> ConfigFields:
+        return ConfigFields(values, self.where, f"{self._prefix}{name}.")
 
     def _integer(self, name: str, minimum: int, maximum: int) -> int:
         return self._checked(name, self._values[name], minimum, maximum)
@@ -98,6 +105,26 @@ class ConfigFields:
         if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
             raise self.error(name, f"{_shown(value)}, expected {_integer_words(minimum, maximum)}")
         return value
+
+
+class LenientFields(ConfigFields):
+    """Notes which required sizes are missing, and gives a round one instead: only to name all of them at once."""
+
+    def __init__(self, values: Mapping[str, object], where: str, prefix: str = "") -> None:
+        super().__init__(values, where, prefix)
+        self.missing: list[str] = []
+
+    def required_integer(self, name: str, *, minimum: int = 1, maximum: int = LARGEST_SIZE) -> int:
+        """As of `ConfigFields`, but never an error where the field is missing."""
+        if self.has(name):
+            return super().required_integer(name, minimum=minimum, maximum=maximum)
+        self.missing += [self._prefix + name] * (self._prefix + name not in self.missing)
+        return max(minimum, min(ROUND_SIZE, maximum))
+
+    def _nested(self, values: Mapping[str, object], name: str) -> ConfigFields:
+        nested = LenientFields(values, self.where, f"{self._prefix}{name}.")
+        nested.missing = self.missing
+        return nested
 
 
 def _integer_words(minimum: int, maximum: int) -> str:

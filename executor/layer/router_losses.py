@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from meshwright.costmodel.model import MoeFfnSpec, RouterScore
+
+if TYPE_CHECKING:  # what `meshwright run` is asked for is checked before PyTorch is loaded
+    import torch
+    from torch import Tensor
 
 LOAD = "router.load"
 """E c / (K N) of the step before, by expert: a constant of a layer whose loss is per batch."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from meshwright.costmodel.program.operators import Operator
-from meshwright.executor.layer_timing.record import Spread
+from meshwright.kernels.checking.spread import Spread, spread
 
 SPIN_CYCLES_PER_S = 2.0e9
 """More than any Hopper clock, so that a spin lasts at least as long as asked."""
@@ -78,15 +78,3 @@ class OperatorClock:
 def label(operator: Operator) -> str:
     """The operator's name, marked where it is run again in the backward."""
     return f"{operator.name} (again)" if operator.recomputes else operator.name
-
-
-def spread(times_s: list[float]) -> Spread:
-    """Median, 10th and 90th percentile.
-
-    >>> spread([5.0, 1.0, 3.0, 2.0, 4.0])
-    Spread(median_s=3.0, low_s=1.0, high_s=5.0)
-    """
-    ordered = sorted(times_s)
-    last = len(ordered) - 1
-    middle = (ordered[last // 2] + ordered[(last + 1) // 2]) / 2
-    return Spread(median_s=middle, low_s=ordered[round(0.1 * last)], high_s=ordered[round(0.9 * last)])

@@ -24,10 +24,11 @@ from meshwright.executor.layer.run import Around, LayerRunner, MicroBatch
 from meshwright.executor.layer.stream_plan import plan_streams
 from meshwright.executor.layer.streams import Streams
 from meshwright.executor.layer_timing.cases import Case
-from meshwright.executor.layer_timing.clock import Mark, OperatorClock, label, let_host_run_ahead, spread, wait_for
+from meshwright.executor.layer_timing.clock import Mark, OperatorClock, label, let_host_run_ahead, wait_for
 from meshwright.executor.layer_timing.output_check import output_error, own_tokens
 from meshwright.executor.layer_timing.prediction import LayerPrediction
-from meshwright.executor.layer_timing.record import LayerTimes, OperatorTimes, OverlappedPass, PassTimes, Spread
+from meshwright.executor.layer_timing.record import LayerTimes, OperatorTimes, OverlappedPass, PassTimes
+from meshwright.kernels.checking.spread import Spread, spread
 
 WARM_UP_PASSES = 5
 OUTPUT_ERROR_LIMIT = 0.03

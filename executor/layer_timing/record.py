@@ -10,21 +10,16 @@ from meshwright.costmodel.hardware import Basis
 from meshwright.costmodel.program.operators import Pass
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.costmodel.value import Value
+from meshwright.kernels.checking.spread import Spread
 from meshwright.kernels.dispatch import Choice
+from meshwright.planner.dated_record import read_version
+from meshwright.planner.serialise import write_whole
 
 LAYER_TIMES_SCHEMA_VERSION = 1
 
 
-class Spread(Value, frozen=True, kw_only=True):
-    """Median of all passes, 10th and 90th percentile."""
-
-    median_s: float
-    low_s: float
-    high_s: float
-
-
 class OperatorTimes(Value, frozen=True, kw_only=True):
-    """One operator: on the device, and on the host that issues it. `kind` is that of its work."""
+    """One operator over all passes: on the device, and on the host that issues it. `kind` is that of its work."""
 
     name: str
     module: str
@@ -127,12 +122,12 @@ def write_record(path: Path, record: LayerTimesRecord) -> None:
     encoded = msgspec.json.encode(_rounded(msgspec.to_builtins(record)))
     for begin in (b'{"model":', b'"forward":{', b'"backward":{', b'"operators":', b'{"name":'):
         encoded = encoded.replace(begin, b"\n" + begin)
-    path.write_bytes(encoded + b"\n")
+    write_whole(encoded + b"\n", path)
 
 
 def read_record(path: Path) -> LayerTimesRecord:
-    """A record from its file."""
-    return msgspec.json.decode(path.read_bytes(), type=LayerTimesRecord)
+    """A record from its file; raises `InputError` where it is none."""
+    return read_version(path, LayerTimesRecord, LAYER_TIMES_SCHEMA_VERSION)
 
 
 def _rounded(value: object) -> object:

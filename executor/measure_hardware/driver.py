@@ -13,6 +13,7 @@ from meshwright.executor.measure_hardware.cuda_device import CudaDevice
 from meshwright.executor.measure_hardware.device import Device
 from meshwright.executor.measure_hardware.devices import open_device
 from meshwright.executor.measure_hardware.entry import Entry, Extent, InterferenceEntry, Survey
+from meshwright.executor.measure_hardware.fingerprint import fingerprint
 from meshwright.executor.measure_hardware.journal import (
     PARTIAL_SUFFIX,
     CollectiveLaunched,
@@ -42,6 +43,7 @@ from meshwright.executor.measure_hardware.sustained import measure_sustained
 from meshwright.executor.measure_hardware.team import JoinedTeam, LocalTeam, Team, follow
 from meshwright.executor.measure_hardware.timer import median_clock_hz
 from meshwright.executor.measure_hardware.usable_memory import usable_memory_bytes
+from meshwright.kernels.build import sources_digest
 from meshwright.kernels.dispatch import dispatcher
 
 if TYPE_CHECKING:
@@ -73,7 +75,6 @@ MACHINE_KEY = "machine"
 LOCAL_KEYS = (LAUNCH_KEY_LOCAL, SUSTAINED_KEY)
 PEER_S = 0.1
 READING_WORK = 20
-SURVEY_VERSION = 2
 
 
 def run_profile(request: ProfileRequest, console: Console) -> ProfileOutcome | None:
@@ -127,7 +128,8 @@ def _lead(request: ProfileRequest, console: Console, team: Team, device: Device,
         device=device.torch_device, num_gpus=team.size, usable_bytes=usable, reading=reading_of(device.torch_device)
     )
     total = survey.num_samples + len(LOCAL_KEYS)
-    journal = _open_journal(request, console, idle, total)
+    kernels = sources_digest() if why_not is None else ""
+    journal = _open_journal(request, console, fingerprint(idle, _gpus_here(request), survey, kernels), total)
     run = _Run(request=request, device=device, team=team, journal=journal, started_s=started_s, idle=idle)
     done = total - run.num_left(survey)
     try:
@@ -143,14 +145,18 @@ def _lead(request: ProfileRequest, console: Console, team: Team, device: Device,
     return collect(machine_of(journal.outcomes) or idle, journal, throttle=run.throttle)
 
 
-def _open_journal(request: ProfileRequest, console: Console, machine: Machine, num_samples: int) -> Journal:
-    fingerprint = (
-        f"{machine.num_gpus} x {machine.gpu}, {machine.total_memory_bytes} bytes, {machine.host_cpu}, "
-        f"driver {machine.driver}, CUDA {machine.cuda}, PyTorch {machine.torch}, "
-        f"survey {SURVEY_VERSION} {request.extent} {request.seed}"
-    )
+def _gpus_here(request: ProfileRequest) -> list[str]:
+    """The numbers that this host's GPUs have for good."""
+    if not request.on_gpus:
+        return []
+    import torch
+
+    return [gpu_uuid(torch.device("cuda", index)) for index in range(torch.cuda.device_count())]
+
+
+def _open_journal(request: ProfileRequest, console: Console, wanted: str, num_samples: int) -> Journal:
     path = request.output.with_name(request.output.name + PARTIAL_SUFFIX)
-    journal = Journal(path, fingerprint, restart=request.restart, num_samples=num_samples)
+    journal = Journal(path, wanted, restart=request.restart, num_samples=num_samples)
     if journal.stranger:
         console.print(f"{path} is of another machine or survey: starting from the beginning", highlight=False)
     elif journal.found:

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.measure_hardware.request import ProfileRequest
+from meshwright.hardware_profiles import load_profile
 from meshwright.planner.serialise import check_writable
 
 SHIPPED = "shipped profiles need no GPU: `meshwright clusters` lists them"
@@ -17,12 +18,19 @@ def check_torch() -> None:
         raise InputError("profile", "", f"needs PyTorch: pip install 'meshwright[train]'; {SHIPPED}")
 
 
-def check_request(request: ProfileRequest) -> None:
-    """Files can be written, GPUs are there and free."""
+def check_options(request: ProfileRequest) -> None:
+    """What needs no PyTorch: files can be written, the base is a profile."""
+    if request.base is not None:
+        load_profile(request.base)
     for path in (request.output, request.measurements):
         check_writable(path)
     if request.output.resolve() == request.measurements.resolve():
         raise InputError("--measurements", "", f"{request.measurements} is the profile too; expected another file")
+
+
+def check_request(request: ProfileRequest) -> None:
+    """Options hold, GPUs are there and free."""
+    check_options(request)
     if request.on_gpus:
         check_gpus(shared=request.shared)
 

@@ -97,14 +97,19 @@ def _capacity(text: str) -> float | UnsetType:
     return factor
 
 
-def check_balancing(balancing: Balancing, configuration: TrainingConfiguration, *, balanced: bool) -> None:
+def check_routed(balancing: Balancing) -> None:
+    """Raise `InputError` for what would change nothing where tokens go to experts in turn."""
+    for option, value in balancing.asked().items():
+        if value and option != Z_LOSS:
+            raise InputError(option, "", "does nothing with --balanced, which sends tokens to experts in turn")
+
+
+def check_balancing(balancing: Balancing, configuration: TrainingConfiguration) -> None:
     """Raise `InputError` for what would change nothing in a plan's model."""
     layers = [layer.ffn for layer in configuration.model.layers if isinstance(layer.ffn, MoeFfnSpec)]
     for option, value in balancing.asked().items():
         if value and not layers:
             raise InputError(option, "", "the plan's model has no experts")
-        if value and balanced and option != Z_LOSS:
-            raise InputError(option, "", "does nothing with --balanced, which sends tokens to experts in turn")
     if not isinstance(balancing.capacity_factor, UnsetType) and not layers:
         raise InputError(CAPACITY, "", "the plan's model has no experts")
     bounded = not isinstance(balancing.capacity_factor, UnsetType) and math.isfinite(balancing.capacity_factor)

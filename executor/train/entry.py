@@ -50,7 +50,7 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
         _check_host(request, plan, where)
     configuration = configuration_of(plan)
     check_runs(configuration, where)
-    check_balancing(request.balancing, configuration, balanced=request.balanced)
+    check_balancing(request.balancing, configuration)
     inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
     _tell(inputs)
     make_folder(request.output)

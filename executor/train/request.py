@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.value import Value
 from meshwright.executor.state.learning_rate import Decay
-from meshwright.executor.train.balancing import Balancing
+from meshwright.executor.train.balancing import Balancing, check_routed
+
+MOST_TIMEOUT_S = 1e9
 
 
 class DeviceChoice(StrEnum):
@@ -77,17 +80,20 @@ class RunRequest(Value, frozen=True, kw_only=True):
         self._check("--steps", self.num_steps >= 0, self.num_steps, "a number >= 0")
         self._check("--save-every", self.save_every >= 0, self.save_every, "a number >= 0")
         self._check("--time-operators", self.time_operators >= 0, self.time_operators, "a number >= 0")
-        self._check("--timeout", self.timeout_s > 0, self.timeout_s, "a positive number of seconds")
+        lasts = 0 < self.timeout_s <= MOST_TIMEOUT_S
+        self._check("--timeout", lasts, self.timeout_s, f"a positive number of seconds, at most {MOST_TIMEOUT_S:g}")
         for option, value in self._of_whole_models.items():
             if self.emulate and value is not None:
                 raise InputError(option, "", "does not go with --emulate, whose model is a part of the plan's")
         if self.checkpoint is None and (self.save_every or self.resume):
             option = "--resume" if self.resume else "--save-every"
             raise InputError(option, "", "needs --checkpoint DIR")
-        self._check("--learning-rate", self.learning_rate > 0, self.learning_rate, "a positive number")
+        self._check("--learning-rate", 0 < self.learning_rate < math.inf, self.learning_rate, "a positive number")
         self._check("--warm-up-steps", self.warm_up_steps >= 0, self.warm_up_steps, "a number >= 0")
-        self._check("--weight-decay", self.weight_decay >= 0, self.weight_decay, "a number >= 0")
+        self._check("--weight-decay", 0 <= self.weight_decay < math.inf, self.weight_decay, "a number >= 0")
         self._check("--clip", self.max_norm > 0, self.max_norm, "a positive number")
+        if self.balanced:
+            check_routed(self.balancing)
 
     @property
     def _of_whole_models(self) -> dict[str, Path | None]:

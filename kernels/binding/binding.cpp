@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "../device/limits.h"
 #include "../index/index.h"
 #include "../permute/permute.h"
 #include "../regroup/regroup.h"
@@ -26,6 +27,10 @@ constexpr int64_t kVectorBytes = 16;
 
 void check(cudaError_t status, const char* what) {
     STD_TORCH_CHECK(status == cudaSuccess, what, ": ", cudaGetErrorString(status));
+}
+
+void check_count(int64_t count, int64_t most, const char* what) {
+    STD_TORCH_CHECK(count >= 1 && count <= most, what, " are ", count, ", expected 1 to ", most);
 }
 
 cudaStream_t stream_of(int64_t handle) { return reinterpret_cast<cudaStream_t>(static_cast<intptr_t>(handle)); }
@@ -88,9 +93,11 @@ void route_forward(
     int64_t num_groups, int64_t groups_per_token, bool sigmoid, bool normalize, double scale, int64_t stream) {
     const int64_t num_tokens = logits.size(0), num_experts = logits.size(1), top_k = experts.size(1);
     const int64_t num_blocks = partial_counts.size(0);
-    STD_TORCH_CHECK(num_experts >= 1 && num_experts <= 512, "route takes 1 to 512 experts");
-    STD_TORCH_CHECK(top_k >= 1 && top_k <= 32 && top_k <= num_experts, "route takes 1 to 32 experts a token");
-    STD_TORCH_CHECK(num_groups >= 1 && num_groups <= 32 && num_experts % num_groups == 0, "route takes 1 to 32 groups");
+    check_count(num_experts, meshwright::kMostExperts, "route: experts");
+    check_count(top_k, meshwright::kMostChosen, "route: experts a token");
+    STD_TORCH_CHECK(top_k <= num_experts, "route: more experts a token than there are");
+    check_count(num_groups, meshwright::kMostGroups, "route: groups");
+    STD_TORCH_CHECK(num_experts % num_groups == 0, "route: groups are not equally large");
     STD_TORCH_CHECK(num_blocks >= 1, "route needs a block");
     STD_TORCH_CHECK(num_tokens <= kMostTokens, "route takes 2**31 tokens");
     STD_TORCH_CHECK(sums.has_value() == partial_sums.has_value(), "sums and partial_sums come together");
@@ -116,8 +123,9 @@ void route_backward(
     const Tensor& logits, const Tensor& experts, const Tensor& weights, const Tensor& grad_weights,
     const OptionalTensor& grad_sums, const Tensor& grad_logits, bool sigmoid, bool normalize, double scale, int64_t num_blocks, int64_t stream) {
     const int64_t num_tokens = logits.size(0), num_experts = logits.size(1), top_k = experts.size(1);
-    STD_TORCH_CHECK(num_experts >= 1 && num_experts <= 512, "route takes 1 to 512 experts");
-    STD_TORCH_CHECK(top_k >= 1 && top_k <= 32 && top_k <= num_experts, "route takes 1 to 32 experts a token");
+    check_count(num_experts, meshwright::kMostExperts, "route: experts");
+    check_count(top_k, meshwright::kMostChosen, "route: experts a token");
+    STD_TORCH_CHECK(top_k <= num_experts, "route: more experts a token than there are");
     STD_TORCH_CHECK(num_blocks >= 1, "route needs a block");
     const meshwright::RouteBackward task{
         {static_cast<int>(num_experts), static_cast<int>(top_k), 1, 1, sigmoid, normalize, static_cast<float>(scale)},
@@ -139,7 +147,7 @@ void index_rows(
     const Tensor& experts, const Tensor& slots, const Tensor& places, const Tensor& counts, const Tensor& offsets,
     const Tensor& histograms, int64_t first_expert, int64_t tile, int64_t chunk, int64_t stream) {
     const int64_t num_slots = experts.numel(), num_experts = counts.numel(), num_blocks = histograms.size(0);
-    STD_TORCH_CHECK(num_experts >= 1 && num_experts <= 512, "index takes 1 to 512 experts");
+    check_count(num_experts, meshwright::kMostExperts, "index: experts");
     STD_TORCH_CHECK(chunk >= 1024 && chunk % 1024 == 0, "chunks are multiples of 1024 slots");
     STD_TORCH_CHECK(num_blocks >= 1 && num_blocks * chunk >= num_slots, "chunks do not cover all slots");
     STD_TORCH_CHECK(tile >= 1, "a tile has a row");
@@ -167,7 +175,7 @@ void regroup_rows(
     const Tensor& arriving, const Tensor& slots, const Tensor& places, const Tensor& counts, const Tensor& offsets,
     int64_t tile, int64_t num_blocks, int64_t stream) {
     const int64_t num_sources = arriving.size(0), num_experts = arriving.size(1), num_rows = places.numel();
-    STD_TORCH_CHECK(arriving.numel() >= 1 && arriving.numel() <= 1024, "1 to 1024 pairs of source and expert");
+    check_count(arriving.numel(), meshwright::kMostSegments, "regroup: pairs of source and expert");
     STD_TORCH_CHECK(tile >= 1 && num_blocks >= 1, "a tile has a row, and rows have a block");
     const int64_t padding = (num_rows < num_experts ? num_rows : num_experts) * (tile - 1);
     STD_TORCH_CHECK(slots.numel() >= num_rows + padding, "slots is smaller than the worst case");

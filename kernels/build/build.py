@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -24,6 +23,8 @@ from meshwright.kernels.build.cache import (
     cache_folder,
     read_record,
     record_path,
+    remove_left_scratch,
+    scratch_folder,
 )
 from meshwright.kernels.build.ptxas import KernelReport, check_report
 from meshwright.kernels.build.sources import (
@@ -33,6 +34,7 @@ from meshwright.kernels.build.sources import (
     ROOT,
     Unit,
     build_name,
+    library_digest,
     sources_digest,
     units,
 )
@@ -57,6 +59,7 @@ def build_library(say: Say, *, again: bool = False) -> BuiltLibrary:
     target = cache_folder() / name
     library = target / LIBRARY_NAME
     with build_lock(name, say):
+        remove_left_scratch()
         if again or built_library_at(library) is None:
             _build_into(target, toolkit, say)
         else:
@@ -84,11 +87,11 @@ def copy_library(built: BuiltLibrary, folder: Path) -> Path:
 
 def _build_into(target: Path, toolkit: Toolkit, say: Say) -> None:
     """Build beside the target and rename: a folder of that name is complete."""
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as scratch:
-        folder = Path(scratch) / target.name
+    with scratch_folder(target.name) as scratch:
+        folder = scratch / target.name
         folder.mkdir()
         library = folder / LIBRARY_NAME
-        kernels = _compile_all(Path(scratch), library, toolkit, say)
+        kernels = _compile_all(scratch, library, toolkit, say)
         record = BuildRecord(
             schema_version=BUILD_SCHEMA_VERSION,
             sources=sources_digest(),
@@ -96,10 +99,11 @@ def _build_into(target: Path, toolkit: Toolkit, say: Say) -> None:
             torch=version("torch"),
             kernels=kernels,
             size_bytes=library.stat().st_size,
+            library=library_digest(library),
         )
         record_path(library).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
         if target.exists():
-            target.rename(Path(scratch) / "replaced")
+            target.rename(scratch / "replaced")
         folder.rename(target)
     say(f"kernels: built {target / LIBRARY_NAME}")
 

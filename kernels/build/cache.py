@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,22 +19,25 @@ import msgspec
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.value import Value
 from meshwright.kernels.build.ptxas import KernelReport
-from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, sources_digest
+from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, library_digest, sources_digest
 
 LIBRARY_NAME: Final = "libmeshwright_kernels.so"
+LOCK_SUFFIX: Final = ".lock"
+SCRATCH_PREFIX: Final = ".build-"
 RECORD_SUFFIX: Final = ".json"
 LIBRARY_VARIABLE: Final = "MESHWRIGHT_KERNELS_LIBRARY"
 
 
 class BuildRecord(Value, frozen=True, kw_only=True):
-    """What a library was built from and with. `sources`: fingerprint of sources and flags; `size_bytes` 0: unknown."""
+    """What a library was built from and with. `sources`: fingerprint of sources and flags, `library`: of the result."""
 
     schema_version: int
     sources: str
     cuda: str
     torch: str
     kernels: tuple[KernelReport, ...]
-    size_bytes: int = 0
+    size_bytes: int
+    library: str
 
 
 class BuiltLibrary(Value, frozen=True, kw_only=True):
@@ -75,12 +79,16 @@ def built_library_at(library: Path) -> BuiltLibrary | None:
         record = read_record(library)
     except InputError:
         return None
-    whole = library.is_file() and _is_whole(library, record)
+    whole = library.is_file() and not _damage(library, record)
     return BuiltLibrary(path=str(library), record=record) if whole else None
 
 
-def _is_whole(library: Path, record: BuildRecord) -> bool:
-    return record.size_bytes in (0, library.stat().st_size)
+def _damage(library: Path, record: BuildRecord) -> str:
+    """What is wrong with a library's bytes, which would end the process that loads it; empty if nothing is."""
+    size = library.stat().st_size
+    if size != record.size_bytes:
+        return f"has {size} bytes, expected {record.size_bytes}"
+    return "" if library_digest(library) == record.library else f"is not as {record_path(library).name} has it"
 
 
 def _named_library(library: Path) -> BuiltLibrary:
@@ -90,9 +98,8 @@ def _named_library(library: Path) -> BuiltLibrary:
     if not library.is_file():
         raise InputError(f"${LIBRARY_VARIABLE}", "", f"{library} is not there, expected a built library")
     record = read_record(library)
-    if not _is_whole(library, record):
-        problem = f"{library} has {library.stat().st_size} bytes, expected {record.size_bytes}: copy it again"
-        raise InputError(f"${LIBRARY_VARIABLE}", "", problem)
+    if damage := _damage(library, record):
+        raise InputError(f"${LIBRARY_VARIABLE}", "", f"{library} {damage}: copy it again")
     if record.sources != sources_digest():
         raise InputError(
             f"${LIBRARY_VARIABLE}",
@@ -130,7 +137,7 @@ def build_lock(name: str, say: Callable[[str], None]) -> Iterator[None]:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / f"{name}.lock").open("w", encoding="utf-8")
+        file = _lock_file(name).open("w", encoding="utf-8")
     except OSError as problem:
         raise InputError(str(folder), "", f"builds cannot be kept there: {problem.strerror}") from problem
     with file:
@@ -140,3 +147,33 @@ def build_lock(name: str, say: Callable[[str], None]) -> Iterator[None]:
             say("kernels: another process builds; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file(name: str) -> Path:
+    return cache_folder() / f"{name}{LOCK_SUFFIX}"
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """An empty folder on the cache's file system, gone afterwards. Only for who holds the lock of that build."""
+    folder = cache_folder() / f"{SCRATCH_PREFIX}{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_scratch() -> None:
+    """Remove the scratch folders of builds that were killed: those whose lock nobody holds."""
+    for folder in cache_folder().glob(f"{SCRATCH_PREFIX}*"):
+        lock = _lock_file(folder.name.removeprefix(SCRATCH_PREFIX))
+        if not lock.is_file():
+            continue
+        with lock.open("w", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 BINDING: Final = "binding/binding.cpp"
 SUFFIXES: Final = (".cu", ".cuh", ".cpp", ".h")
 DIGEST_LENGTH: Final = 16
-BUILD_SCHEMA_VERSION: Final = 1
+BUILD_SCHEMA_VERSION: Final = 2
 """Of the record beside a library; part of the fingerprint, so that a build with another record is made anew."""
 
 ARCHITECTURE: Final = "-gencode=arch=compute_90a,code=sm_90a"
@@ -64,6 +64,11 @@ def sources_digest() -> str:
         _add(digest, path.relative_to(ROOT).as_posix().encode(), path.read_bytes())
     _add(digest, repr((BUILD_SCHEMA_VERSION, CUDA_FLAGS, BINDING_FLAGS, LINK_FLAGS, LIBRARIES)).encode())
     return digest.hexdigest()[:DIGEST_LENGTH]
+
+
+def library_digest(library: Path) -> str:
+    """A fingerprint of a built library: equal means that it is whole."""
+    return hashlib.sha256(library.read_bytes()).hexdigest()[:DIGEST_LENGTH]
 
 
 def build_name(toolkit: Toolkit) -> str:

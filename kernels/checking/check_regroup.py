@@ -10,11 +10,13 @@ from torch import Tensor
 from meshwright.kernels.checking.cases import Case, random_logits
 from meshwright.kernels.checking.check_index import maps_of
 from meshwright.kernels.checking.finding import Finding, exact, twice
-from meshwright.kernels.regroup.launch import MOST_SEGMENTS
+from meshwright.kernels.limits import MOST_SEGMENTS
 from meshwright.kernels.regroup.operator import regroup
 from meshwright.kernels.regroup.reference import regroup_reference
 
 SOURCES: Final = (1, 2, 5)
+ROWS_BEHIND: Final = (0, 1, 3000)
+"""Rows that no count tells of; the last more than a block's."""
 
 
 def check_regroup(case: Case, device: torch.device, generator: torch.Generator) -> list[Finding]:
@@ -23,14 +25,15 @@ def check_regroup(case: Case, device: torch.device, generator: torch.Generator) 
         finding
         for sources in SOURCES
         if sources * case.local_experts <= MOST_SEGMENTS
-        for finding in _check(case, device, generator, sources)
+        for behind in ROWS_BEHIND
+        for finding in _check(case, device, generator, sources, behind)
     ]
 
 
-def _check(case: Case, device: torch.device, generator: torch.Generator, sources: int) -> list[Finding]:
-    name = f"{case.name}, {sources} ranks"
+def _check(case: Case, device: torch.device, generator: torch.Generator, sources: int, behind: int) -> list[Finding]:
+    name = f"{case.name}, {sources} ranks" + (f", {behind} rows go nowhere" if behind else "")
     counts = torch.stack([_random_counts(case, generator) for _ in range(sources)])
-    num_rows = int(counts.sum())
+    num_rows = int(counts.sum()) + behind
     found, alike = twice("regroup", name, lambda: maps_of(regroup(counts.to(device), num_rows, tile=case.tile)))
     truth = maps_of(regroup_reference(counts, num_rows, case.tile))
     names = ("slots", "places", "counts", "offsets")

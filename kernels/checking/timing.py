@@ -13,7 +13,7 @@ from typing import Final
 
 import torch
 
-from meshwright.costmodel.value import Value
+from meshwright.kernels.checking.spread import Spread, spread
 
 Work = Callable[[], object]
 
@@ -28,12 +28,9 @@ COPIED_BYTES: Final = (2**28, 2**29, 2**30)
 COPIED_WIDTH: Final = 4096
 
 
-class Spread(Value, frozen=True, kw_only=True):
-    """Seconds of one run: median, 10th and 90th percentile of spans. `captured`: in a CUDA graph, so without waits."""
+class RunTime(Spread, frozen=True, kw_only=True):
+    """Seconds of one run, by spans of many. `captured`: in a CUDA graph, so without waits."""
 
-    median_s: float
-    low_s: float
-    high_s: float
     captured: bool
 
 
@@ -52,7 +49,7 @@ def cache_bytes(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).L2_cache_size)
 
 
-def time_works(works: Sequence[Work], *, capture: bool = True) -> Spread:
+def time_works(works: Sequence[Work], *, capture: bool = True) -> RunTime:
     """Time of one run; `works` do the same on different inputs. What waits for the device can't be captured."""
     for work in works[:LEAST_SETS]:  # loads and compiles
         work()
@@ -63,11 +60,8 @@ def time_works(works: Sequence[Work], *, capture: bool = True) -> Spread:
     rounds = max(1, min(math.ceil(SPAN_S / round_s), MOST_RUNS // len(works)))
     _span_s(run_round, rounds)
     runs = rounds * len(works)
-    spans = sorted(_span_s(run_round, rounds) / runs for _ in range(SPANS))
-    last = SPANS - 1
-    return Spread(
-        median_s=spans[last // 2], low_s=spans[round(0.1 * last)], high_s=spans[round(0.9 * last)], captured=capture
-    )
+    spans = spread([_span_s(run_round, rounds) / runs for _ in range(SPANS)])
+    return RunTime(median_s=spans.median_s, low_s=spans.low_s, high_s=spans.high_s, captured=capture)
 
 
 def _run_all(works: Sequence[Work]) -> None:

@@ -4,6 +4,7 @@
 #include "index.h"
 
 #include "../device/dependent.cuh"
+#include "../device/limits.h"
 #include "../device/scan.cuh"
 
 namespace meshwright {
@@ -11,7 +12,6 @@ namespace {
 
 constexpr int kThreads = kScanThreads;
 constexpr int kWarps = kThreads / kLanes;
-constexpr int kMostExperts = 512;
 constexpr size_t kUnaskedSharedBytes = 40 * 1024;  // of 48 KiB; the rest is static
 
 // The number among the experts here, or -1.

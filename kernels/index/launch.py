@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MOST_EXPERTS = 512
+from meshwright.kernels.limits import MOST_EXPERTS, MOST_ROWS
+
 LEAST_CHUNK = 1024
 MOST_BLOCKS = 128
-MOST_ROWS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 S source ranks, E experts here, R rows that arrived. What a rank sends is sorted by expert: its rows of an expert
 lie side by side, and how many there are of each says where every row stands and goes. The map is that of `index`, a row
-being a token with one choice: `places_TK` is (R, 1).
+being a token with one choice: `places_TK` is (R, 1). Rows behind those that the counts tell of go nowhere: their place
+is -1. The counts may not tell of more than R.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-MOST_SEGMENTS = 1024
-MOST_ROWS = 2**31 - 1
+from meshwright.kernels.limits import MOST_ROWS, MOST_SEGMENTS
+
 ROWS_A_BLOCK = 1024
 MOST_BLOCKS = 128
 

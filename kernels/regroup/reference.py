@@ -11,7 +11,9 @@ from meshwright.kernels.index.reference import index_reference
 
 def regroup_reference(counts_SE: Tensor, num_rows: int, tile: int) -> RowMap:
     """The expert of every row, sorted stably: rows of an expert stay in the order of their sources."""
-    sources, experts = counts_SE.shape
-    numbers = torch.arange(experts, device=counts_SE.device, dtype=torch.int32).repeat(sources)
-    of_rows = torch.repeat_interleave(numbers, counts_SE.flatten().to(torch.int64), output_size=num_rows)
+    experts = counts_SE.shape[1]
+    ends = counts_SE.flatten().to(torch.int64).cumsum(0)
+    rows = torch.arange(num_rows, device=counts_SE.device)
+    of_rows = torch.searchsorted(ends, rows, right=True) % experts
+    of_rows = of_rows.masked_fill(rows >= ends[-1], -1)
     return index_reference(of_rows.unsqueeze(1), experts, 0, tile)

@@ -3,13 +3,13 @@
 // segment. Both maps are written in their own order, so that neither needs clearing, and nothing is counted twice.
 #include "regroup.h"
 
+#include "../device/limits.h"
 #include "../device/scan.cuh"
 
 namespace meshwright {
 namespace {
 
 constexpr int kThreads = kScanThreads;
-constexpr int kMostSegments = 1024;
 static_assert(kMostSegments <= kThreads, "a thread has a segment");
 
 // The last of `count` ascending numbers that is not above `value`; the first number is 0, `value` at least that.

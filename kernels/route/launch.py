@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-MOST_EXPERTS = 512
-MOST_CHOSEN = 32
-MOST_GROUPS = 32
+from meshwright.kernels.limits import MOST_CHOSEN, MOST_EXPERTS, MOST_GROUPS
+
 TOKENS_A_BLOCK = 8
 LEAST_TOKENS_A_WARP = 2
 BLOCKS_AN_SM = 4

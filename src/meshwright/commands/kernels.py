@@ -50,9 +50,13 @@ class KernelState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibraryState:
-    """The built library; `path` is empty where there is none. `nvcc` is the compiler that would build, or empty."""
+    """The built library; `path` is empty where there is none. `nvcc` is the compiler that would build, or empty.
+
+    problem: why the library does not load; empty where it does, or where PyTorch is missing.
+    """
 
     path: str
+    problem: str
     cuda: str
     nvcc: str
     kernels: tuple[KernelState, ...]
@@ -80,15 +84,17 @@ def command(
         print_json(state)
         return
     print_table("Kernels", COLUMNS, [_row(kernel) for kernel in state.kernels])
-    typer.echo(f"library: {state.path or 'not built; meshwright kernels build'}")
+    typer.echo(f"library: {state.problem or state.path or 'not built; meshwright kernels build'}")
     typer.echo(f"compiler: {state.nvcc or 'none found'}")
 
 
 def build(output: Path | None, *, again: bool) -> None:
     """Build the library, telling how far it is on stderr."""
+    from meshwright.executor.measure_hardware.stop import ends_as_interrupted
     from meshwright.kernels.build.build import build_library, copy_library
 
-    built = build_library(_say, again=again)
+    with ends_as_interrupted():
+        built = build_library(_say, again=again)
     if output is not None:
         copied = copy_library(built, output)
         print(f"kernels: copied to {copied}", file=sys.stderr)  # noqa: T201
@@ -105,9 +111,11 @@ def library_state() -> LibraryState:
     from meshwright.kernels.catalogue import KERNELS
 
     built, why_not = built_library(), _why_not()
-    reason = why_not or ("" if built else "not built")
+    problem = _why_not_loaded(built) if built else ""
+    reason = why_not or ("the library does not load" if problem else "" if built else "not built")
     return LibraryState(
         path=built.path if built else "",
+        problem=problem,
         cuda=built.record.cuda if built else "",
         nvcc=_compiler(),
         kernels=tuple(
@@ -127,9 +135,7 @@ def library_state() -> LibraryState:
 
 def _why_not() -> str:
     """Why this machine runs no kernels; empty where it does."""
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
+    if not _has_torch():
         return "PyTorch is not installed"
     from meshwright.kernels.dispatch import MODE_VARIABLE, Mode, dispatcher
     from meshwright.kernels.library import why_not_device
@@ -137,6 +143,26 @@ def _why_not() -> str:
     if dispatcher().mode is Mode.REFERENCE:
         return f"${MODE_VARIABLE} is reference"
     return why_not_device() or ""
+
+
+def _has_torch() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("torch") is not None
+
+
+def _why_not_loaded(built: BuiltLibrary) -> str:
+    """Why the library does not load; empty where it does, or where PyTorch is missing."""
+    if not _has_torch():
+        return ""
+    from meshwright.kernels.errors import KernelBuildError
+    from meshwright.kernels.library import load
+
+    try:
+        load(built)
+    except KernelBuildError as problem:
+        return str(problem)
+    return ""
 
 
 def _compiler() -> str:

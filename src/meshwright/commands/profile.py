@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,6 +132,10 @@ def _measurements_of_partial(source: Path, target: Path) -> Measurements:
 
 def run(request: ProfileRequest) -> None:
     """Measure, write, print."""
+    if os.environ.get("RANK", "0") == "0":  # others of torchrun's ranks write nothing
+        from meshwright.executor.measure_hardware.preflight import check_options
+
+        check_options(request)  # before PyTorch is loaded
     from rich.console import Console
 
     from meshwright.executor.measure_hardware.base_profile import base_profile

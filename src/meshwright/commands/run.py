@@ -128,9 +128,6 @@ def command(
     Starts a process a rank on this host; under torchrun, is one of them. Writes a line a step to
     RUN_DIR/steps.jsonl, and RUN_DIR/run.json with the measured step beside the predicted one.
     """
-    if not print_launch:
-        _check_torch()
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to other processes
     from meshwright.executor.state.learning_rate import Decay
     from meshwright.executor.train.balancing import read_balancing
     from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
@@ -166,8 +163,10 @@ def command(
     )
     if print_launch:
         _print_launch(request)
-    else:
-        _run(request)
+        return
+    _check_torch()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to other processes
+    _run(request)
 
 
 def _print_launch(request: RunRequest) -> None:
@@ -199,6 +198,10 @@ def _run(request: RunRequest) -> None:
     Where ranks have failed, whoever has started them says so for all, if it is `meshwright run` itself.
     """
     from meshwright.costmodel.errors import MeshwrightError
+    from meshwright.planner.serialise import read_plan
+
+    if "RANK" not in os.environ:  # of ranks that torchrun started one speaks, below
+        read_plan(request.plan)  # what is no plan is told before PyTorch is loaded
     from meshwright.executor.data.token_file import TokenError
     from meshwright.executor.train.entry import is_started_rank, run
     from meshwright.executor.train.rank import LostRanksError, RankMemoryError

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -30,6 +32,19 @@ def test_no_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "-o", str(tmp_path / "nowhere" / "p.json")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_bad_input_is_told_before_pytorch_is_loaded(tmp_path: Path) -> None:
+    options = [["-o", "nowhere/p.json"], ["--base", "no-such"], ["--measurements", "profile.json"]]
+    calls = [["profile", *asked] for asked in options]
+    code = f"import sys; from meshwright.cli import main; print([main(c) for c in {calls}], 'torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "src"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[2, 2, 2] False\n"
+    assert done.stderr.count("\n") == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_everything_is_written_and_printed(

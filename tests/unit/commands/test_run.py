@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright.cli import main
 from meshwright.commands.run import arguments_of, step_text
@@ -38,13 +42,18 @@ RECORD = StepRecord(
         (["--dtype", "fp8"], "--dtype: fp8: is unknown"),
         (["--decay", "never"], "--decay: never: is unknown"),
         (["--learning-rate", "-1"], "--learning-rate: -1.0 is not a positive number"),
+        (["--learning-rate", "nan"], "--learning-rate: nan is not a positive number"),
+        (["--learning-rate", "inf"], "--learning-rate: inf is not a positive number"),
+        (["--weight-decay", "inf"], "--weight-decay: inf is not a number >= 0"),
         (["--time-operators", "-1"], "--time-operators: -1 is not a number >= 0"),
         (["--timeout", "0"], "--timeout: 0.0 is not a positive number of seconds"),
+        (["--timeout", "inf"], "--timeout: inf is not a positive number of seconds, at most 1e+09"),
         (["--emulate", "0", "--export", "x"], "--export: does not go with --emulate"),
         (["--aux-loss", "0.1:per-token"], "--aux-loss: 0.1:per-token: expected a number, or one with :SCOPE of"),
         (["--capacity", "full"], "--capacity: full: expected a positive number, planned or dropless"),
         (["--z-loss", "-1"], "--z-loss: -1.0 is not a number >= 0"),
         (["--bias-speed", "inf"], "--bias-speed: inf is not a number >= 0"),
+        (["--balanced", "--bias-speed", "0.1"], "--bias-speed: does nothing with --balanced"),
         (["--clip", "0"], "--clip: 0.0 is not a positive number"),
         ([], "missing.json: no such file"),
     ],
@@ -60,6 +69,41 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "run").exists()
 
 
+def test_bad_input_is_told_before_pytorch_is_loaded(tmp_path: Path) -> None:
+    """All that options and the plan's file show on their own, in one process that must not have torch in the end."""
+    options = [["--steps", "-1"], ["--save-every", "-3"], ["--timeout", "0"], ["--learning-rate", "nan"]]
+    options += [["--time-operators", "-2"], ["--warm-up-steps", "-1"], ["--resume"], ["--aux-loss", "x"], []]
+    calls = [["run", "missing.json", *asked] for asked in options]
+    code = f"import sys; from meshwright.cli import main; print([main(c) for c in {calls}], 'torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3] / "src"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{[2] * len(calls)} False\n"
+    assert done.stderr.count("\n") == len(calls)
+
+
+def test_of_ranks_that_torchrun_started_the_first_alone_says_what_is_wrong_with_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["run", str(tmp_path / "missing.json"), "-o", str(tmp_path / "run")]) == 2
+        told.append(capsys.readouterr().err.count("\n"))
+    assert told == [1, 0]
+
+
+@pytest.mark.parametrize("flag", [{"balanced": True}, {"skip_not_finite": True}, {"one_stream": True}])
+def test_ranks_get_a_flag_that_is_set(flag: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(RunRequest(plan=Path("plan.json"), output=Path("out"), num_steps=7), **flag)
+    seen: list[RunRequest] = []
+    monkeypatch.setattr("meshwright.commands.run._run", seen.append)
+    main(arguments_of(asked))
+    assert seen == [asked]
+
+
 def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = RunRequest(
         plan=Path("a plan.json"),
@@ -73,7 +117,6 @@ def test_ranks_are_started_with_the_same_choices(monkeypatch: pytest.MonkeyPatch
         decay=Decay.LINEAR,
         weight_decay=0.05,
         max_norm=0.5,
-        balanced=True,
         skip_not_finite=True,
         time_operators=7,
         profile=True,

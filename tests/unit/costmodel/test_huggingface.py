@@ -266,6 +266,22 @@ def test_unknown_architecture_lists_the_known_ones_nearest_first() -> None:
     assert all(family in str(caught.value) for family in FAMILIES)
 
 
+@pytest.mark.parametrize("family", ["llama", "mixtral", "deepseek_v3", "qwen3_moe"])
+def test_all_missing_sizes_are_named_at_once(family: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        read({"model_type": family, "intermediate_size": 128})
+    told = str(caught.value)
+    assert "\n" not in told
+    assert told.count("expected") == 1
+    assert all(size in told for size in SIZES)
+
+
+def test_a_wrong_size_is_told_alone() -> None:
+    with pytest.raises(ModelError) as caught:
+        read({"model_type": "llama", "num_attention_heads": -1})
+    assert "missing" not in str(caught.value)
+
+
 @pytest.mark.parametrize("architectures", [None, [], ["BertModel"], [3], ["ForCausalLM"]])
 def test_no_architecture_at_all(architectures: object) -> None:
     with pytest.raises(ModelError, match=r"config.json: model_type: missing, expected one of "):

@@ -114,6 +114,23 @@ def test_says_what_is_wrong_in_one_line(tmp_path: Path, change: tuple[str, str],
     assert caught.value.exit_status == 2
 
 
+def test_all_keys_that_are_unknown_or_missing_are_named_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("network:", "netwrok:").replace("gpus_per_node:", "gpu_per_node:").replace("name: mine\n", "")
+    with pytest.raises(ClusterError) as caught:
+        load_cluster(write(tmp_path, text))
+    told = str(caught.value)
+    assert "\n" not in told
+    for words in (
+        "netwrok: unknown key, did you mean 'network'",
+        "gpu_per_node: unknown key, did you mean 'gpus_per_node'",
+        "name: is missing",
+        "network: is missing",
+        "gpus_per_node: is missing",
+    ):
+        assert words in told
+    assert told.count("known are") == 1
+
+
 def test_missing_files_and_unknown_presets(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="did you mean 'h800'"):
         load_cluster("h80")

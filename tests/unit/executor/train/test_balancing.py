@@ -12,7 +12,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.model import DenseFfnSpec
 from meshwright.executor.layer.router_losses import LossScope
-from meshwright.executor.train.balancing import Balancing, check_balancing, read_balancing
+from meshwright.executor.train.balancing import Balancing, check_balancing, check_routed, read_balancing
 
 
 def test_texts_come_back() -> None:
@@ -53,28 +53,33 @@ def _with_cp(configuration: TrainingConfiguration) -> TrainingConfiguration:
 
 
 @pytest.mark.parametrize(
-    ("asked", "change", "balanced", "message"),
+    ("asked", "change", "message"),
     [
-        (Balancing(aux_loss=0.1), _dense, False, "--aux-loss: the plan's model has no experts"),
-        (Balancing(z_loss=0.1), _dense, False, "--z-loss: the plan's model has no experts"),
-        (Balancing(aux_loss=0.1), replace, True, "--aux-loss: does nothing with --balanced"),
-        (Balancing(capacity_factor=1.0), _dense, False, "--capacity: the plan's model has no experts"),
-        (Balancing(capacity_factor=1.0), _with_cp, False, "--capacity: .*--fix cp=1"),
-        (Balancing(bias_speed=0.1), replace, False, "--bias-speed: the plan's model has no bias"),
-        (Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE), _without_ep, False, "--aux-loss: .*ep 1"),
+        (Balancing(aux_loss=0.1), _dense, "--aux-loss: the plan's model has no experts"),
+        (Balancing(z_loss=0.1), _dense, "--z-loss: the plan's model has no experts"),
+        (Balancing(capacity_factor=1.0), _dense, "--capacity: the plan's model has no experts"),
+        (Balancing(capacity_factor=1.0), _with_cp, "--capacity: .*--fix cp=1"),
+        (Balancing(bias_speed=0.1), replace, "--bias-speed: the plan's model has no bias"),
+        (Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE), _without_ep, "--aux-loss: .*ep 1"),
     ],
 )
 def test_what_would_change_nothing_is_refused(
     tiny_configuration: TrainingConfiguration,
     asked: Balancing,
     change: Callable[[TrainingConfiguration], TrainingConfiguration],
-    balanced: bool,
     message: str,
 ) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
-        check_balancing(asked, change(tiny_configuration), balanced=balanced)
+        check_balancing(asked, change(tiny_configuration))
+
+
+@pytest.mark.parametrize("asked", [Balancing(aux_loss=0.1), Balancing(bias_speed=0.1)])
+def test_what_would_change_nothing_of_turns_is_refused(asked: Balancing) -> None:
+    with pytest.raises(InputError, match=r"^--(aux-loss|bias-speed): does nothing with --balanced"):
+        check_routed(asked)
+    check_routed(Balancing(z_loss=0.1))
 
 
 def test_the_rest_is_not(tiny_configuration: TrainingConfiguration) -> None:
-    check_balancing(Balancing(aux_loss=0.1, z_loss=0.1), tiny_configuration, balanced=False)
-    check_balancing(Balancing(), _dense(tiny_configuration), balanced=True)
+    check_balancing(Balancing(aux_loss=0.1, z_loss=0.1), tiny_configuration)
+    check_balancing(Balancing(), _dense(tiny_configuration))

@@ -13,14 +13,24 @@ from meshwright.kernels.build.cache import (
     built_library,
     cache_folder,
     record_path,
+    remove_left_scratch,
+    scratch_folder,
 )
-from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, sources_digest
+from meshwright.kernels.build.sources import BUILD_SCHEMA_VERSION, library_digest, sources_digest
 
 
 def _write(library: Path, sources: str, schema_version: int = BUILD_SCHEMA_VERSION) -> Path:
-    record = BuildRecord(schema_version=schema_version, sources=sources, cuda="13.0.88", torch="2.11.0", kernels=())
     library.parent.mkdir(parents=True, exist_ok=True)
-    library.write_bytes(b"")
+    library.write_bytes(b"whole")
+    record = BuildRecord(
+        schema_version=schema_version,
+        sources=sources,
+        cuda="13.0.88",
+        torch="2.11.0",
+        kernels=(),
+        size_bytes=5,
+        library=library_digest(library),
+    )
     record_path(library).write_bytes(msgspec.json.encode(record))
     return library
 
@@ -44,7 +54,7 @@ def test_a_build_of_these_sources_is_found(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("sources", "schema_version", "problem"),
-    [("0123456789abcdef", BUILD_SCHEMA_VERSION, "built from other sources"), ("", 99, "99, expected 1")],
+    [("0123456789abcdef", BUILD_SCHEMA_VERSION, "built from other sources"), ("", 99, "99, expected 2")],
 )
 def test_a_named_library_must_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: str, schema_version: int, problem: str
@@ -65,17 +75,23 @@ def test_a_damaged_build_counts_as_none(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv(LIBRARY_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     library = _write(cache_folder() / f"{sources_digest()}-cuda13.0.88" / "libmeshwright_kernels.so", sources_digest())
+    assert built_library() is not None
+    whole = library.read_bytes()
+    library.write_bytes(bytes(len(whole)))
+    assert built_library() is None
+    library.write_bytes(whole)
     record_path(library).write_text("{")
     assert built_library() is None
 
 
 def test_a_named_library_must_be_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = _write(tmp_path / "lib.so", sources_digest())
-    record = msgspec.json.decode(record_path(library).read_bytes(), type=BuildRecord)
-    whole = msgspec.structs.replace(record, size_bytes=1000)
-    record_path(library).write_bytes(msgspec.json.encode(whole))
     monkeypatch.setenv(LIBRARY_VARIABLE, str(library))
-    with pytest.raises(InputError, match="has 0 bytes, expected 1000"):
+    library.write_bytes(b"who")
+    with pytest.raises(InputError, match="has 3 bytes, expected 5: copy it again"):
+        built_library()
+    library.write_bytes(b"who\0\0")
+    with pytest.raises(InputError, match=r"is not as lib\.json has it: copy it again"):
         built_library()
 
 
@@ -90,3 +106,17 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(InputError, match="builds cannot be kept there"), build_lock("some", print):
         pass
+
+
+def test_scratch_that_a_killed_build_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a build which is under way stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with build_lock("killed", print):
+        killed = cache_folder() / ".build-killed"
+        killed.mkdir()
+        (killed / "route.o").write_bytes(b"half")
+    with build_lock("running", print), scratch_folder("running") as running:
+        remove_left_scratch()
+        assert running.is_dir()
+        assert not killed.exists()
+    assert not running.exists()

@@ -36,14 +36,16 @@ def _grouped(counts: list[list[int]], tile: int) -> tuple[list[int], list[int]]:
         )
     ),
     tile=st.sampled_from([1, 2, 8]),
+    behind=st.integers(0, 3),
 )
-def test_rows_are_grouped_by_expert_then_source(counts: list[list[int]], tile: int) -> None:
+def test_rows_are_grouped_by_expert_then_source(counts: list[list[int]], tile: int, behind: int) -> None:
+    """Rows behind those that the counts tell of go nowhere."""
     num_rows = sum(map(sum, counts))
-    rowmap = regroup(torch.tensor(counts, dtype=torch.int32), num_rows, tile=tile)
+    rowmap = regroup(torch.tensor(counts, dtype=torch.int32), num_rows + behind, tile=tile)
     rows, ends = _grouped(counts, tile)
     assert rowmap.slots_P.tolist() == rows + [-1] * (rowmap.capacity - len(rows))
     assert rowmap.offsets_E.tolist() == ends
-    assert rowmap.places_TK.tolist() == [[rows.index(number)] for number in range(num_rows)]
+    assert rowmap.places_TK.tolist() == [[rows.index(number)] for number in range(num_rows)] + [[-1]] * behind
     assert rowmap.counts_E.tolist() == [sum(column) for column in zip(*counts, strict=True)]
 
 
