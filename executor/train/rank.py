@@ -10,6 +10,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.strategy import Recompute
@@ -18,7 +20,7 @@ from meshwright.executor.emulate.emulation import Emulation
 from meshwright.executor.layer.functions.compiled import LOGGER as COMPILED_LOGGER
 from meshwright.executor.observe.whereabouts import Outcome
 from meshwright.executor.ranks.place import Place
-from meshwright.executor.train.inputs import RunInputs
+from meshwright.executor.train.inputs import RESTARTS, RunInputs
 from meshwright.executor.train.job import Job, Told
 from meshwright.executor.train.record import RunRecord
 from meshwright.executor.train.request import DeviceChoice, RunRequest
@@ -117,7 +119,7 @@ def _open_device(choice: DeviceChoice) -> torch.device:
 def _join(device: torch.device, timeout_s: float) -> None:
     try:
         _init(device, timedelta(seconds=timeout_s + TORCH_LATER_S))
-    except (dist.DistNetworkError, dist.DistStoreError) as error:
+    except RuntimeError as error:  # of torch's store; of gloo, whose own have no other type
         where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         raise InputError("run", "", f"ranks cannot meet at {where}: {_network_problem(str(error))}") from error
 
@@ -129,10 +131,14 @@ def _network_problem(text: str) -> str:
 
 
 def _init(device: torch.device, timeout: timedelta) -> None:
+    """Meet the other ranks. A store that has outlived a restart still has the addresses of the ranks before it."""
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    own = PrefixStore(f"restart-{os.environ.get(RESTARTS, '0')}", store)
+    joined = {"store": own, "rank": rank, "world_size": world_size, "timeout": timeout}
     if device.type == "cuda":
-        dist.init_process_group("nccl", timeout=timeout, device_id=device)
+        dist.init_process_group("nccl", device_id=device, **joined)
     else:
-        dist.init_process_group("gloo", timeout=timeout)
+        dist.init_process_group("gloo", **joined)
 
 
 def _check_same_device(device: torch.device, plan: Plan, rank: int) -> None:

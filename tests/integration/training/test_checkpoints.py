@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,21 @@ from meshwright.planner.serialise import write_plan
 Run = Callable[..., subprocess.CompletedProcess[str]]
 SCRIPT = Path(__file__).with_name("killed_run.py")
 SECONDS = 120
+DIES_ONCE = """
+import os, signal, sys
+
+if os.environ.get("RANK") == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    from meshwright.executor.train.trainer import Trainer
+
+    step = Trainer.step
+
+    def dying(self, number, **how):
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, number, **how)
+
+    Trainer.step = dying
+"""
 
 
 def losses(folder: Path) -> list[tuple[int, float, float]]:
@@ -73,3 +89,28 @@ def test_sigterm_saves_and_ends_all_ranks(
     assert resumed.returncode == 0, resumed.stderr
     assert run(*common, *more, "-o", "whole").returncode == 0
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+
+
+def test_torchrun_starts_ranks_again_that_resume(
+    make_plan: Callable[[str, int, str], Plan], run: Run, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    write_plan(make_plan("dense", 2, "dp=2,mbs=4"), tmp_path / "plan.json")
+    common = ("plan.json", "--device", "cpu", "--steps", "12", "--time-operators", "0")
+    torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone")
+    saving = ("--checkpoint", "saved", "--save-every", "2", "-o", "restarted")
+    command = [sys.executable, "-m", *torchrun, "-m", "meshwright", "run", *common, *saving]
+    (tmp_path / "sitecustomize.py").write_text(DIES_ONCE)
+    path = os.pathsep.join((str(tmp_path), process_environment["PYTHONPATH"]))
+    done = subprocess.run(
+        command,
+        env=process_environment | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "restarted" / "run.json").read_text())["first_step"] in (2, 4)
+    assert run(*common, "-o", "whole").returncode == 0
+    assert losses(tmp_path / "restarted") == losses(tmp_path / "whole")
