@@ -70,8 +70,7 @@ def read_gpt_oss(fields: ConfigFields, name: str) -> ModelSpec:
 
 def read_grok1(fields: ConfigFields, name: str) -> ModelSpec:
     """Grok-1: four norms a layer (before and after attention and experts), tied embeddings; two ports exist."""
-    count_name = "num_experts" if fields.has("num_experts") else "num_local_experts"
-    experts = _experts(fields, count_name, "intermediate_size")
+    experts = _experts(fields, _count_name(fields), "intermediate_size")
     layer = LayerSpec(attention=grouped_query_attention(fields), ffn=experts, num_norms=4)
     return decoder(fields, name, [layer] * num_layers(fields), tied_by_default=True)
 
@@ -108,7 +107,13 @@ def _experts(fields: ConfigFields, count_name: str, width_name: str) -> MoeFfnSp
 
 
 def _qwen_experts(fields: ConfigFields) -> MoeFfnSpec:
-    return _experts(fields, "num_experts", "moe_intermediate_size")
+    return _experts(fields, _count_name(fields), "moe_intermediate_size")
+
+
+def _count_name(fields: ConfigFields) -> str:
+    """The published name, or the one under which transformers 5 writes what it has read."""
+    has_other = fields.has("num_local_experts") and not fields.has("num_experts")
+    return "num_local_experts" if has_other else "num_experts"
 
 
 def _qwen_layers(

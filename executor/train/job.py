@@ -241,6 +241,7 @@ class Job:
                     model,
                     self._inputs.described.numerics,
                     max_length=self._inputs.max_length(self._plan),
+                    companions=self._inputs.described.companions,
                     dtype=dtype,
                 )
         finally:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.model import ModelSpec
+from meshwright.executor.weights.companions import NO_COMPANIONS, Companions
 from meshwright.executor.weights.config import family_and_config
 from meshwright.executor.weights.config_file import CONFIG
 from meshwright.executor.weights.import_weights import CORRECTION
@@ -32,10 +33,11 @@ def export_weights(
     numerics: ModelNumerics,
     *,
     max_length: int,
+    companions: Companions = NO_COMPANIONS,
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write every parameter of a model, given once each in any order.
+    """Write every parameter of a model, given once each in any order, and what goes with them.
 
     `folder` must not exist, or be empty; it appears when it is whole. `dtype`: converted; None as they come. At most
     one shard and one tensor are in memory. Raises `InputError` for a tensor that is missing, unknown or of another
@@ -53,8 +55,9 @@ def export_weights(
         for name, tensor in _checked(tensors, mapping, folder):
             for source, part in _sources(name, tensor, mapping, dtype):
                 shards.add(source, part)
-        config["torch_dtype"] = shards.format_name
+        config |= {"torch_dtype": shards.format_name, **companions.token_ids}
         shards.finish()
+        companions.copy_to(temporary)
         _write(temporary / CONFIG, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
         temporary.chmod(0o755)
         temporary.replace(folder)

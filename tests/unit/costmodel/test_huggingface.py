@@ -93,6 +93,13 @@ class TestFamilies:
         assert [layer.is_moe for layer in read(config, decoder_sparse_step=2).layers] == [False, True, False, True]
         assert [layer.is_moe for layer in read(config, mlp_only_layers=[0, 3]).layers] == [False, True, True, False]
 
+    @pytest.mark.parametrize("model_type", ["qwen3_moe", "qwen2_moe"])
+    def test_qwen_experts_as_transformers_5_counts_them(self, model_type: str) -> None:
+        config = {**QWEN_MOE, "model_type": model_type, "num_key_value_heads": 2, "shared_expert_intermediate_size": 40}
+        renamed = {**config, "num_local_experts": config["num_experts"]}
+        del renamed["num_experts"]
+        assert read(renamed) == read(config)
+
     def test_qwen2_moe_shared_expert_has_a_gate(self) -> None:
         config = {**QWEN_MOE, "model_type": "qwen2_moe", "num_key_value_heads": 2}
         experts = experts_of(read(config, shared_expert_intermediate_size=40))

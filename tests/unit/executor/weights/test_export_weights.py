@@ -18,6 +18,7 @@ from meshwright.costmodel.huggingface import read_config
 from meshwright.costmodel.model import ModelSpec
 from meshwright.costmodel.presets import load_model
 from meshwright.executor.layer.context import RoutingChoice
+from meshwright.executor.weights.companions import TOKEN_IDS, find_companions
 from meshwright.executor.weights.config import family_and_config
 from meshwright.executor.weights.export_weights import export_weights
 from meshwright.executor.weights.import_weights import open_source
@@ -98,6 +99,23 @@ def test_formats_are_converted_but_for_the_correction_bias(tmp_path: Path) -> No
     assert {tensor.dtype for tensor in converted.values()} == {torch.float16, torch.float32}
     assert converted["layers.1.router.correction"].dtype is torch.float32
     assert config["max_position_embeddings"] == 32
+
+
+def test_what_goes_with_weights_is_written_beside_them(tmp_path: Path) -> None:
+    model = _model(V3)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    companions = find_companions({"eos_token_id": 3}, tmp_path)
+    export_weights(_weights(model).items(), tmp_path / "out", model, NUMERICS, max_length=32, companions=companions)
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["eos_token_id"], "bos_token_id" in config) == (3, False)
+
+
+def test_no_token_is_special_where_nothing_is_known(tmp_path: Path) -> None:
+    model = _model(V3)
+    _export(model, _weights(model), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert [config[name] for name in TOKEN_IDS] == [None, None, None]
 
 
 @pytest.mark.parametrize(
