@@ -25,12 +25,15 @@ class RankEnd(Value, frozen=True, kw_only=True):
 
 
 class FailureRecord(Value, frozen=True, kw_only=True):
-    """What `run.json` has of a run that has failed: the message, the rank that failed, where every rank was."""
+    """What `run.json` has of a run that has failed: the message, the rank that failed, where every rank was.
+
+    Whoever has started all ranks knows where they were; a rank that speaks for itself leaves that out.
+    """
 
     failed: str
     rank: int
     status: int
-    positions: tuple[Position, ...]
+    positions: tuple[Position, ...] = ()
 
 
 class RankError(MeshwrightError):

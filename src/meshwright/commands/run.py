@@ -225,7 +225,7 @@ def _run(request: RunRequest) -> None:
         raise
     if summary is not None:
         _print_summary(summary, request)
-    elif not silent and request.export is not None:
+    if request.export is not None and not silent and not is_supervised():
         typer.echo(f"weights written to {request.export}")
 
 
@@ -321,7 +321,8 @@ def _print_summary(summary: RunRecord, request: RunRequest) -> None:
     _print_emulation(summary)
     _print_operators(summary)
     names = ["steps.jsonl", "run.json"]
-    names += ["trace.json"] * request.profile + ["tensorboard/"] * request.tensorboard
+    names += ["trace.json"] * (request.profile and (request.output / "trace.json").is_file())
+    names += ["tensorboard/"] * request.tensorboard
     typer.echo(f"written to {request.output}: {', '.join(names)}")
 
 

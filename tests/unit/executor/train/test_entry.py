@@ -19,6 +19,7 @@ from meshwright.executor.data.token_writer import write_tokens
 from meshwright.executor.train.entry import run
 from meshwright.executor.train.record import RunRecord
 from meshwright.executor.train.request import DeviceChoice, RunRequest
+from meshwright.executor.train.trainer import LossError
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.fixes import parse_fixes
 from meshwright.planner.plan import Plan
@@ -249,3 +250,79 @@ def test_the_same_command_with_resume_goes_on_from_loaded_weights(
     summary = start(lone_plan, tmp_path, 2, load=tmp_path, resume=True)
     assert summary is not None
     assert (summary.first_step, summary.numerics.norm_epsilon) == (1, 0.5)
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(tiny_plan: Plan, tmp_path: Path) -> None:
+    """Also for root, whom no mode of a folder keeps out: /proc takes no files."""
+    refused = refuse(tiny_plan, tmp_path, export=Path("/proc/out"))
+    assert str(refused).startswith("/proc/out: cannot be written: ")
+    refused = refuse(tiny_plan, tmp_path, checkpoint=Path("/proc/a/b"))
+    assert str(refused).startswith("/proc/a/b: cannot be written: ")
+    (tmp_path / "file").touch()
+    refused = refuse(tiny_plan, tmp_path, checkpoint=tmp_path / "file")
+    assert str(refused) == f"{tmp_path / 'file'}: cannot be written: Not a directory"
+
+
+def test_an_export_whose_place_is_gone_in_the_end_is_one_line(
+    lone_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("tempfile.mkdtemp", gone)
+    monkeypatch.setattr("meshwright.executor.train.inputs._check_writable", lambda *_: None)
+    with pytest.raises(InputError) as refused:
+        start(lone_plan, tmp_path, export=tmp_path / "out")
+    assert str(refused.value) == f"{tmp_path / 'out'}: cannot be written: No such file or directory"
+
+
+def test_a_new_run_removes_the_records_of_an_earlier_one(lone_plan: Plan, tmp_path: Path) -> None:
+    start(lone_plan, tmp_path, 1, profile=True)
+    out = tmp_path / "run"
+    assert {path.name for path in out.iterdir()} == {"steps.jsonl", "run.json", "trace.json"}
+    shutil.rmtree(tmp_path / "saved")
+    start(lone_plan, tmp_path, 0)
+    assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("steps.jsonl", b"")]
+
+
+def test_a_resumed_run_keeps_the_records_of_the_part_before(lone_plan: Plan, tmp_path: Path) -> None:
+    start(lone_plan, tmp_path, 1, profile=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    start(lone_plan, tmp_path, 1, resume=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_nothing_to_train_is_said_and_no_line_is_lost(
+    lone_plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines behind the checkpoint stay, too: nothing takes their place. What is asked for in the end is done."""
+    start(lone_plan, tmp_path, 2)
+    steps = tmp_path / "run" / "steps.jsonl"
+    steps.write_bytes(lines := steps.read_bytes() + steps.read_bytes().splitlines(keepends=True)[-1])
+    capsys.readouterr()
+    assert start(lone_plan, tmp_path, 1, resume=True, export=tmp_path / "out") is None
+    assert capsys.readouterr().err == "meshwright: run: 2 steps are done, --steps is 1: nothing to train\n"
+    assert steps.read_bytes() == lines
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_run_alone_that_fails_leaves_its_reason(lone_plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(LossError) as failed:
+        start(lone_plan, tmp_path, 9, learning_rate=1e30)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["failed"], record["rank"], record["status"]) == (str(failed.value), 0, 1)
+
+
+def test_a_trace_that_cannot_be_written_costs_nothing_else(
+    lone_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: bytes, path: Path) -> None:
+        raise InputError(str(path), "", "cannot be written: No space left on device")
+
+    monkeypatch.setattr("meshwright.executor.train.run_trace.write_whole", full)
+    assert start(lone_plan, tmp_path, 1, profile=True, export=tmp_path / "out") is not None
+    trace = tmp_path / "run" / "trace.json"
+    line = f"meshwright: run: {trace}: cannot be written: No space left on device; all else is written"
+    assert line in capsys.readouterr().err.splitlines()
+    assert (tmp_path / "run" / "run.json").is_file()
+    assert (tmp_path / "out" / "config.json").is_file()
