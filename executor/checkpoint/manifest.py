@@ -40,7 +40,8 @@ def check_same_data(saved: DataPosition, current: DataPosition) -> None:
 class Manifest(Value, frozen=True, kw_only=True):
     """`extra`: what else a run wants back, numbers and texts. `step`: steps taken.
 
-    Filled in when it is saved: `world_size`, `torch` (its version) and `files`, sizes in bytes by name.
+    Filled in when it is saved: `world_size`, `torch` (its version), `files`, sizes in bytes by name, and `crc32`, their
+    checksums, which checkpoints of earlier versions have not.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -52,6 +53,7 @@ class Manifest(Value, frozen=True, kw_only=True):
     world_size: int = 0
     torch: str = ""
     files: dict[str, int] = msgspec.field(default_factory=dict)
+    crc32: dict[str, str] = msgspec.field(default_factory=dict)
     extra: dict[str, int | float | str | bool] = msgspec.field(default_factory=dict)
 
 

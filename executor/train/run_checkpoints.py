@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -91,7 +92,11 @@ class RunCheckpoints:
     def resume(self) -> int:
         """Go on from the newest checkpoint; how many steps it has behind it."""
         folder = self._checkpointer.folder.path
-        manifest = self._checkpointer.load(self._state(), self._manifest.model_sha256)
+        manifest = self._checkpointer.load(
+            self._state(),
+            self._manifest.model_sha256,
+            passed_over=lambda words: sys.stderr.write(f"meshwright: run: {words}\n"),
+        )
         if manifest is None:
             raise InputError(str(folder), "", "no checkpoint to resume; begin without --resume")
         check_same_data(manifest.data, self._at(manifest.step).data)

@@ -148,6 +148,23 @@ def test_a_damaged_newest_checkpoint_is_told_of(
     ]
 
 
+def test_a_checkpoint_whose_contents_have_changed_is_told_of(
+    lone_plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(lone_plan, tmp_path, 2, save_every=1)
+    data = next(CheckpointFolder(path=tmp_path / "saved").of_step(2).glob("*.distcp"))
+    with data.open("r+b") as file:
+        file.seek(9000)
+        file.write(b"\xff" * 8)
+    capsys.readouterr()
+    summary = start(lone_plan, tmp_path, 3, resume=True)
+    assert summary is not None
+    assert summary.first_step == 1
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if "skipped" in line)
+    assert told.startswith(f"meshwright: run: skipped: {data}: CRC-32 ")
+    assert told.endswith(": the checkpoint is damaged; resumes from step-000000000001")
+
+
 def test_checkpoints_of_an_earlier_run_are_not_pushed_out(lone_plan: Plan, tmp_path: Path) -> None:
     start(lone_plan, tmp_path)
     shutil.rmtree(tmp_path / "run")
