@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.executor.emulate.emulation import Emulation, emulate
-from meshwright.executor.train.balancing import check_balancing
+from meshwright.executor.train.balancing import BALANCED, check_balancing, check_has_experts
 from meshwright.executor.train.failure import FailureRecord, write_failure
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
 from meshwright.executor.train.inputs import RunInputs, open_inputs, with_restart
@@ -54,6 +54,8 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     configuration = configuration_of(plan)
     check_runs(configuration, where)
     check_balancing(request.balancing, configuration)
+    if request.balanced:
+        check_has_experts(BALANCED, configuration if emulation is None else emulation.full)
     inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
     _tell(inputs)
     make_folder(request.output)

@@ -55,13 +55,23 @@ def described_failure(ends: Sequence[RankEnd], whereabouts: Path, num_ranks: int
     if at.outcome is Outcome.HUNG:
         text = f"no rank gets on (--timeout): {others_words(list(enumerate(positions)))}"
     elif cause.status < 0:
-        text = f"rank {cause.rank} died (signal {-cause.status}) in {at}; {others}"
+        text = f"rank {cause.rank} died ({_signal_words(-cause.status)}) in {at}; {others}"
     elif reason:
         text = reason.removeprefix("run: ")
     else:
         text = f"rank {cause.rank} ended with status {cause.status} in {at}; the other ranks were ended"
     record = FailureRecord(failed=text, rank=cause.rank, status=cause.status, positions=positions)
     return RankError(record, is_input_error=bool(reason) and cause.status == InputError.exit_status)
+
+
+def _signal_words(number: int) -> str:
+    """A signal; what most often sends the one that names no reason.
+
+    >>> _signal_words(9), _signal_words(11)
+    ("signal 9: often the host's memory ran out", 'signal 11')
+    """
+    why = ": often the host's memory ran out" if number == signal.SIGKILL else ""
+    return f"signal {int(number)}{why}"
 
 
 def _cause(ends: Sequence[RankEnd], positions: Sequence[Position]) -> RankEnd:

@@ -99,11 +99,11 @@ class RunCheckpoints:
         )
         if manifest is None:
             raise InputError(str(folder), "", "no checkpoint to resume; begin without --resume")
-        check_same_data(manifest.data, self._at(manifest.step).data)
+        check_same_data(manifest.data, self._at(manifest.step).data, str(folder))
         for name, is_now in self._manifest.extra.items():
             was = manifest.extra.get(name)
             if was != is_now:
-                raise InputError("checkpoint", name, f"{was}, but this run has {is_now}; --model takes a config.json's")
+                raise InputError(str(folder), name, f"{was}, but this run has {is_now}; --model takes a config.json's")
         self._trainer.optimizer.resume(int(manifest.extra[UPDATES]))
         self._trainer.model.state.spread()
         return manifest.step

@@ -346,11 +346,11 @@ def _print_emulation(summary: RunRecord) -> None:
 
 def _print_operators(summary: RunRecord) -> None:
     from meshwright.commands.output import print_table
-    from meshwright.executor.train.operator_table import operator_rows, worst_operators
+    from meshwright.executor.train.operator_table import COLUMNS, COMPARED_COLUMNS, operator_rows, worst_operators
 
     if not summary.operators:
         return
     on = "" if summary.comparable else " on the plan's GPUs"
     title = f"operators alone, predicted{on} and measured, those farthest apart ({len(summary.operators)} in run.json)"
-    columns = ("part", "pass", "operator", "measured", "predicted", "error", "a step")
-    print_table(title, columns, operator_rows(worst_operators(summary.operators)))
+    rows = operator_rows(worst_operators(summary.operators), comparable=summary.comparable)
+    print_table(title, COMPARED_COLUMNS if summary.comparable else COLUMNS, rows)

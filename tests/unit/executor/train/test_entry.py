@@ -54,6 +54,16 @@ def test_missing_data(tiny_plan: Plan, tmp_path: Path) -> None:
     assert "no-such.bin" in str(refuse(tiny_plan, tmp_path, data=str(tmp_path / "no-such.bin")))
 
 
+def test_a_folder_as_data(tiny_plan: Plan, tmp_path: Path) -> None:
+    refused = refuse(tiny_plan, tmp_path, data=str(tmp_path))
+    assert str(refused).startswith(f"{tmp_path}: a folder, expected a file of tokens")
+
+
+def test_balanced_experts_of_a_dense_model(tmp_path: Path) -> None:
+    dense = plan_for_one(with_num_layers(load_model("qwen3-0.6b"), 1))
+    assert str(refuse(dense, tmp_path, balanced=True)) == "--balanced: the plan's model has no experts"
+
+
 def test_truncated_data(tiny_plan: Plan, tmp_path: Path, tokens: Path) -> None:
     tokens.write_bytes(tokens.read_bytes()[:-2])
     assert str(tokens) in str(refuse(tiny_plan, tmp_path, data=str(tokens)))
@@ -175,9 +185,9 @@ def test_checkpoints_of_an_earlier_run_are_not_pushed_out(lone_plan: Plan, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "zipf"}, "checkpoint: data.source: markov of 256, branching 4, but this run has zipf of 256"),
-        ({"seed": 5}, "checkpoint: data.seed: 0, but this run has 5"),
-        ({"model": True}, "checkpoint: numerics.norm_epsilon: 1e-06, but this run has 0.5"),
+        ({"data": "zipf"}, "saved: data.source: markov of 256, branching 4, but this run has zipf of 256"),
+        ({"seed": 5}, "saved: data.seed: 0, but this run has 5"),
+        ({"model": True}, "saved: numerics.norm_epsilon: 1e-06, but this run has 0.5"),
     ],
 )
 def test_other_data_or_numerics_are_refused_by_name(

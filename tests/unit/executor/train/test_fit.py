@@ -30,8 +30,8 @@ def test_what_the_plan_does_not_know_is_said_in_words(tiny_plan: Plan) -> None:
     )
     assert plan_command(elsewhere, 2) == (
         "meshwright plan MODEL --cluster CLUSTER --gpus 2 --global-batch 8 --seq-len 16 -o plan.json"
-        " (MODEL: the config.json of tiny_moe; CLUSTER: the file of the cluster mine; the --fix of this plan again, if it"
-        " had some)"
+        " (MODEL: the config.json of tiny_moe; CLUSTER: the file of the cluster mine;"
+        " the --fix of this plan again, if it had some)"
     )
 
 
