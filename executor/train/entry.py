@@ -63,7 +63,8 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
         begin_anew(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
         return _run_here(request, plan, inputs, told, emulation)
-    launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=request.device is DeviceChoice.CPU)
+    on_cpu, saves = request.device is DeviceChoice.CPU, request.checkpoint is not None
+    launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=on_cpu, saves=saves)
     return None
 
 

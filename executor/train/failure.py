@@ -12,7 +12,7 @@ from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.observe.whereabouts import Outcome, Position, others_words, read_position
 from meshwright.executor.train.record import RUN_FILE
-from meshwright.executor.train.stopping import STOPPED_STATUS
+from meshwright.executor.train.stopping import STOPPED_STATUSES
 from meshwright.executor.train.supervision import read_reason
 from meshwright.planner.serialise import write_whole
 
@@ -83,7 +83,7 @@ def _cause(ends: Sequence[RankEnd], positions: Sequence[Position]) -> RankEnd:
             return 2 if -end.status == signal.SIGABRT else 0  # NCCL aborts ranks that have lost others
         return {Outcome.HUNG: 1, None: 3, Outcome.LOST: 4}[positions[end.rank].outcome]
 
-    stopped = [end for end in failed if end.status == STOPPED_STATUS]
+    stopped = [end for end in failed if end.status in STOPPED_STATUSES]
     return min(stopped or failed, key=weight)
 
 

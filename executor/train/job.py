@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +92,7 @@ class Job:
         self._saved_steps = -1
 
     def run(self) -> RunRecord | None:
-        """Train; the summary on rank 0, if there was a step. Raises `StoppedError` after SIGTERM, everything saved."""
+        """Train; the summary on rank 0, if there was a step. Raises `StoppedError` if asked to end, all saved."""
         with self._looked_after():
             return self._run()
 
@@ -136,9 +137,11 @@ class Job:
         if self._trainer.communicators.world.size > 1:
             dist.barrier()  # a rank that leaves while others still receive ends them by gloo's own exception
         if stopped:
+            asked_by = stop.number if stop is not None else None
             raise StoppedError(
-                f"run: stopped by SIGTERM after {num_steps} of {self._request.num_steps} steps;"
-                f" {self._request.checkpoint} has them, --resume goes on"
+                asked_by or signal.SIGTERM,  # another rank alone knows it
+                f"after {num_steps} of {self._request.num_steps} steps; {self._request.checkpoint} has them,"
+                " --resume goes on",
             )
         return summary
 

@@ -64,7 +64,8 @@ def command(
         Path | None, typer.Option(metavar="FOLDER", help="In the end, write a Hugging Face folder (safetensors).")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Checkpoints, in the end and at SIGTERM; the newest three stay.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Checkpoints, in the end and at SIGTERM or Ctrl-C; the newest three stay."),
     ] = None,
     save_every: Annotated[int, typer.Option(metavar="N", help="A checkpoint every N steps, too; 0: none.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
@@ -217,8 +218,8 @@ def _run(request: RunRequest) -> None:
             raise typer.Exit(error.exit_status) from error
         raise
     except MeshwrightError as error:
-        if is_supervised() and not isinstance(error, StoppedError):
-            leave_reason(int(os.environ["RANK"]), error)
+        if is_supervised():
+            leave_reason(int(os.environ["RANK"]), error.saved if isinstance(error, StoppedError) else error)
             raise typer.Exit(error.exit_status) from error
         if silent and not isinstance(error, RankMemoryError | TokenError):
             raise typer.Exit(error.exit_status) from error
