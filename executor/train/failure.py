@@ -93,5 +93,7 @@ def _position(file: Path) -> Position:
 
 
 def write_failure(record: FailureRecord, folder: Path) -> None:
-    """Write `run.json`."""
+    """Write `run.json`, unless there is one: of this run, whose steps are done, or of the part before, unchanged."""
+    if (folder / RUN_FILE).exists():
+        return
     write_whole(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", folder / RUN_FILE)

@@ -32,10 +32,12 @@ from meshwright.executor.train.operator_times import (
     rank_medians,
 )
 from meshwright.executor.train.record import (
+    RUN_FILE,
     TRACE_FILE,
     RunRecord,
     StepLog,
     StepRecord,
+    begin_anew,
     make_folder,
     recorded_steps,
     write_run,
@@ -186,6 +188,7 @@ class Job:
             return
         folder = self._request.output
         make_folder(folder)
+        begin_anew(folder, (RUN_FILE,))  # of the part before, if this run goes on
         with ExitStack() as stack:
             tellers: list[Told] = [stack.enter_context(StepLog(folder, first_step)).add]
             if self._request.tensorboard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -229,9 +230,9 @@ def make_folder(folder: Path) -> None:
         raise InputError(str(folder), "", f"cannot be made: {error.strerror}") from error
 
 
-def begin_anew(folder: Path) -> None:
+def begin_anew(folder: Path, names: Iterable[str] = (STEPS_FILE, RUN_FILE, TRACE_FILE)) -> None:
     """Remove the records of an earlier run from a folder, so that nothing of it is taken for a new one's."""
-    for name in (STEPS_FILE, RUN_FILE, TRACE_FILE):
+    for name in names:
         try:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:

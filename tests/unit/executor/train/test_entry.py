@@ -301,6 +301,7 @@ def test_an_export_whose_place_is_gone_in_the_end_is_one_line(
     with pytest.raises(InputError) as refused:
         start(lone_plan, tmp_path, export=tmp_path / "out")
     assert str(refused.value) == f"{tmp_path / 'out'}: cannot be written: No such file or directory"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["num_steps"] == 1
 
 
 def test_a_new_run_removes_the_records_of_an_earlier_one(lone_plan: Plan, tmp_path: Path) -> None:
@@ -338,6 +339,28 @@ def test_a_run_alone_that_fails_leaves_its_reason(lone_plan: Plan, tmp_path: Pat
         start(lone_plan, tmp_path, 9, learning_rate=1e30)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["failed"], record["rank"], record["status"]) == (str(failed.value), 0, 1)
+
+
+def test_a_refused_resume_leaves_the_summary_of_the_part_before(lone_plan: Plan, tmp_path: Path) -> None:
+    start(lone_plan, tmp_path, 1)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(InputError, match="seed"):
+        start(lone_plan, tmp_path, 3, resume=True, seed=5)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_a_resumed_run_that_fails_leaves_its_reason(
+    lone_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(lone_plan, tmp_path, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise LossError("step 1: not finite")
+
+    monkeypatch.setattr("meshwright.executor.train.trainer.Trainer.step", fail)
+    with pytest.raises(LossError):
+        start(lone_plan, tmp_path, 3, resume=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["failed"] == "step 1: not finite"
 
 
 def test_a_trace_that_cannot_be_written_costs_nothing_else(
