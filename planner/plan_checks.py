@@ -141,9 +141,34 @@ def _check_prediction(plan: Plan, where: str) -> None:
     spent_s = sum(prediction.breakdown_s.values())
     if not isclose(spent_s, prediction.step_time_s, rel_tol=RELATIVE_ROUNDING):
         raise PlanError(where, "prediction.breakdown_s", f"adds up to {spent_s}, expected {prediction.step_time_s}")
+    _check_rates(plan, where)
     low_s, high_s = prediction.step_time_interval_s
     if not low_s <= high_s:
         raise PlanError(where, "prediction.step_time_interval_s", f"{low_s} is above {high_s}")
+
+
+def _check_rates(plan: Plan, where: str) -> None:
+    """Speeds are those of the workload at the predicted step: a plan edited to another one has no prediction of it."""
+    prediction, tokens, num_gpus = plan.prediction, plan.workload.tokens, plan.cluster.num_gpus
+    per_gpu = prediction.tokens_per_s_per_gpu
+    expected = {
+        "tokens_per_s": (
+            tokens / prediction.step_time_s,
+            f"workload.global_batch x seq_len = {tokens:,} tokens in prediction.step_time_s",
+        ),
+        "tokens_per_s_per_gpu": (
+            prediction.tokens_per_s / num_gpus,
+            f"prediction.tokens_per_s over cluster.num_gpus = {num_gpus}",
+        ),
+        "tflops_per_gpu": (
+            per_gpu * prediction.flops_per_token / 1e12,
+            "prediction.tokens_per_s_per_gpu x flops_per_token",
+        ),
+    }
+    for field, (value, words) in expected.items():
+        found = getattr(prediction, field)
+        if not isclose(found, value, rel_tol=RELATIVE_ROUNDING):
+            raise PlanError(where, f"prediction.{field}", f"{found:.8g}, expected {value:.8g} ({words})")
 
 
 def _named(section: str, where: str, make: Callable[[], T]) -> T:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import torch
 
+from meshwright.costmodel.errors import InputError
 from meshwright.executor.checkpoint.agreement import Agreement
 from meshwright.executor.checkpoint.folder import CheckpointFolder
 from meshwright.executor.checkpoint.manifest import Manifest
 from meshwright.executor.checkpoint.pieces import Piece, ShardedState
-from meshwright.executor.checkpoint.read import checked_manifest, read_pieces
+from meshwright.executor.checkpoint.read import Damage, checked_manifest, find_damage, read_pieces
 from meshwright.executor.checkpoint.staging import StagingBuffers
 from meshwright.executor.checkpoint.write import write_checkpoint
 from meshwright.executor.layer.groups import ALONE, Communicator
@@ -51,19 +53,45 @@ class Checkpointer:
         if error is not None:
             raise error
 
-    def load(self, state: ShardedState, model_sha256: str, path: Path | None = None) -> Manifest | None:
+    def load(
+        self,
+        state: ShardedState,
+        model_sha256: str,
+        path: Path | None = None,
+        passed_over: Callable[[str], object] = lambda _: None,
+    ) -> Manifest | None:
         """Fill the pieces from a checkpoint, by default the newest that is whole; None where there is none.
 
-        All ranks load the one that the first rank finds. Raises `InputError` for a checkpoint of another model, for one
-        that is not whole, and for tensors that are missing or of another shape or format.
+        All ranks load the one that the first rank finds, when the checksums of its files are right; else the one
+        before, and the first rank is told of those `passed_over`. Raises `InputError` for a checkpoint of another
+        model, where none is whole, and for tensors that are missing or of another shape or format.
         """
         self.wait()
-        found = self._agreement.first_alone(lambda: path or self.folder.latest())
-        if found is None:
-            return None
-        manifest = self._agreement.first_alone(lambda: checked_manifest(found, model_sha256))
+        damaged: dict[Path, InputError] = {}
+        while True:
+            found = self._agreement.first_alone(lambda: path or self.folder.newest_whole(damaged).path)
+            if found is None:
+                return None
+            manifest, damage = self._looked_at(found, model_sha256)
+            if damage is None:
+                break
+            if path is not None:
+                raise damage.error
+            damaged[found] = damage.error
         self._agreement.all_do(lambda: read_pieces(found, state))
+        if damaged and self._agreement.ranks.rank == 0:
+            passed_over(f"skipped: {'; '.join(map(str, damaged.values()))}; resumes from {found.name}")
         return manifest
+
+    def _looked_at(self, path: Path, model_sha256: str) -> tuple[Manifest, Damage | None]:
+        """The manifest of a checkpoint of this model, and the first damaged file that any rank has found."""
+        manifest = self._agreement.first_alone(lambda: checked_manifest(path, model_sha256))
+        ranks = self._agreement.ranks
+        damage = self._agreement.together(
+            lambda: find_damage(path, manifest, ranks.rank, ranks.size),
+            lambda found: [next(filter(None, found), None)] * ranks.size,
+        )
+        return manifest, damage
 
     def _write(self, pieces: list[Piece], manifest: Manifest) -> None:
         try:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
 from meshwright.costmodel.errors import InputError
+from meshwright.executor.checkpoint.checksums import file_crc32
 from meshwright.executor.checkpoint.manifest import FILE, Manifest, file_sizes, read_manifest
 
 LATEST = "latest"
 NAME = re.compile(r"step-(\d{12,})")
+NONE_DAMAGED: Mapping[Path, InputError] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +64,11 @@ class CheckpointFolder:
         """The path of `newest_whole`."""
         return self.newest_whole().path
 
-    def newest_whole(self) -> NewestWhole:
+    def newest_whole(self, damaged: Mapping[Path, InputError] = NONE_DAMAGED) -> NewestWhole:
         """What the pointer names if that is whole, or else the newest of all that are.
 
-        Raises `InputError` where there are checkpoints and none is whole: of the one that was wanted.
+        `damaged`: those whose contents are known to be wrong, which is not looked at here. Raises `InputError` where
+        there are checkpoints and none is whole, with the reason of each.
         """
         candidates = self.checkpoints()[::-1]
         pointed = self._pointed()
@@ -71,12 +76,14 @@ class CheckpointFolder:
             candidates.sort(key=lambda path: path != pointed)
         skipped: list[InputError] = []
         for path in candidates:
-            problem = _problem(path)
+            problem = damaged.get(path) or _problem(path)
             if problem is None:
                 return NewestWhole(path=path, skipped=tuple(skipped))
             skipped.append(problem)
-        if skipped:
+        if len(skipped) == 1:
             raise skipped[0]
+        if skipped:
+            raise InputError(str(self.path), "", f"no checkpoint is whole: {'; '.join(map(str, skipped))}")
         return NewestWhole(path=None)
 
     def _pointed(self) -> Path | None:
@@ -97,7 +104,9 @@ class CheckpointFolder:
     def commit(self, manifest: Manifest) -> Path:
         """Make what was written a checkpoint: all on disk, then the new name, then the pointer; older ones go last."""
         partial, target = self.partial(manifest.step), self.of_step(manifest.step)
-        manifest = msgspec.structs.replace(manifest, files=file_sizes(partial))
+        sizes = file_sizes(partial)
+        others = {name: file_crc32(partial / name) for name in sizes if name not in manifest.crc32}
+        manifest = msgspec.structs.replace(manifest, files=sizes, crc32=manifest.crc32 | others)
         _write(partial / FILE, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
         _sync(partial)
         if target.exists():  # the same step again, after a run went back

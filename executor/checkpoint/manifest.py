@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from meshwright.costmodel.value import Value
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class DataPosition(Value, frozen=True, kw_only=True):
@@ -29,18 +31,30 @@ class DataPosition(Value, frozen=True, kw_only=True):
     next_step: int
 
 
-def check_same_data(saved: DataPosition, current: DataPosition) -> None:
-    """Raise `InputError` where a resumed run would not read on where the saved one stopped."""
+def check_same_data(saved: DataPosition, current: DataPosition, where: str) -> None:
+    """Raise `InputError` where a resumed run would not read on where the saved one, in `where`, stopped."""
     for name in DataPosition.__struct_fields__:
         was, is_now = getattr(saved, name), getattr(current, name)
         if was != is_now:
-            raise InputError("checkpoint", f"data.{name}", f"{was}, but this run has {is_now}; expected the same data")
+            problem = f"{_shortened(was)}, but this run has {_shortened(is_now)}; expected the same data"
+            raise InputError(where, f"data.{name}", problem)
+
+
+def _shortened(value: object) -> str:
+    """A checksum as its first digits, all else as it is.
+
+    >>> _shortened("ab" * 32), _shortened("zipf of 8")
+    ('tokens abababababab', 'zipf of 8')
+    """
+    text = str(value)
+    return f"tokens {text[:12]}" if SHA256.fullmatch(text) else text
 
 
 class Manifest(Value, frozen=True, kw_only=True):
     """`extra`: what else a run wants back, numbers and texts. `step`: steps taken.
 
-    Filled in when it is saved: `world_size`, `torch` (its version) and `files`, sizes in bytes by name.
+    Filled in when it is saved: `world_size`, `torch` (its version), `files`, sizes in bytes by name, and `crc32`, their
+    checksums, which checkpoints of earlier versions have not.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -52,6 +66,7 @@ class Manifest(Value, frozen=True, kw_only=True):
     world_size: int = 0
     torch: str = ""
     files: dict[str, int] = msgspec.field(default_factory=dict)
+    crc32: dict[str, str] = msgspec.field(default_factory=dict)
     extra: dict[str, int | float | str | bool] = msgspec.field(default_factory=dict)
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from meshwright.costmodel.errors import InputError
+from meshwright.executor.checkpoint.checksums import file_crc32
 from meshwright.executor.checkpoint.load_planner import PieceLoadPlanner
 from meshwright.executor.checkpoint.manifest import Manifest, read_manifest
 from meshwright.executor.checkpoint.pieces import ShardedState
+
+UNREADABLE = (pickle.UnpicklingError, EOFError, LookupError, AttributeError, RuntimeError, ValueError)
+"""What torch raises where the contents of files without checksums are no tensors."""
 
 
 def checked_manifest(path: Path, model_sha256: str) -> Manifest:
@@ -25,8 +31,41 @@ def checked_manifest(path: Path, model_sha256: str) -> Manifest:
     return manifest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A file whose contents are not those that were written."""
+
+    file: Path
+    problem: str
+
+    @property
+    def error(self) -> InputError:
+        """The damage as an error."""
+        return InputError(str(self.file), "", self.problem)
+
+
+def find_damage(path: Path, manifest: Manifest, rank: int, num_ranks: int) -> Damage | None:
+    """The first damaged file of this rank's share of a checkpoint's: every so manieth, so that all ranks look at all.
+
+    Files that have no checksum (of earlier versions) pass.
+    """
+    names = sorted(manifest.crc32, key=lambda name: (len(name), name))  # rank 2's before rank 10's
+    for name in names[rank::num_ranks]:
+        file, expected = path / name, manifest.crc32[name]
+        try:
+            found = file_crc32(file)
+        except OSError as error:
+            return Damage(file=file, problem=f"cannot be read: {error.strerror}")
+        if found != expected:
+            return Damage(file=file, problem=f"CRC-32 {found}, expected {expected}: the checkpoint is damaged")
+    return None
+
+
 def read_pieces(path: Path, state: ShardedState) -> None:
-    """Fill the pieces in place; raises `InputError` for tensors that are missing or of another shape or format."""
+    """Fill the pieces in place.
+
+    Raises `InputError` for tensors that are missing or of another shape or format, and for files that cannot be read.
+    """
     reader, planner = FileSystemReader(path), PieceLoadPlanner(state, path)
     try:
         metadata = reader.read_metadata()
@@ -37,3 +76,8 @@ def read_pieces(path: Path, state: ShardedState) -> None:
             reader.read_data(plan, planner).wait()
     except OSError as error:
         raise InputError(str(path), "", f"cannot be read: {error.strerror}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except UNREADABLE as error:
+        problem = str(error).partition("\n")[0]
+        raise InputError(str(path), "", f"damaged, cannot be read: {problem}") from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+import msgspec
 from torch.distributed.checkpoint.planner import SavePlan
 from torch.distributed.checkpoint.storage import WriteResult
 
@@ -17,10 +18,19 @@ from meshwright.executor.checkpoint.folder import CheckpointFolder
 from meshwright.executor.checkpoint.manifest import Manifest
 from meshwright.executor.checkpoint.pieces import Piece
 from meshwright.executor.checkpoint.save_planner import PieceSavePlanner
+from meshwright.executor.checkpoint.summed_writer import SummedWriter
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 SPARE_BYTES = 1 << 20
 """Left free beside the tensors, for headers and the manifest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What a rank has written, and the checksums of its files by name."""
+
+    results: list[WriteResult]
+    crc32: dict[str, str]
 
 
 def write_checkpoint(
@@ -34,8 +44,8 @@ def write_checkpoint(
     step = manifest.step
     try:
         partial = agreement.first_alone(lambda: _begun(folder, step))
-        _write_pieces(partial, agreement, pieces)
-        agreement.first_alone(lambda: _committed(folder, manifest))
+        summed = msgspec.structs.replace(manifest, crc32=_write_pieces(partial, agreement, pieces))
+        agreement.first_alone(lambda: _committed(folder, summed))
     except Exception:
         if agreement.ranks.rank == 0:
             folder.abandon(step)
@@ -56,9 +66,12 @@ def _committed(folder: CheckpointFolder, manifest: Manifest) -> Path:
         raise _refusal(folder.path, error) from error
 
 
-def _write_pieces(partial: Path, agreement: Agreement, pieces: Iterable[Piece]) -> None:
-    """The protocol of torch.distributed.checkpoint: local plans, one global plan, data, metadata."""
-    planner, writer = PieceSavePlanner(pieces), FileSystemWriter(partial, overwrite=False)
+def _write_pieces(partial: Path, agreement: Agreement, pieces: Iterable[Piece]) -> dict[str, str]:
+    """The protocol of torch.distributed.checkpoint: local plans, one global plan, data, metadata.
+
+    Returns the checksums of all ranks' files.
+    """
+    planner, writer = PieceSavePlanner(pieces), SummedWriter(partial)
     is_first = agreement.ranks.rank == 0
     planner.set_up_planner({}, writer.storage_meta(), is_first)
     writer.set_up_storage_writer(is_first)
@@ -66,17 +79,17 @@ def _write_pieces(partial: Path, agreement: Agreement, pieces: Iterable[Piece]) 
         lambda: writer.prepare_local_plan(planner.create_local_plan()),
         lambda plans: _global_plan(planner, writer, plans),
     )
-    agreement.together(
+    return agreement.together(
         lambda: _written(partial, writer, planner, planner.finish_plan(plan)),
         lambda results: _finished(partial, planner, writer, results),
     )
 
 
-def _global_plan(planner: PieceSavePlanner, writer: FileSystemWriter, plans: list[SavePlan]) -> list[SavePlan]:
+def _global_plan(planner: PieceSavePlanner, writer: SummedWriter, plans: list[SavePlan]) -> list[SavePlan]:
     return writer.prepare_global_plan(planner.create_global_plan(plans)[0])
 
 
-def _written(partial: Path, writer: FileSystemWriter, planner: PieceSavePlanner, plan: SavePlan) -> list[WriteResult]:
+def _written(partial: Path, writer: SummedWriter, planner: PieceSavePlanner, plan: SavePlan) -> _Written:
     needed = sum(planner.resolve_data(item).nbytes for item in plan.items) + SPARE_BYTES
     try:
         free = shutil.disk_usage(partial).free
@@ -86,7 +99,7 @@ def _written(partial: Path, writer: FileSystemWriter, planner: PieceSavePlanner,
             )
         future = writer.write_data(plan, planner)
         future.wait()
-        return future.value()
+        return _Written(results=future.value(), crc32=dict(writer.crc32))
     except OSError as error:
         raise _refusal(partial.parent, error) from error
     except RuntimeError as error:  # how torch's writer reports a failed write of the stream under it
@@ -95,17 +108,18 @@ def _written(partial: Path, writer: FileSystemWriter, planner: PieceSavePlanner,
 
 
 def _finished(
-    partial: Path, planner: PieceSavePlanner, writer: FileSystemWriter, results: list[list[WriteResult]]
-) -> list[None]:
+    partial: Path, planner: PieceSavePlanner, writer: SummedWriter, ranks: list[_Written]
+) -> list[dict[str, str]]:
     try:
-        for result in (result for rank in results for result in rank):
+        for result in (result for rank in ranks for result in rank.results):
             file = partial / result.storage_data.relative_path
             if not file.is_file():
                 raise InputError(str(file), "", "not seen by the first rank, expected a folder that all nodes share")
-        writer.finish(planner.metadata, results)
+        writer.finish(planner.metadata, [rank.results for rank in ranks])
     except OSError as error:
         raise _refusal(partial.parent, error) from error
-    return [None] * len(results)
+    crc32 = {name: text for rank in ranks for name, text in rank.crc32.items()}
+    return [crc32] * len(ranks)
 
 
 def _refusal(folder: Path, error: OSError) -> InputError:

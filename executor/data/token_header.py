@@ -59,6 +59,8 @@ def header_path(tokens: Path) -> Path:
 
 def read_header(tokens: Path) -> TokenHeader:
     """The header of a token file, which is checked against the file's size; raises `InputError`."""
+    if tokens.is_dir():
+        raise InputError(str(tokens), "", "a folder, expected a file of tokens that `meshwright tokenize` wrote")
     if not tokens.is_file():
         raise InputError(str(tokens), "", "no such file, expected tokens that `meshwright tokenize` wrote")
     path = header_path(tokens)

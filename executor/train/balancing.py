@@ -13,6 +13,7 @@ from meshwright.costmodel.value import Value
 from meshwright.executor.layer.router_losses import LossScope, RouterLosses
 
 AUX_LOSS, Z_LOSS, BIAS_SPEED, CAPACITY = "--aux-loss", "--z-loss", "--bias-speed", "--capacity"
+BALANCED = "--balanced"
 AS_PLANNED, DROPLESS = "planned", "dropless"
 
 
@@ -104,14 +105,20 @@ def check_routed(balancing: Balancing) -> None:
             raise InputError(option, "", "does nothing with --balanced, which sends tokens to experts in turn")
 
 
+def check_has_experts(option: str, configuration: TrainingConfiguration) -> None:
+    """Raise `InputError` for an option about experts where a model has none."""
+    if not any(isinstance(layer.ffn, MoeFfnSpec) for layer in configuration.model.layers):
+        raise InputError(option, "", "the plan's model has no experts")
+
+
 def check_balancing(balancing: Balancing, configuration: TrainingConfiguration) -> None:
     """Raise `InputError` for what would change nothing in a plan's model."""
     layers = [layer.ffn for layer in configuration.model.layers if isinstance(layer.ffn, MoeFfnSpec)]
     for option, value in balancing.asked().items():
-        if value and not layers:
-            raise InputError(option, "", "the plan's model has no experts")
-    if not isinstance(balancing.capacity_factor, UnsetType) and not layers:
-        raise InputError(CAPACITY, "", "the plan's model has no experts")
+        if value:
+            check_has_experts(option, configuration)
+    if not isinstance(balancing.capacity_factor, UnsetType):
+        check_has_experts(CAPACITY, configuration)
     bounded = not isinstance(balancing.capacity_factor, UnsetType) and math.isfinite(balancing.capacity_factor)
     if bounded and configuration.mesh.cp > 1:
         raise InputError(CAPACITY, "", "does not run with context parallelism yet; plan again with --fix cp=1")

@@ -18,6 +18,8 @@ from meshwright.executor.weights.config_file import CONFIG, read_config_fields
 from meshwright.executor.weights.numerics import ModelNumerics, has_numerics, read_numerics_alone
 
 MAX_LENGTH = "max_position_embeddings"
+SHOWN = 3
+"""Differing fields that are named; a model of another kind has dozens."""
 PLAIN = "plain values: of no preset that has others; --model takes those of a config.json"
 
 
@@ -37,7 +39,7 @@ class DescribedModel:
 def describe_model(model: ModelSpec, config: Path | None) -> DescribedModel:
     """By a config.json or the folder that holds it; without one by the preset that the model is, else plain values.
 
-    Raises `ModelError` where the file has another model, with every field that differs.
+    Raises `ModelError` where the file has another model, with fields that differ.
     """
     if config is not None:
         file = config / CONFIG if config.is_dir() else config
@@ -66,10 +68,12 @@ def _is_preset(model: ModelSpec, fields: Mapping[str, object]) -> bool:
 
 
 def check_same_model(planned: ModelSpec, found: ModelSpec, where: str) -> None:
-    """Raise `ModelError` with every field in which a model is not the plan's."""
+    """Raise `ModelError` with the first fields in which a model is not the plan's."""
     differing = differences(planned, found)
+    more = len(differing) - SHOWN
     if differing:
-        raise ModelError(where, "", f"not the plan's model: {'; '.join(differing)}")
+        shown = "; ".join(differing[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise ModelError(where, "", f"not the plan's model: {shown}")
 
 
 def differences(planned: ModelSpec, found: ModelSpec) -> list[str]:

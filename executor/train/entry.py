@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from msgspec.structs import replace
 
-from meshwright.costmodel.errors import InputError
-from meshwright.executor.emulate.emulation import emulate
-from meshwright.executor.train.balancing import check_balancing
+from meshwright.costmodel.errors import InputError, MeshwrightError
+from meshwright.executor.emulate.emulation import Emulation, emulate
+from meshwright.executor.train.balancing import BALANCED, check_balancing, check_has_experts
+from meshwright.executor.train.failure import FailureRecord, write_failure
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
 from meshwright.executor.train.inputs import RunInputs, open_inputs, with_restart
 from meshwright.executor.train.launch import launch_ranks
 from meshwright.executor.train.rank import run_rank
-from meshwright.executor.train.record import RunRecord, StepRecord, make_folder
+from meshwright.executor.train.record import RunRecord, StepRecord, begin_anew, make_folder
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.request import DeviceChoice, RunRequest
+from meshwright.executor.train.stopping import StoppedError
 from meshwright.executor.train.supervision import is_supervised
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
@@ -51,19 +54,48 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     configuration = configuration_of(plan)
     check_runs(configuration, where)
     check_balancing(request.balancing, configuration)
+    if request.balanced:
+        check_has_experts(BALANCED, configuration if emulation is None else emulation.full)
     inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
     _tell(inputs)
     make_folder(request.output)
+    if _is_first() and not request.resume:
+        begin_anew(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
-        return run_rank(request, plan, inputs, told, emulation)
-    launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=request.device is DeviceChoice.CPU)
+        return _run_here(request, plan, inputs, told, emulation)
+    on_cpu, saves = request.device is DeviceChoice.CPU, request.checkpoint is not None
+    launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=on_cpu, saves=saves)
     return None
+
+
+def _is_first() -> bool:
+    """Whether this process writes what one of several does: the first rank, or whoever is alone."""
+    return not is_started_rank() or os.environ["RANK"] == "0"
+
+
+def _run_here(
+    request: RunRequest,
+    plan: Plan,
+    inputs: RunInputs,
+    told: Callable[[StepRecord], None],
+    emulation: Emulation | None,
+) -> RunRecord | None:
+    """Be a rank. Why it fails, the first one writes to `run.json` if nobody else does."""
+    try:
+        return run_rank(request, plan, inputs, told, emulation)
+    except StoppedError:
+        raise
+    except MeshwrightError as error:
+        if _is_first() and not is_supervised():
+            failed = str(error).removeprefix("run: ")
+            with suppress(InputError):  # why the run has failed matters more
+                write_failure(FailureRecord(failed=failed, rank=0, status=error.exit_status), request.output)
+        raise
 
 
 def _tell(inputs: RunInputs) -> None:
     """Say what was found; of several processes one does."""
-    speaks = not is_started_rank() or (os.environ["RANK"] == "0" and not is_supervised())
-    if inputs.skipped_checkpoints and speaks:
+    if inputs.skipped_checkpoints and _is_first() and not is_supervised():
         sys.stderr.write(f"meshwright: run: {inputs.skipped_checkpoints}\n")
 
 

@@ -12,7 +12,7 @@ from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.observe.whereabouts import Outcome, Position, others_words, read_position
 from meshwright.executor.train.record import RUN_FILE
-from meshwright.executor.train.stopping import STOPPED_STATUS
+from meshwright.executor.train.stopping import STOPPED_STATUSES
 from meshwright.executor.train.supervision import read_reason
 from meshwright.planner.serialise import write_whole
 
@@ -25,12 +25,15 @@ class RankEnd(Value, frozen=True, kw_only=True):
 
 
 class FailureRecord(Value, frozen=True, kw_only=True):
-    """What `run.json` has of a run that has failed: the message, the rank that failed, where every rank was."""
+    """What `run.json` has of a run that has failed: the message, the rank that failed, where every rank was.
+
+    Whoever has started all ranks knows where they were; a rank that speaks for itself leaves that out.
+    """
 
     failed: str
     rank: int
     status: int
-    positions: tuple[Position, ...]
+    positions: tuple[Position, ...] = ()
 
 
 class RankError(MeshwrightError):
@@ -52,13 +55,23 @@ def described_failure(ends: Sequence[RankEnd], whereabouts: Path, num_ranks: int
     if at.outcome is Outcome.HUNG:
         text = f"no rank gets on (--timeout): {others_words(list(enumerate(positions)))}"
     elif cause.status < 0:
-        text = f"rank {cause.rank} died (signal {-cause.status}) in {at}; {others}"
+        text = f"rank {cause.rank} died ({_signal_words(-cause.status)}) in {at}; {others}"
     elif reason:
         text = reason.removeprefix("run: ")
     else:
         text = f"rank {cause.rank} ended with status {cause.status} in {at}; the other ranks were ended"
     record = FailureRecord(failed=text, rank=cause.rank, status=cause.status, positions=positions)
     return RankError(record, is_input_error=bool(reason) and cause.status == InputError.exit_status)
+
+
+def _signal_words(number: int) -> str:
+    """A signal; what most often sends the one that names no reason.
+
+    >>> _signal_words(9), _signal_words(11)
+    ("signal 9: often the host's memory ran out", 'signal 11')
+    """
+    why = ": often the host's memory ran out" if number == signal.SIGKILL else ""
+    return f"signal {int(number)}{why}"
 
 
 def _cause(ends: Sequence[RankEnd], positions: Sequence[Position]) -> RankEnd:
@@ -70,7 +83,7 @@ def _cause(ends: Sequence[RankEnd], positions: Sequence[Position]) -> RankEnd:
             return 2 if -end.status == signal.SIGABRT else 0  # NCCL aborts ranks that have lost others
         return {Outcome.HUNG: 1, None: 3, Outcome.LOST: 4}[positions[end.rank].outcome]
 
-    stopped = [end for end in failed if end.status == STOPPED_STATUS]
+    stopped = [end for end in failed if end.status in STOPPED_STATUSES]
     return min(stopped or failed, key=weight)
 
 
@@ -80,5 +93,7 @@ def _position(file: Path) -> Position:
 
 
 def write_failure(record: FailureRecord, folder: Path) -> None:
-    """Write `run.json`."""
+    """Write `run.json`, unless there is one: of this run, whose steps are done, or of the part before, unchanged."""
+    if (folder / RUN_FILE).exists():
+        return
     write_whole(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", folder / RUN_FILE)

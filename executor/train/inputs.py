@@ -6,6 +6,7 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from msgspec.structs import replace
 
@@ -67,6 +68,8 @@ def open_inputs(request: RunRequest, plan: Plan, described: ModelSpec | None = N
         from meshwright.executor.train.run_checkpoints import check_start  # torch's part takes a second to import
 
         told = check_start(request.checkpoint, model, resumes=request.resume)
+        there = (request.checkpoint, *request.checkpoint.resolve().parents)
+        _check_writable(request.checkpoint, next(path for path in there if path.exists()))
         inputs = dataclasses.replace(inputs, skipped_checkpoints=told)
     if request.export is not None:
         check_export(request.export, model, inputs, plan)
@@ -88,6 +91,17 @@ def _weights(folder: Path, model: ModelSpec) -> WeightSource:
     return source
 
 
+def _check_writable(folder: Path, place: Path) -> None:
+    """Raise where nothing could be written in the place of a folder; one process tries, and leaves nothing behind."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    try:
+        with TemporaryDirectory(dir=place, prefix=".meshwright-"):
+            pass
+    except OSError as error:
+        raise InputError(str(folder), "", f"cannot be written: {error.strerror}") from error
+
+
 def check_export(folder: Path, model: ModelSpec, inputs: RunInputs, plan: Plan) -> None:
     """Raise where an export at the end of the run would fail."""
     family_and_config(model, inputs.described.numerics, inputs.max_length(plan))
@@ -95,3 +109,4 @@ def check_export(folder: Path, model: ModelSpec, inputs: RunInputs, plan: Plan) 
         raise InputError(str(folder), "", "exists, expected a new or empty folder")
     if not folder.parent.is_dir():
         raise InputError(str(folder), "", "cannot be written; expected a place in an existing folder")
+    _check_writable(folder, folder.parent)

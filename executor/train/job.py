@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from msgspec.structs import replace
 
+from meshwright.costmodel.errors import InputError
 from meshwright.executor.emulate.emulation import Emulation
 from meshwright.executor.observe.lookout import Lookout
 from meshwright.executor.observe.whereabouts import Whereabouts
@@ -29,7 +31,17 @@ from meshwright.executor.train.operator_times import (
     operator_times,
     rank_medians,
 )
-from meshwright.executor.train.record import RunRecord, StepLog, StepRecord, make_folder, recorded_steps, write_run
+from meshwright.executor.train.record import (
+    RUN_FILE,
+    TRACE_FILE,
+    RunRecord,
+    StepLog,
+    StepRecord,
+    begin_anew,
+    make_folder,
+    recorded_steps,
+    write_run,
+)
 from meshwright.executor.train.request import RunRequest
 from meshwright.executor.train.run_trace import write_run_trace
 from meshwright.executor.train.stage_times import gather_times, rank_times
@@ -82,7 +94,7 @@ class Job:
         self._saved_steps = -1
 
     def run(self) -> RunRecord | None:
-        """Train; the summary on rank 0, if there was a step. Raises `StoppedError` after SIGTERM, everything saved."""
+        """Train; the summary on rank 0, if there was a step. Raises `StoppedError` if asked to end, all saved."""
         with self._looked_after():
             return self._run()
 
@@ -113,7 +125,7 @@ class Job:
         first_step = self._begin()
         stop = None if self._checkpoints is None else StopSignal()
         try:
-            records = self._train(first_step, stop)
+            records = [] if self._is_done(first_step) else self._train(first_step, stop)
             summary = self._summary(records)
         finally:
             if stop is not None:
@@ -122,12 +134,16 @@ class Job:
         stopped = num_steps < self._request.num_steps
         if self._request.export is not None and not stopped:
             self._export()
+        if records and self._request.profile:
+            self._write_trace()
         if self._trainer.communicators.world.size > 1:
             dist.barrier()  # a rank that leaves while others still receive ends them by gloo's own exception
         if stopped:
+            asked_by = stop.number if stop is not None else None
             raise StoppedError(
-                f"run: stopped by SIGTERM after {num_steps} of {self._request.num_steps} steps;"
-                f" {self._request.checkpoint} has them, --resume goes on"
+                asked_by or signal.SIGTERM,  # another rank alone knows it
+                f"after {num_steps} of {self._request.num_steps} steps; {self._request.checkpoint} has them,"
+                " --resume goes on",
             )
         return summary
 
@@ -140,6 +156,16 @@ class Job:
         if self._inputs.weights is not None:
             load_weights(self._trainer.model, self._inputs.weights)
         return 0
+
+    def _is_done(self, first_step: int) -> bool:
+        """Whether a resumed run has all its steps behind it: said once, and its records stay as they are."""
+        wanted = self._request.num_steps
+        if first_step < max(1, wanted):
+            return False
+        if self._rank == 0:
+            done = f"{first_step} step is" if first_step == 1 else f"{first_step} steps are"
+            sys.stderr.write(f"meshwright: run: {done} done, --steps is {wanted}: nothing to train\n")
+        return True
 
     def _train(self, first_step: int, stop: StopSignal | None) -> list[StepRecord]:
         records = []
@@ -162,6 +188,7 @@ class Job:
             return
         folder = self._request.output
         make_folder(folder)
+        begin_anew(folder, (RUN_FILE,))  # of the part before, if this run goes on
         with ExitStack() as stack:
             tellers: list[Told] = [stack.enter_context(StepLog(folder, first_step)).add]
             if self._request.tensorboard:
@@ -203,10 +230,6 @@ class Job:
             return None
         times = gather_times(rank_times(self._rank, place.stage, self._trainer.watch.stopwatch.steps()), world)
         operators = self._operator_times()
-        if self._request.profile and self._trainer.watch.latest is not None:
-            write_run_trace(
-                self._trainer.watch.latest, self._trainer.configuration, place, self._host, self._request.output
-            )
         if self._rank > 0:
             return None
         summary = run_record(
@@ -216,6 +239,18 @@ class Job:
             summary = replace(summary, emulation=self._emulation.record)
         write_run(summary, self._request.output)
         return summary
+
+    def _write_trace(self) -> None:
+        """Behind all that is worth more; a disk that is full by then does not make the run one that has failed."""
+        step, place = self._trainer.watch.latest, self._trainer.communicators.place
+        if step is None:
+            return
+        try:
+            write_run_trace(step, self._trainer.configuration, place, self._host, self._request.output)
+        except InputError as error:
+            sys.stderr.write(f"meshwright: run: {error}; all else is written\n")
+            with suppress(OSError):
+                (self._request.output / TRACE_FILE).unlink(missing_ok=True)
 
     def _operator_times(self) -> tuple[OperatorTimes, ...]:
         """Of all ranks on the first; a collective."""
@@ -244,6 +279,8 @@ class Job:
                     companions=self._inputs.described.companions,
                     dtype=dtype,
                 )
+        except OSError as error:
+            raise InputError(str(self._request.export), "", f"cannot be written: {error.strerror or error}") from error
         finally:
             for _ in gathered:  # other ranks do not know whether the first has failed: it takes what they send
                 pass

@@ -21,9 +21,9 @@ from types import FrameType
 from torch._C._distributed_c10d import TCPStore
 
 from meshwright.costmodel.errors import InputError
-from meshwright.executor.train.failure import RankEnd, RankError, described_failure, write_failure
-from meshwright.executor.train.stopping import STOPPED_STATUS, StoppedError
-from meshwright.executor.train.supervision import WHEREABOUTS
+from meshwright.executor.train.failure import RankEnd, described_failure, write_failure
+from meshwright.executor.train.stopping import ASKED_BY, STOPPED_STATUSES, StoppedError, listen
+from meshwright.executor.train.supervision import WHEREABOUTS, read_reason
 
 HOST = "127.0.0.1"
 SHUTDOWN_S = 600.0
@@ -33,21 +33,29 @@ POLL_S, GRACE_S, KILL_S = 0.05, 3.0, 3.0
 """How often ranks are looked at; how long others may end by themselves when one has failed, and after SIGTERM."""
 
 
-def launch_ranks(num_ranks: int, arguments: Sequence[str], folder: Path, *, on_cpu: bool) -> None:
+def launch_ranks(num_ranks: int, arguments: Sequence[str], folder: Path, *, on_cpu: bool, saves: bool) -> None:
     """Run `python -m meshwright ARGUMENTS` in so many processes until all have ended.
 
-    Raises `RankError` if one has failed, and writes it to the run's `folder`; `StoppedError` after SIGTERM.
+    Raises `RankError` if one has failed, and writes it to the run's `folder`; `StoppedError` after SIGTERM, and after
+    SIGINT where ranks save (`saves`): without, Ctrl-C interrupts, as a second one always does.
     """
     store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
-    with tempfile.TemporaryDirectory(prefix="meshwright-") as whereabouts, _forwarded_sigterm() as stop:
+    forwarded = ASKED_BY if saves else (signal.SIGTERM,)
+    with tempfile.TemporaryDirectory(prefix="meshwright-") as whereabouts, _noted(forwarded) as stop:
         ranks = _Ranks(num_ranks, arguments, _environment(num_ranks, store.port, whereabouts, on_cpu=on_cpu))
         try:
             ends = ranks.wait(stop)
             if stop and (len(ends) < num_ranks or any(end.status for end in ends)):
-                raise StoppedError("run: stopped by SIGTERM")
+                raise StoppedError(stop[0], read_reason(Path(whereabouts), 0))
             if any(end.status for end in ends):
                 ranks.settle()
-                _raise(described_failure(ranks.ends(), Path(whereabouts), num_ranks), folder)
+                error = described_failure(ranks.ends(), Path(whereabouts), num_ranks)
+                if error.exit_status in STOPPED_STATUSES:
+                    asked_by = signal.Signals(error.exit_status - 128)
+                    raise StoppedError(asked_by, read_reason(Path(whereabouts), error.record.rank))
+                with suppress(InputError):  # why the run has failed matters more
+                    write_failure(error.record, folder)
+                raise error
         finally:
             ranks.end()
 
@@ -65,27 +73,22 @@ def _environment(num_ranks: int, port: int, whereabouts: str, *, on_cpu: bool) -
     }
 
 
-def _raise(error: RankError, folder: Path) -> None:
-    if error.exit_status == STOPPED_STATUS:
-        raise StoppedError("run: stopped by SIGTERM")
-    with suppress(InputError):  # why the run has failed matters more
-        write_failure(error.record, folder)
-    raise error
-
-
 @contextmanager
-def _forwarded_sigterm() -> Iterator[list[int]]:
-    """A list in which SIGTERM leaves its number."""
-    asked: list[int] = []
+def _noted(numbers: Sequence[signal.Signals]) -> Iterator[list[signal.Signals]]:
+    """A list in which signals leave their numbers; a second Ctrl-C interrupts."""
+    asked: list[signal.Signals] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(signal.Signals(number))
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = listen(numbers, note)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Ranks:
@@ -109,8 +112,8 @@ class _Ranks:
                 self._ends.append(RankEnd(rank=rank, status=process.returncode))
         return self._ends
 
-    def wait(self, stop: list[int]) -> list[RankEnd]:
-        """Until all have ended or one has failed; after SIGTERM until all have ended, or for so long as they may."""
+    def wait(self, stop: list[signal.Signals]) -> list[RankEnd]:
+        """Until all have ended or one has failed; asked to stop, until all have ended or for so long as they may."""
         deadline_s: float | None = None
         while len(self.ends()) < len(self._processes):
             if stop and deadline_s is None:

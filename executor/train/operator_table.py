@@ -15,8 +15,17 @@ def worst_operators(operators: Sequence[OperatorTimes], shown: int = SHOWN) -> l
     return sorted(operators, key=lambda one: -one.difference_s)[:shown]
 
 
-def operator_rows(operators: Sequence[OperatorTimes]) -> list[list[str]]:
-    """Their cells: what it is, measured, predicted, error, and the difference a step."""
+COLUMNS, COMPARED_COLUMNS = (
+    ("part", "pass", "operator", "measured", "predicted", *error, "a step") for error in ((), ("error",))
+)
+"""The headings of `operator_rows`."""
+
+
+def operator_rows(operators: Sequence[OperatorTimes], *, comparable: bool) -> list[list[str]]:
+    """Their cells: what it is, measured, predicted, error, and the difference a step.
+
+    The error is left out where measured and predicted are not `comparable`, being of different devices.
+    """
     return [
         [
             one.part,
@@ -24,7 +33,7 @@ def operator_rows(operators: Sequence[OperatorTimes]) -> list[list[str]]:
             f"{one.name} (again)" if one.recomputes else one.name,
             format_time(one.measured_s),
             format_time(one.predicted_s),
-            f"{one.error:+.0%}",
+            *([f"{one.error:+.0%}"] if comparable else []),
             format_time(one.difference_s),
         ]
         for one in operators

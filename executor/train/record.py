@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -18,7 +19,7 @@ from meshwright.executor.train.operator_times import OperatorTimes
 from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
-STEPS_FILE, RUN_FILE = "steps.jsonl", "run.json"
+STEPS_FILE, RUN_FILE, TRACE_FILE = "steps.jsonl", "run.json", "trace.json"
 SETTLING_STEPS = 3
 """Steps at the begin that are left out of the measured step time where there are enough: memory is allocated, kernels
 are loaded and chosen."""
@@ -227,6 +228,16 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(str(folder), "", f"cannot be made: {error.strerror}") from error
+
+
+def begin_anew(folder: Path, names: Iterable[str] = (STEPS_FILE, RUN_FILE, TRACE_FILE)) -> None:
+    """Remove the records of an earlier run from a folder, so that nothing of it is taken for a new one's."""
+    for name in names:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            problem = f"of an earlier run, cannot be removed: {error.strerror}"
+            raise InputError(str(folder / name), "", problem) from error
 
 
 def write_run(record: RunRecord, folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
@@ -91,14 +92,18 @@ class RunCheckpoints:
     def resume(self) -> int:
         """Go on from the newest checkpoint; how many steps it has behind it."""
         folder = self._checkpointer.folder.path
-        manifest = self._checkpointer.load(self._state(), self._manifest.model_sha256)
+        manifest = self._checkpointer.load(
+            self._state(),
+            self._manifest.model_sha256,
+            passed_over=lambda words: sys.stderr.write(f"meshwright: run: {words}\n"),
+        )
         if manifest is None:
             raise InputError(str(folder), "", "no checkpoint to resume; begin without --resume")
-        check_same_data(manifest.data, self._at(manifest.step).data)
+        check_same_data(manifest.data, self._at(manifest.step).data, str(folder))
         for name, is_now in self._manifest.extra.items():
             was = manifest.extra.get(name)
             if was != is_now:
-                raise InputError("checkpoint", name, f"{was}, but this run has {is_now}; --model takes a config.json's")
+                raise InputError(str(folder), name, f"{was}, but this run has {is_now}; --model takes a config.json's")
         self._trainer.optimizer.resume(int(manifest.extra[UPDATES]))
         self._trainer.model.state.spread()
         return manifest.step

@@ -20,10 +20,9 @@ from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.observe.spans import StepSpans
 from meshwright.executor.ranks.place import Place
 from meshwright.executor.train.rank_events import RankEvents, stage_sort_index
+from meshwright.executor.train.record import TRACE_FILE
 from meshwright.planner.serialise import write_whole
 from meshwright.planner.trace.step_trace import MAX_OPERATOR_SLICES, step_trace
-
-TRACE_FILE = "trace.json"
 
 
 class RankStart(Value, frozen=True, kw_only=True):

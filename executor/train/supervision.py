@@ -22,9 +22,9 @@ def rank_whereabouts(rank: int) -> Whereabouts:
     return Whereabouts(Path(os.environ[WHEREABOUTS]) / str(rank) if is_supervised() else None)
 
 
-def leave_reason(rank: int, error: MeshwrightError) -> None:
-    """Leave why this rank fails to whoever has started it: only a supervised rank may."""
-    _reason_file(Path(os.environ[WHEREABOUTS]), rank).write_text(" ".join(str(error).split()), encoding="utf-8")
+def leave_reason(rank: int, reason: MeshwrightError | str) -> None:
+    """Leave why this rank fails, or what it has saved, to whoever has started it: only a supervised rank may."""
+    _reason_file(Path(os.environ[WHEREABOUTS]), rank).write_text(" ".join(str(reason).split()), encoding="utf-8")
 
 
 def read_reason(whereabouts: Path, rank: int) -> str:

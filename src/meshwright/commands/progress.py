@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def point_bar(console: Console, words: str = "points") -> Iterator[Callable[[int, int], None]]:
-    """Gives the function that moves the bar, which is gone in the end."""
+    """Gives the function that moves the bar, which is gone in the end; there is none where that is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_interactive) as bar:
         task = bar.add_task(words, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -64,7 +64,8 @@ def command(
         Path | None, typer.Option(metavar="FOLDER", help="In the end, write a Hugging Face folder (safetensors).")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Checkpoints, in the end and at SIGTERM; the newest three stay.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Checkpoints, in the end and at SIGTERM or Ctrl-C; the newest three stay."),
     ] = None,
     save_every: Annotated[int, typer.Option(metavar="N", help="A checkpoint every N steps, too; 0: none.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
@@ -217,15 +218,15 @@ def _run(request: RunRequest) -> None:
             raise typer.Exit(error.exit_status) from error
         raise
     except MeshwrightError as error:
-        if is_supervised() and not isinstance(error, StoppedError):
-            leave_reason(int(os.environ["RANK"]), error)
+        if is_supervised():
+            leave_reason(int(os.environ["RANK"]), error.saved if isinstance(error, StoppedError) else error)
             raise typer.Exit(error.exit_status) from error
         if silent and not isinstance(error, RankMemoryError | TokenError):
             raise typer.Exit(error.exit_status) from error
         raise
     if summary is not None:
         _print_summary(summary, request)
-    elif not silent and request.export is not None:
+    if request.export is not None and not silent and not is_supervised():
         typer.echo(f"weights written to {request.export}")
 
 
@@ -321,7 +322,8 @@ def _print_summary(summary: RunRecord, request: RunRequest) -> None:
     _print_emulation(summary)
     _print_operators(summary)
     names = ["steps.jsonl", "run.json"]
-    names += ["trace.json"] * request.profile + ["tensorboard/"] * request.tensorboard
+    names += ["trace.json"] * (request.profile and (request.output / "trace.json").is_file())
+    names += ["tensorboard/"] * request.tensorboard
     typer.echo(f"written to {request.output}: {', '.join(names)}")
 
 
@@ -345,11 +347,11 @@ def _print_emulation(summary: RunRecord) -> None:
 
 def _print_operators(summary: RunRecord) -> None:
     from meshwright.commands.output import print_table
-    from meshwright.executor.train.operator_table import operator_rows, worst_operators
+    from meshwright.executor.train.operator_table import COLUMNS, COMPARED_COLUMNS, operator_rows, worst_operators
 
     if not summary.operators:
         return
     on = "" if summary.comparable else " on the plan's GPUs"
     title = f"operators alone, predicted{on} and measured, those farthest apart ({len(summary.operators)} in run.json)"
-    columns = ("part", "pass", "operator", "measured", "predicted", "error", "a step")
-    print_table(title, columns, operator_rows(worst_operators(summary.operators)))
+    rows = operator_rows(worst_operators(summary.operators), comparable=summary.comparable)
+    print_table(title, COMPARED_COLUMNS if summary.comparable else COLUMNS, rows)

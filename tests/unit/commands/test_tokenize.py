@@ -26,7 +26,8 @@ def test_text_becomes_tokens(tokenizer: Path, tmp_path: Path, capsys: pytest.Cap
     text, output = tmp_path / "a.txt", tmp_path / "tokens.bin"
     text.write_text("one more one")
     assert main(["tokenize", str(text), "--tokenizer", str(tokenizer), "--eos", "</s>", "-o", str(output)]) == 0
-    assert capsys.readouterr().out == f"4 tokens of 1 documents written to {output}\n"
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (f"4 tokens of 1 documents written to {output}\n", "")
     assert output.read_bytes() == bytes([2, 0, 0, 0, 2, 0, 1, 0])
     assert json.loads((tmp_path / "tokens.bin.json").read_text())["tokenizer"] == str(tokenizer)
 

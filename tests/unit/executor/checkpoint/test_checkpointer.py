@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +22,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from meshwright.costmodel.errors import InputError
 from meshwright.executor.checkpoint.checkpointer import Checkpointer
 from meshwright.executor.checkpoint.folder import CheckpointFolder
-from meshwright.executor.checkpoint.manifest import DataPosition, Manifest
+from meshwright.executor.checkpoint.manifest import DataPosition, Manifest, read_manifest
 from meshwright.executor.checkpoint.pieces import Piece, ShardedState, whole
 
 RUN = Path(__file__).with_name("saving_run.py")
@@ -174,6 +177,60 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     data.unlink()
     with pytest.raises(InputError, match=r"\.distcp: missing, expected"):
         _load(tmp_path, folder.of_step(2))
+
+
+def _overwrite(folder: Path, offset: int, content: bytes) -> Path:
+    """Other contents of the same size."""
+    data = next(folder.glob("*.distcp"))
+    with data.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+    return data
+
+
+def test_checksums_are_those_of_the_files(tmp_path: Path) -> None:
+    path = _saved(tmp_path, 1).folder.of_step(1)
+    crc32 = read_manifest(path).crc32
+    assert crc32 == {file.name: f"{zlib.crc32(file.read_bytes()):08x}" for file in path.iterdir() if file.name in crc32}
+    assert set(crc32) == {".metadata", "__0_0.distcp"}
+
+
+@pytest.mark.parametrize(("offset", "content"), [(0, bytes(3000)), (500, b"\xff" * 8)])
+def test_changed_contents_are_passed_over_and_told_of(tmp_path: Path, offset: int, content: bytes) -> None:
+    folder = _saved(tmp_path, 1, 2).folder
+    data = _overwrite(folder.of_step(2), offset, content)
+    weights = {name: torch.zeros_like(tensor) for name, tensor in _weights(0).items()}
+    told: list[str] = []
+    manifest = Checkpointer(folder).load(_state(weights), "m", passed_over=told.append)
+    assert manifest is not None
+    assert manifest.step == 1
+    assert all(torch.equal(weights[name], tensor) for name, tensor in _weights(1).items())
+    found, expected = (f"{zlib.crc32(data.read_bytes()):08x}", read_manifest(folder.of_step(2)).crc32[data.name])
+    problem = f"{data}: CRC-32 {found}, expected {expected}: the checkpoint is damaged"
+    assert told == [f"skipped: {problem}; resumes from step-000000000001"]
+    with pytest.raises(InputError, match=re.escape(problem)):
+        _load(tmp_path, folder.of_step(2))
+
+
+def test_where_all_are_damaged_all_are_named(tmp_path: Path) -> None:
+    folder = _saved(tmp_path, 1, 2).folder
+    _overwrite(folder.of_step(2), 500, b"\xff" * 8)
+    (folder.of_step(1) / "manifest.json").unlink()
+    expected = r"no checkpoint is whole: .*2/__0_0.distcp: CRC-32 .* damaged; .*1: no manifest\.json: half written"
+    with pytest.raises(InputError, match=expected):
+        _load(tmp_path)
+
+
+def test_damage_without_checksums_is_one_line(tmp_path: Path) -> None:
+    """As in checkpoints of earlier versions."""
+    folder = _saved(tmp_path, 1).folder
+    manifest = msgspec.structs.replace(read_manifest(folder.of_step(1)), crc32={})
+    (folder.of_step(1) / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    _assert_step(tmp_path, 1)
+    _overwrite(folder.of_step(1), 0, bytes(3000))
+    with pytest.raises(InputError, match="step-000000000001: damaged, cannot be read: Weights only load") as refused:
+        _load(tmp_path)
+    assert "\n" not in str(refused.value)
 
 
 def test_only_damaged_ones_are_named(tmp_path: Path) -> None:

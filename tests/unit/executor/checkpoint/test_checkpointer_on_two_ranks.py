@@ -76,3 +76,8 @@ def test_a_failure_is_told_on_all_ranks_and_leaves_nothing(found: list[dict[str,
     message = "checkpoint: moment.fc2: parts of 15 elements in all, expected 30"
     assert [rank["failed"] for rank in found] == [message, message]
     assert list((folder / "failed").iterdir()) == []
+
+
+def test_what_any_rank_finds_damaged_all_pass_over(found: list[dict[str, object]], folder: Path) -> None:
+    damaged = folder / "damaged" / "step-000000000002" / "__1_0.distcp"
+    assert [rank["undamaged"] for rank in found] == [[1, f"skipped: {damaged}"], [1]]

@@ -60,6 +60,9 @@ def test_a_model_is_what_it_is_whatever_its_name() -> None:
 
 
 def test_other_data_are_named() -> None:
-    check_same_data(DATA, DATA)
-    with pytest.raises(InputError, match=r"checkpoint: data\.seed: 1, but this run has 2; expected the same data"):
-        check_same_data(DATA, msgspec.structs.replace(DATA, seed=2))
+    check_same_data(DATA, DATA, "saved")
+    with pytest.raises(InputError, match=r"saved: data\.seed: 1, but this run has 2; expected the same data"):
+        check_same_data(DATA, msgspec.structs.replace(DATA, seed=2), "saved")
+    first, second = (msgspec.structs.replace(DATA, source=digit * 64) for digit in "ab")
+    with pytest.raises(InputError, match=r"saved: data\.source: tokens a{12}, but this run has tokens b{12};"):
+        check_same_data(first, second, "saved")

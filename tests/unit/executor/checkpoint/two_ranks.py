@@ -110,6 +110,24 @@ def save(folder: Path, ranks: Communicator, without: str = "") -> str:
     return ""
 
 
+def load_undamaged(folder: Path, ranks: Communicator) -> list[object]:
+    """As `load`, with what the first rank is told, where the file of the second has changed in the newest of two."""
+    checkpoints = CheckpointFolder(path=folder)
+    checkpointer = Checkpointer(checkpoints, ranks)
+    state, _ = state_of(ranks, full_state())
+    for step in (1, 2):
+        checkpointer.save(state, manifest(step))
+        checkpointer.wait()
+    if ranks.rank == 0:
+        with (checkpoints.of_step(2) / "__1_0.distcp").open("r+b") as file:
+            file.seek(100)
+            file.write(b"\xff" * 8)
+    dist.barrier()
+    told: list[str] = []
+    found = checkpointer.load(state, MODEL, passed_over=told.append)
+    return [found.step if found else None, *(words.partition(": CRC")[0] for words in told)]
+
+
 def main(rank: int, port: str, folder: Path) -> None:
     """One rank; it prints what it found."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -120,6 +138,7 @@ def main(rank: int, port: str, folder: Path) -> None:
         "saved": save(folder / "of-two", ranks),
         "loaded": load(folder / "of-two", ranks),
         "loaded of one": load(folder / "of-one", ranks),
+        "undamaged": load_undamaged(folder / "damaged", ranks),
         "failed": save(folder / "failed", ranks, without="moment.fc2"),
     }
     json.dump(found, sys.stdout)

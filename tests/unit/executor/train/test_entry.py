@@ -19,6 +19,7 @@ from meshwright.executor.data.token_writer import write_tokens
 from meshwright.executor.train.entry import run
 from meshwright.executor.train.record import RunRecord
 from meshwright.executor.train.request import DeviceChoice, RunRequest
+from meshwright.executor.train.trainer import LossError
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.fixes import parse_fixes
 from meshwright.planner.plan import Plan
@@ -51,6 +52,16 @@ def tokens(tmp_path: Path) -> Path:
 
 def test_missing_data(tiny_plan: Plan, tmp_path: Path) -> None:
     assert "no-such.bin" in str(refuse(tiny_plan, tmp_path, data=str(tmp_path / "no-such.bin")))
+
+
+def test_a_folder_as_data(tiny_plan: Plan, tmp_path: Path) -> None:
+    refused = refuse(tiny_plan, tmp_path, data=str(tmp_path))
+    assert str(refused).startswith(f"{tmp_path}: a folder, expected a file of tokens")
+
+
+def test_balanced_experts_of_a_dense_model(tmp_path: Path) -> None:
+    dense = plan_for_one(with_num_layers(load_model("qwen3-0.6b"), 1))
+    assert str(refuse(dense, tmp_path, balanced=True)) == "--balanced: the plan's model has no experts"
 
 
 def test_truncated_data(tiny_plan: Plan, tmp_path: Path, tokens: Path) -> None:
@@ -147,6 +158,23 @@ def test_a_damaged_newest_checkpoint_is_told_of(
     ]
 
 
+def test_a_checkpoint_whose_contents_have_changed_is_told_of(
+    lone_plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start(lone_plan, tmp_path, 2, save_every=1)
+    data = next(CheckpointFolder(path=tmp_path / "saved").of_step(2).glob("*.distcp"))
+    with data.open("r+b") as file:
+        file.seek(9000)
+        file.write(b"\xff" * 8)
+    capsys.readouterr()
+    summary = start(lone_plan, tmp_path, 3, resume=True)
+    assert summary is not None
+    assert summary.first_step == 1
+    (told,) = (line for line in capsys.readouterr().err.splitlines() if "skipped" in line)
+    assert told.startswith(f"meshwright: run: skipped: {data}: CRC-32 ")
+    assert told.endswith(": the checkpoint is damaged; resumes from step-000000000001")
+
+
 def test_checkpoints_of_an_earlier_run_are_not_pushed_out(lone_plan: Plan, tmp_path: Path) -> None:
     start(lone_plan, tmp_path)
     shutil.rmtree(tmp_path / "run")
@@ -157,9 +185,9 @@ def test_checkpoints_of_an_earlier_run_are_not_pushed_out(lone_plan: Plan, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "zipf"}, "checkpoint: data.source: markov of 256, branching 4, but this run has zipf of 256"),
-        ({"seed": 5}, "checkpoint: data.seed: 0, but this run has 5"),
-        ({"model": True}, "checkpoint: numerics.norm_epsilon: 1e-06, but this run has 0.5"),
+        ({"data": "zipf"}, "saved: data.source: markov of 256, branching 4, but this run has zipf of 256"),
+        ({"seed": 5}, "saved: data.seed: 0, but this run has 5"),
+        ({"model": True}, "saved: numerics.norm_epsilon: 1e-06, but this run has 0.5"),
     ],
 )
 def test_other_data_or_numerics_are_refused_by_name(
@@ -249,3 +277,102 @@ def test_the_same_command_with_resume_goes_on_from_loaded_weights(
     summary = start(lone_plan, tmp_path, 2, load=tmp_path, resume=True)
     assert summary is not None
     assert (summary.first_step, summary.numerics.norm_epsilon) == (1, 0.5)
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(tiny_plan: Plan, tmp_path: Path) -> None:
+    """Also for root, whom no mode of a folder keeps out: /proc takes no files."""
+    refused = refuse(tiny_plan, tmp_path, export=Path("/proc/out"))
+    assert str(refused).startswith("/proc/out: cannot be written: ")
+    refused = refuse(tiny_plan, tmp_path, checkpoint=Path("/proc/a/b"))
+    assert str(refused).startswith("/proc/a/b: cannot be written: ")
+    (tmp_path / "file").touch()
+    refused = refuse(tiny_plan, tmp_path, checkpoint=tmp_path / "file")
+    assert str(refused) == f"{tmp_path / 'file'}: cannot be written: Not a directory"
+
+
+def test_an_export_whose_place_is_gone_in_the_end_is_one_line(
+    lone_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr("tempfile.mkdtemp", gone)
+    monkeypatch.setattr("meshwright.executor.train.inputs._check_writable", lambda *_: None)
+    with pytest.raises(InputError) as refused:
+        start(lone_plan, tmp_path, export=tmp_path / "out")
+    assert str(refused.value) == f"{tmp_path / 'out'}: cannot be written: No such file or directory"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["num_steps"] == 1
+
+
+def test_a_new_run_removes_the_records_of_an_earlier_one(lone_plan: Plan, tmp_path: Path) -> None:
+    start(lone_plan, tmp_path, 1, profile=True)
+    out = tmp_path / "run"
+    assert {path.name for path in out.iterdir()} == {"steps.jsonl", "run.json", "trace.json"}
+    shutil.rmtree(tmp_path / "saved")
+    start(lone_plan, tmp_path, 0)
+    assert [(path.name, path.read_bytes()) for path in out.iterdir()] == [("steps.jsonl", b"")]
+
+
+def test_a_resumed_run_keeps_the_records_of_the_part_before(lone_plan: Plan, tmp_path: Path) -> None:
+    start(lone_plan, tmp_path, 1, profile=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    start(lone_plan, tmp_path, 1, resume=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_nothing_to_train_is_said_and_no_line_is_lost(
+    lone_plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lines behind the checkpoint stay, too: nothing takes their place. What is asked for in the end is done."""
+    start(lone_plan, tmp_path, 2)
+    steps = tmp_path / "run" / "steps.jsonl"
+    steps.write_bytes(lines := steps.read_bytes() + steps.read_bytes().splitlines(keepends=True)[-1])
+    capsys.readouterr()
+    assert start(lone_plan, tmp_path, 1, resume=True, export=tmp_path / "out") is None
+    assert capsys.readouterr().err == "meshwright: run: 2 steps are done, --steps is 1: nothing to train\n"
+    assert steps.read_bytes() == lines
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_run_alone_that_fails_leaves_its_reason(lone_plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(LossError) as failed:
+        start(lone_plan, tmp_path, 9, learning_rate=1e30)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["failed"], record["rank"], record["status"]) == (str(failed.value), 0, 1)
+
+
+def test_a_refused_resume_leaves_the_summary_of_the_part_before(lone_plan: Plan, tmp_path: Path) -> None:
+    start(lone_plan, tmp_path, 1)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(InputError, match="seed"):
+        start(lone_plan, tmp_path, 3, resume=True, seed=5)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_a_resumed_run_that_fails_leaves_its_reason(
+    lone_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(lone_plan, tmp_path, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise LossError("step 1: not finite")
+
+    monkeypatch.setattr("meshwright.executor.train.trainer.Trainer.step", fail)
+    with pytest.raises(LossError):
+        start(lone_plan, tmp_path, 3, resume=True)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["failed"] == "step 1: not finite"
+
+
+def test_a_trace_that_cannot_be_written_costs_nothing_else(
+    lone_plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: bytes, path: Path) -> None:
+        raise InputError(str(path), "", "cannot be written: No space left on device")
+
+    monkeypatch.setattr("meshwright.executor.train.run_trace.write_whole", full)
+    assert start(lone_plan, tmp_path, 1, profile=True, export=tmp_path / "out") is not None
+    trace = tmp_path / "run" / "trace.json"
+    line = f"meshwright: run: {trace}: cannot be written: No space left on device; all else is written"
+    assert line in capsys.readouterr().err.splitlines()
+    assert (tmp_path / "run" / "run.json").is_file()
+    assert (tmp_path / "out" / "config.json").is_file()

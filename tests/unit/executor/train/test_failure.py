@@ -31,7 +31,10 @@ def ends(*pairs: tuple[int, int]) -> list[RankEnd]:
 def test_a_killed_rank_comes_before_those_that_lost_it(places: list[Whereabouts], tmp_path: Path) -> None:
     places[0].end(Outcome.LOST)
     error = described_failure(ends((0, 1), (2, -9)), tmp_path, 3)
-    assert str(error) == "run: rank 2 died (signal 9) in the start; ranks 0, 1 waited in step 4, gradients"
+    assert str(error) == (
+        "run: rank 2 died (signal 9: often the host's memory ran out) in the start;"
+        " ranks 0, 1 waited in step 4, gradients"
+    )
     assert error.exit_status == 1
 
 

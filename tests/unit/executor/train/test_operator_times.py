@@ -11,7 +11,7 @@ from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.stage_cost import cost_context
 from meshwright.executor.layer.groups import ALONE
 from meshwright.executor.observe.operator_samples import OperatorKey, OperatorSamples
-from meshwright.executor.train.operator_table import operator_rows, worst_operators
+from meshwright.executor.train.operator_table import COLUMNS, COMPARED_COLUMNS, operator_rows, worst_operators
 from meshwright.executor.train.operator_times import (
     OperatorTimes,
     alike_parts,
@@ -75,9 +75,17 @@ def test_predictions_are_those_of_the_operator_alone(tiny_configuration: Trainin
 
 def test_the_worst_are_those_that_cost_a_step_most(tiny_configuration: TrainingConfiguration) -> None:
     found = times(tiny_configuration, qkv=(1.0,), attention=(3.0,), dispatch=(2.0,))
-    rows = operator_rows(worst_operators(tuple(found.values()), shown=2))
+    rows = operator_rows(worst_operators(tuple(found.values()), shown=2), comparable=True)
     assert [row[2] for row in rows] == ["attention", "dispatch"]
     assert rows[0][:4] == ["layers 0-3", "forward", "attention", "3 s"]
+    assert rows[0][5] == "-100%"
+    assert len(rows[0]) == len(COMPARED_COLUMNS)
+
+
+def test_there_is_no_error_of_another_device(tiny_configuration: TrainingConfiguration) -> None:
+    (row,) = operator_rows(tuple(times(tiny_configuration, qkv=(1.0,)).values()), comparable=False)
+    assert len(row) == len(COLUMNS)
+    assert not any("%" in cell for cell in row)
 
 
 def test_what_did_not_run_is_left_out(tiny_configuration: TrainingConfiguration) -> None:
