@@ -143,23 +143,30 @@ class MicroBatch:
         with torch.no_grad():
             for operator in operators:
                 if around is None:
-                    self._run_one(operator)
+                    self.run_one(operator)
                 else:
-                    around(operator, partial(self._run_one, operator))
+                    around(operator, partial(self.run_one, operator))
 
     def _run_pass(self, planned: LayerPass, around: Around | None) -> None:
-        groups = planned.groups
-        if groups is not None and groups != self.scope.layer.groups:
-            self.scope = replace(self.scope, layer=replace(self.scope.layer, groups=groups))
+        self.join(planned.groups)
         if planned.streams is None:
             self.run(planned.operators, around)
         else:
             self.run_on(planned.streams, planned.on_streams, around)
 
+    def join(self, groups: LayerGroups | None) -> None:
+        """Talk in these groups from now on; None: in those of before."""
+        if groups is not None and groups != self.scope.layer.groups:
+            self.scope = replace(self.scope, layer=replace(self.scope.layer, groups=groups))
+
     def run_on(self, streams: Streams, planned: StreamPass, around: Around | None = None) -> None:
         """Issue a pass to streams. What it leaves in the end is there for the compute stream."""
         with torch.no_grad():
-            streams.run(planned, self.scope.values, self._run_one, around)
+            streams.run(planned, lambda _: self.scope.values, self.run_one, around)
+        self.hand_over(streams)
+
+    def hand_over(self, streams: Streams) -> None:
+        """A pass has been issued to streams: what leaves the layer now is for the compute stream."""
         for name in {self._output, GRADIENT + INPUT} & self.scope.values.names():
             streams.hand_over(self.scope.values, name)
 
@@ -169,7 +176,8 @@ class MicroBatch:
         else:
             around(operator, run)
 
-    def _run_one(self, operator: Operator) -> None:
+    def run_one(self, operator: Operator) -> None:
+        """Run an operator, without autograd, and forget what nobody needs any more."""
         written = self._bindings[operator.name](operator, self.scope)
         if set(written) != set(operator.writes):
             raise RuntimeError(f"{operator.name} wrote {sorted(written)}; the program says {sorted(operator.writes)}")

@@ -81,14 +81,18 @@ class Streams:
         self._held: dict[Resource, list[_Held]] = {stream: [] for stream in Resource}
 
     def run(
-        self, planned: StreamPass, values: Values, run: Callable[[Operator], None], around: Around | None = None
+        self,
+        planned: StreamPass,
+        values_of: Callable[[Operator], Values],
+        run: Callable[[Operator], None],
+        around: Around | None = None,
     ) -> None:
-        """Issue a pass; the compute stream ends behind all of it. `run` runs an operator on `values`."""
+        """Issue a pass; the compute stream ends behind all of it. `run` runs an operator on its values."""
         marks = {BEGIN: self._mark(COMPUTE)} if planned.begins else {}
         for place, step in enumerate(planned.steps):
             for waited in step.waits:
                 self._wait(step.stream, marks[waited])
-            self._launch(step, values, partial(run, step.operator), around)
+            self._launch(step, values_of(step.operator), partial(run, step.operator), around)
             if step.records:
                 marks[place] = self._mark(step.stream)
         for waited in planned.ends:

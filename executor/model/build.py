@@ -22,7 +22,8 @@ from meshwright.executor.model.describe import ModelDescriber, PlannedPart
 from meshwright.executor.model.initial import initial_part
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.part import Part
-from meshwright.executor.model.stage import Routed, Stage
+from meshwright.executor.model.stage import Stage
+from meshwright.executor.model.stage_passes import Routed
 from meshwright.executor.observe.observer import StepObserver
 from meshwright.executor.ranks.communicators import Communicators
 from meshwright.executor.state import buckets

@@ -10,6 +10,7 @@ from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
+from meshwright.executor.layer.beside import joint_pass
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.groups import LayerGroups
@@ -34,8 +35,17 @@ class PartDescription:
     groups: Mapping[PassKind, LayerGroups] = field(default_factory=dict)
 
     def passes(self) -> dict[PassKind, tuple[Placed, ...]]:
-        """The operators of each pass, in the plan's order and on its streams where it has one."""
-        return {kind: self._ordered(kind) for kind in PassKind if kind is not PassKind.JOINT}
+        """The operators of each pass, in the plan's order and on its streams where it has one.
+
+        JOINT is among them where the plan has ordered it.
+        """
+        is_joint = self.order is not None and self.order.joint is not None
+        return {kind: self._ordered(kind) for kind in PassKind if kind is not PassKind.JOINT or is_joint}
+
+    def is_like(self, other: PartDescription) -> bool:
+        """Whether the two run the same operators in the same orders."""
+        own = (self.program, self.recompute, self.order)
+        return own == (other.program, other.recompute, other.order)
 
     def _ordered(self, kind: PassKind) -> tuple[Placed, ...]:
         """A joined backward that the plan has not ordered runs as its two halves, if the plan has ordered those."""
@@ -51,10 +61,12 @@ class PartDescription:
 class Part:
     """A part with its weights. `routes`: its tokens choose experts. `streams` None: it runs on one stream.
 
-    `beside`: for each pass the streams of the operators that are not on the compute stream, by name.
+    `beside`: for each pass the streams of the operators that are not on the compute stream, by name. `joint`: its
+    forward, or its backward, beside that of a part like it.
     """
 
     def __init__(self, description: PartDescription, parameters: Parameters, streams: Streams | None = None) -> None:
+        self.description = description
         self.title = description.title
         self.runner = LayerRunner(description.program, description.context, parameters, description.recompute)
         self.routes = ROUTING in description.program.sizes()
@@ -69,3 +81,5 @@ class Part:
             for kind, placed in passes.items()
         }
         self.beside = {kind: one.beside() for kind, one in self.passes.items()}
+        joint = self.passes.get(PassKind.JOINT)
+        self.joint = None if joint is None else joint_pass(joint, description.program.forward)

@@ -16,15 +16,12 @@ from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.stage_cost import cost_context, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 
-RUN = (PassKind.FORWARD, PassKind.BACKWARD, PassKind.DGRAD, PassKind.WGRAD)
-"""The passes that are run."""
-
 
 def pass_sms(
     configuration: TrainingConfiguration, program: LayerProgram, recompute: Recompute, order: LayerOrder | None
 ) -> dict[PassKind, int]:
     """SMs of the collectives of each pass, 0 for what the library takes."""
-    return {kind: _sms(configuration, program, recompute, order, kind) for kind in RUN}
+    return {kind: _sms(configuration, program, recompute, order, kind) for kind in PassKind}
 
 
 def _sms(

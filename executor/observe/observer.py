@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -38,7 +38,7 @@ class StepObserver:
         self._device = device
         self._recorder: SpanRecorder | None = None
         self._at = NOWHERE
-        self._beside: Mapping[str, Resource] = {}
+        self._streams: Mapping[str, Resource] = {}
 
     def record_step(self) -> None:
         """Record the step that begins now; waits for the device."""
@@ -52,10 +52,32 @@ class StepObserver:
             return self.stopwatch.part(part, what if part in WAITS else None)
         return self._recorder.around(what)
 
-    def enter(self, title: str, kind: PassKind, micro_batch: int, beside: Mapping[str, Resource] | None = None) -> None:
-        """The operators that follow are those of this pass; `beside` has those that are not on the compute stream."""
-        self._at = PassAt(title=title, kind=kind, micro_batch=micro_batch)
-        self._beside = beside or {}
+    @contextmanager
+    def joint_part(self, forward: str, backward: str) -> Iterator[None]:
+        """Time a forward and a backward that run beside each other: as a backward; a recorded step shows both."""
+        self.whereabouts.do(backward, waits=False)
+        if self._recorder is None:
+            with self.stopwatch.part(StepPart.BACKWARD):
+                yield
+            return
+        with (
+            self._recorder.around(PartAt(part=StepPart.FORWARD, name=forward, beside=True)),
+            self._recorder.around(PartAt(part=StepPart.BACKWARD, name=backward)),
+        ):
+            yield
+
+    def enter(
+        self,
+        title: str,
+        kind: PassKind,
+        micro_batch: int,
+        streams: Mapping[str, Resource] | None = None,
+        *,
+        beside: bool = False,
+    ) -> None:
+        """The operators that follow are those of this pass (`Watch`)."""
+        self._at = PassAt(title=title, kind=kind, micro_batch=micro_batch, beside=beside)
+        self._streams = streams or {}
         self.whereabouts.enter(self._at)
 
     def around(self, operator: Operator, run: Callable[[], None]) -> None:
@@ -64,7 +86,7 @@ class StepObserver:
         if self._recorder is None and not operator.is_communication:
             run()
             return
-        stream = self._beside.get(operator.name, Resource.COMPUTE)
+        stream = self._streams.get(operator.name, Resource.COMPUTE)
         what = OperatorAt(within=self._at, operator=operator, stream=stream)
         if self._recorder is None:
             self.stopwatch.around(operator, run, what)

@@ -17,11 +17,15 @@ from meshwright.executor.stopwatch import StepPart
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassAt:
-    """A pass of a part of the model, which `title` names as the model describer does, with one micro-batch."""
+    """A pass of a part of the model, which `title` names as the model describer does, with one micro-batch.
+
+    `beside`: a forward that runs beside the backward of another micro-batch.
+    """
 
     title: str
     kind: PassKind
     micro_batch: int
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +39,11 @@ class OperatorAt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartAt:
-    """A part of the step; `name` tells it from others of its kind."""
+    """A part of the step; `name` tells it from others of its kind. `beside`: as of a pass."""
 
     part: StepPart
     name: str
+    beside: bool = False
 
 
 What = OperatorAt | PartAt

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from meshwright.costmodel.simulate import Schedule
-from meshwright.costmodel.simulate.actions import Action, ActionKind
+from meshwright.costmodel.simulate.actions import Action, ActionKind, Slot
 from meshwright.costmodel.simulate.schedule import dependency_order
 from meshwright.costmodel.value import Value
 
@@ -24,9 +24,9 @@ class Passage(Value, frozen=True, kw_only=True):
 
 
 class Compute(Value, frozen=True, kw_only=True):
-    """An action of the schedule."""
+    """A slot of the schedule: an action, or a forward beside a backward."""
 
-    action: Action
+    slot: Slot
 
 
 class Send(Value, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ def device_instructions(schedule: Schedule) -> tuple[tuple[Instruction, ...], ..
     for device in dependency_order(schedule):
         slot = schedule.order[device][positions[device]]
         positions[device] += 1
-        lists[device].extend(Compute(action=action) for action in slot)
+        lists[device].append(Compute(slot=slot))
         for passage in _passages(schedule, device, slot):
             target = device_of[passage.target]
             if target != device:

@@ -13,10 +13,12 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.order.launch_order import Launch, LayerOrder, PassOrder
 from meshwright.costmodel.order.order_book import OrderBook, OrderEntry
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
-from meshwright.costmodel.program.operators import Operator, Resource
+from meshwright.costmodel.program.operators import BESIDE, Operator, Resource
+from meshwright.costmodel.program.program import with_prefix
 from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.stage_cost import cost_context
 from meshwright.costmodel.step import predict
+from meshwright.executor.pipeline.beside import runs_beside
 from meshwright.executor.train.record import AsRun
 from meshwright.executor.train.stage_times import predicted_parts
 
@@ -63,7 +65,7 @@ def running_configuration(
 
 
 def _between_operators(planned: LayerOverlap) -> LayerOverlap:
-    """The plan's overlap without fused kernels and without another micro-batch's passes beside its own."""
+    """The plan's overlap without fused kernels and, but for DualPipe's slots, other micro-batches' passes beside."""
     return LayerOverlap(
         tensor=_unfused(planned.tensor),
         sequence=_unfused(planned.sequence),
@@ -79,14 +81,28 @@ def _unfused(level: OverlapLevel) -> OverlapLevel:
 
 def _one_by_one(configuration: TrainingConfiguration) -> OrderBook:
     """The plan's orders without fused kernels: this executor has none, and launches their operators in turn."""
-    context = cost_context(configuration)
+    context, shares_passes = cost_context(configuration), runs_beside(configuration)
     entries = []
     for entry in configuration.orders.entries:
         program = context.program(entry.part, entry.strategy)
-        operators = {op.name: op for op in (*program.forward, *program.backward)}
+        beside = with_prefix(program, BESIDE)
+        operators = {op.name: op for op in (*program.forward, *program.backward, *beside.forward)}
         passes = {name: _apart(getattr(entry.order, name), operators) for name in LayerOrder.__struct_fields__}
+        if not shares_passes:
+            passes["joint"] = _one_behind_the_other(passes)
         entries.append(OrderEntry(part=entry.part, strategy=entry.strategy, order=LayerOrder(**passes)))
     return OrderBook(entries=tuple(entries))
+
+
+def _one_behind_the_other(passes: Mapping[str, PassOrder | None]) -> PassOrder | None:
+    """A joint pass that launches the forward, then the two halves of the backward."""
+    forward, dgrad, wgrad = (passes[name] for name in ("forward", "dgrad", "wgrad"))
+    if passes["joint"] is None or forward is None or dgrad is None or wgrad is None:
+        return None
+    beside = tuple(
+        replace(launch, operators=tuple(BESIDE + name for name in launch.operators)) for launch in forward.launches
+    )
+    return replace(passes["joint"], launches=(*beside, *dgrad.launches, *wgrad.launches))
 
 
 def _apart(order: PassOrder | None, operators: Mapping[str, Operator]) -> PassOrder | None:

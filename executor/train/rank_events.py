@@ -31,11 +31,16 @@ class RankEvents:
 
     def events(self) -> Iterator[Event]:
         """Slices in the order in which they began, then the names of what was used."""
-        for within, spans in groupby(self._step.spans, key=_within):
-            if within is None:
+        for is_inside, spans in groupby(self._step.spans, key=lambda span: isinstance(span.what, OperatorAt)):
+            if not is_inside:
                 yield from map(self._part, spans)
-            else:
-                yield from self._pass(within, list(spans))
+                continue
+            passes: dict[PassAt, list[Span]] = {}  # operators of two that run beside each other take turns
+            for span in spans:
+                assert isinstance(span.what, OperatorAt)  # grouped by it
+                passes.setdefault(span.what.within, []).append(span)
+            for within, inside in passes.items():
+                yield from self._pass(within, inside)
         yield from self._names()
 
     def _part(self, span: Span) -> Event:
@@ -43,14 +48,16 @@ class RankEvents:
         part = span.what.part
         words = PART_WORDS.get(part, span.what.name)
         category = words.partition(" ")[0] if part in ACTIONS else part.value if part is StepPart.WAIT else words
-        return self._slice(PART_LANES.get(part, Lane.ACTIONS), words, category, span.start_s, span.end_s)
+        lane = PART_LANES.get(part, _actions(span.what.beside))
+        return self._slice(lane, words, category, span.start_s, span.end_s)
 
     def _pass(self, within: PassAt, spans: list[Span]) -> Iterator[Event]:
         """A layer's pass, and its operators on their streams."""
         if within.micro_batch not in self._detailed:
             return
         start_s, end_s = min(span.start_s for span in spans), max(span.end_s for span in spans)
-        yield self._slice(Lane.ACTIONS, f"{within.title} {within.kind.value}", "layer", start_s, end_s)
+        lane = _actions(within.beside)
+        yield self._slice(lane, f"{within.title} {within.kind.value}", "layer", start_s, end_s)
         for span in spans:
             assert isinstance(span.what, OperatorAt)  # it is within a pass
             operator = span.what.operator
@@ -88,6 +95,10 @@ class RankEvents:
 def stage_sort_index(place: Place, stage: int) -> int:
     """Where a stage's prediction stands, its ranks behind it."""
     return stage * (place.mesh.stage_gpus + 1)
+
+
+def _actions(beside: bool) -> Lane:
+    return Lane.FORWARD_BESIDE if beside else Lane.ACTIONS
 
 
 def _within(span: Span) -> PassAt | None:

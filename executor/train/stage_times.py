@@ -14,11 +14,15 @@ from meshwright.costmodel.stage_cost import StageCost
 from meshwright.costmodel.step import SPLIT_BACKWARD, schedule_of, step_inputs
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.groups import Communicator
+from meshwright.executor.pipeline.beside import runs_beside
 from meshwright.executor.stopwatch import PartTimes, StepPart
 from meshwright.executor.train.record import SETTLING_STEPS, SlowRank, StageTimes
 
 SLOW = 1.1
 """A rank whose compute takes longer than this times the median of its stage is pointed at."""
+
+BUSY = (StepPart.FORWARD, StepPart.BACKWARD, StepPart.GRADIENTS, StepPart.OPTIMIZER)
+"""What a step is made of beside waits for other stages."""
 
 
 class RankTimes(Value, frozen=True, kw_only=True):
@@ -82,10 +86,31 @@ def predicted_parts(configuration: TrainingConfiguration, step_s: float) -> list
     schedule = schedule_of(configuration)
     costs, _ = step_inputs(configuration, schedule)
     split, count = schedule.kind in SPLIT_BACKWARD, configuration.num_micro_batches
+    shares_passes = runs_beside(configuration)
     return [
-        _of_device([costs[stage] for stage in chunks], split, count, step_s, first=0 in chunks)
-        for chunks in schedule.placement
+        _beside(
+            _of_device([costs[stage] for stage in chunks], split, count, step_s, first=0 in chunks),
+            [costs[chunks[slot[0].chunk]] for slot in slots if shares_passes and len(slot) > 1],
+            step_s,
+        )
+        for chunks, slots in zip(schedule.placement, schedule.order, strict=True)
     ]
+
+
+def _beside(apart: PartTimes, forwards: Sequence[StageCost], step_s: float) -> PartTimes:
+    """The same with some forwards beside backwards: what they add to these is measured with them.
+
+    What they save is, first of all, communication that then is not exposed.
+    """
+    forward_s = sum(cost.forward.total_s for cost in forwards)
+    saved_s = sum(cost.overlap_saving_s for cost in forwards)
+    busy_s = sum(apart[part] for part in BUSY) - saved_s
+    return apart | {
+        StepPart.FORWARD: apart[StepPart.FORWARD] - forward_s,
+        StepPart.BACKWARD: apart[StepPart.BACKWARD] + forward_s - saved_s,
+        StepPart.EXPOSED: max(0.0, apart[StepPart.EXPOSED] - saved_s),
+        StepPart.WAIT: max(0.0, step_s - busy_s),
+    }
 
 
 def _of_device(

@@ -24,6 +24,7 @@ from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.sm_shares import strategy_sms
 from meshwright.executor.observe.observer import StepObserver
 from meshwright.executor.observe.whereabouts import Whereabouts
+from meshwright.executor.pipeline.beside import runs_beside
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators
@@ -162,7 +163,14 @@ class Trainer:
         schedule = build_schedule(
             pipeline.schedule, configuration.mesh.pp, configuration.num_micro_batches, pipeline.virtual_stages
         )
-        return PipelineDevice(schedule, place.stage, self.model.stages, make_mailbox, self.watch)
+        return PipelineDevice(
+            schedule,
+            place.stage,
+            self.model.stages,
+            make_mailbox,
+            self.watch,
+            runs_beside=runs_beside(configuration),
+        )
 
     def step(self, number: int, *, stop: bool = False, records: bool = False) -> StepResult:
         """Step `number`, from 0; `stop` tells all ranks that this one is asked to end the run.

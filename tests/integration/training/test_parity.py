@@ -72,6 +72,7 @@ TWO = {
     "dense: zb-h1": "pp=2,mbs=1,schedule=zb-h1",
     "dense: zb-v": "pp=2,mbs=1,schedule=zb-v",
     "dense: dualpipe-v": "pp=2,mbs=1,schedule=dualpipe-v",
+    "moe: dualpipe-v": "pp=2,mbs=1,schedule=dualpipe-v,recompute=sar",
     "moe: dp": "dp=2,mbs=2,ep=1",
     "moe: ep": "dp=2,ep=2,mbs=2,dispatch=alltoall",
     "moe: ep, allgather": "dp=2,ep=2,mbs=2,dispatch=allgather",
@@ -201,6 +202,7 @@ FOUR = {
     "dense: zero 3, tied ends": "pp=2,dp=2,mbs=1,schedule=1f1b,zero=3",
     "moe: zero 2, zb-v": "pp=2,dp=2,ep=2,mbs=1,schedule=zb-v,dispatch=alltoall,zero=2",
     "moe: zero 3, zb-v": "pp=2,dp=2,ep=2,mbs=1,schedule=zb-v,dispatch=alltoall,zero=3",
+    "moe: zero 3, dualpipe-v": "pp=2,dp=2,ep=2,mbs=1,schedule=dualpipe-v,dispatch=alltoall,zero=3",
     "moe: zero 3, interleaved": "pp=2,dp=2,ep=1,mbs=1,vp=2,schedule=interleaved,zero=3",
 }
 EIGHT = {
@@ -215,6 +217,7 @@ CASES = {1: ONE, 2: TWO, 4: FOUR, 8: EIGHT}
 STREAMED = (
     "moe: tp, edp",
     "moe: zb-v, sp",
+    "moe: dualpipe-v, ep",
     "latent: tp, dp",
     "moe: ep, edp",
     "moe: ep, edp, activations in host memory",

@@ -225,7 +225,7 @@ class World:
                 self.values.drop([name for name in (*operator.reads, *operator.writes) if name not in left])
 
             self._begin_pass()
-            self.streams.run(plan_streams([one.placed for one in drawn]), self.values, run_one)
+            self.streams.run(plan_streams([one.placed for one in drawn]), lambda _: self.values, run_one)
             self.device.notes.append(Ended())
 
     def _begin_pass(self) -> None:
@@ -355,7 +355,7 @@ def test_what_another_stream_reads_is_held_until_its_own_has_waited() -> None:
         for name in operator.writes:
             values.put(name, torch.zeros(1))
 
-    streams.run(plan_streams(EXCHANGE), values, run)
+    streams.run(plan_streams(EXCHANGE), lambda _: values, run)
     # What is sent until the experts wait for what arrives; what returned until the next exchange.
     assert held == [0, 0, 1, 0, 0, 0]
     assert streams.num_held() == 1
@@ -385,7 +385,7 @@ def test_what_leaves_a_layer_may_be_used_anywhere() -> None:
         for name in operator.writes:
             values.put(name, torch.zeros(1))
 
-    streams.run(plan_streams(EXCHANGE), values, run)
+    streams.run(plan_streams(EXCHANGE), lambda _: values, run)
     for name in ("out", "returned", "in"):
         streams.hand_over(values, name)
     assert [tensor.data_ptr() for tensor in device.shared] == [values["returned"].data_ptr()]

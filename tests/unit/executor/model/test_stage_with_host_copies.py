@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,8 +71,7 @@ class Watch:
         self._device = device
         self._before: set[int] = set()
 
-    def enter(self, title: str, kind: PassKind, micro_batch: int, beside: Mapping[str, Resource] | None = None) -> None:
-        del title, kind, micro_batch, beside
+    def enter(self, *_: object, **__: object) -> None:
         self._before = set(range(1, self._device.num_issued + 1))
         assert self._device.done[COMPUTE] == self._before, "a pass begins behind all of the last"
 
@@ -148,8 +147,8 @@ def test_memory_is_held_while_another_stream_uses_it(tiny_layer: Make) -> None:
     told: list[str] = []
 
     class Holding:
-        def enter(self, _title: str, kind: PassKind, *_: object) -> None:
-            held.append((f"{kind} begins", streams.num_held()))
+        def enter(self, *at: object, **_: object) -> None:
+            held.append((f"{at[1]} begins", streams.num_held()))
 
         def around(self, operator: Operator, run: Callable[[], None]) -> None:
             run()
@@ -202,8 +201,8 @@ def test_memory_falls_and_numbers_stay_on_a_gpu() -> None:
             self.kept_bytes = 0
             self._before_bytes = torch.cuda.memory_allocated(device)
 
-        def enter(self, _title: str, kind: PassKind, *_: object) -> None:
-            if kind is PassKind.BACKWARD and not self.kept_bytes:
+        def enter(self, *at: object, **_: object) -> None:
+            if at[1] is PassKind.BACKWARD and not self.kept_bytes:
                 self.kept_bytes = torch.cuda.memory_allocated(device) - self._before_bytes
 
         def around(self, operator: Operator, run: Callable[[], None]) -> None:

@@ -103,6 +103,24 @@ def test_the_latest_recorded_step_has_everything_in_order(observer: StepObserver
     assert (dispatch.what.operator, dispatch.what.within.micro_batch) == (DISPATCH, 3)
 
 
+def test_a_forward_beside_a_backward_is_timed_with_it_and_recorded_by_itself(observer: StepObserver) -> None:
+    for records in (False, True):
+        if records:
+            observer.record_step()
+        with observer.joint_part("forward 3", "backward 1"):
+            observer.enter("layer 1", PassKind.FORWARD, 3, beside=True)
+            observer.around(NORM, lambda: None)
+        observer.end_step()
+    (times,) = observer.stopwatch.steps()
+    assert (times[StepPart.FORWARD], times[StepPart.BACKWARD]) == (0.0, 1.0)
+    assert observer.latest is not None
+    forward, backward, norm = (span.what for span in observer.latest.spans)
+    assert forward == PartAt(part=StepPart.FORWARD, name="forward 3", beside=True)
+    assert backward == PartAt(part=StepPart.BACKWARD, name="backward 1")
+    assert isinstance(norm, OperatorAt)
+    assert norm.within.beside
+
+
 def test_an_operator_is_known_by_the_stream_that_it_ran_on(observer: StepObserver) -> None:
     for beside in ({"dispatch": Resource.NVLINK}, None):
         observer.record_step()

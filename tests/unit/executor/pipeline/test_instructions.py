@@ -53,23 +53,23 @@ def test_every_message_is_sent_and_expected_once(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=title)
-def test_actions_keep_the_order_of_the_schedule(schedule: Schedule) -> None:
+def test_slots_keep_the_order_of_the_schedule(schedule: Schedule) -> None:
     for device, instructions in enumerate(device_instructions(schedule)):
-        actions = [item.action for item in instructions if isinstance(item, Compute)]
-        assert actions == [action for slot in schedule.order[device] for action in slot]
+        slots = [item.slot for item in instructions if isinstance(item, Compute)]
+        assert slots == list(schedule.order[device])
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=title)
-def test_an_action_expects_what_it_needs_beforehand(schedule: Schedule) -> None:
+def test_a_slot_expects_what_it_needs_beforehand(schedule: Schedule) -> None:
     device_of = schedule.device_of
     for device, instructions in enumerate(device_instructions(schedule)):
         expected = set()
         for item in instructions:
             if isinstance(item, Receive):
                 expected.add(item.passage)
-            elif isinstance(item, Compute):
-                number = schedule.placement[device][item.action.chunk]
-                needed = incoming(item.action, number, schedule.num_virtual_stages)
+            for action in item.slot if isinstance(item, Compute) else ():
+                number = schedule.placement[device][action.chunk]
+                needed = incoming(action, number, schedule.num_virtual_stages)
                 assert needed is None or device_of[needed.source] == device or needed in expected
 
 

@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.data_parallel import ZeroStage
+from meshwright.costmodel.program.operators import BESIDE
 from meshwright.costmodel.step import predict
 from meshwright.executor.stopwatch import StepPart
 from meshwright.executor.train.as_run import OBEYED, RUNTIME, as_run, running_configuration
@@ -66,3 +68,27 @@ def test_balanced_routing_loads_every_rank_alike(tiny_configuration: TrainingCon
     natural, balanced = (running_configuration(uneven, balanced=choice, one_stream=False) for choice in (False, True))
     assert (natural.workload.expert_imbalance, natural.runtime.expert_load_deviation) == (2.0, 0.14)
     assert (balanced.workload.expert_imbalance, balanced.runtime.expert_load_deviation) == (1.0, 0.0)
+
+
+def test_a_forward_stays_beside_a_backward_where_the_executor_runs_them_so(
+    dualpipe_configuration: TrainingConfiguration,
+) -> None:
+    sharded = replace(
+        dualpipe_configuration, sharding=replace(dualpipe_configuration.sharding, zero=ZeroStage.GRADIENTS)
+    )
+    beside, behind = (
+        [
+            tuple(entry.order.joint.names())
+            for entry in running_configuration(one, balanced=False, one_stream=False).orders.entries
+            if entry.order.joint is not None
+        ]
+        for one in (dualpipe_configuration, sharded)
+    )
+    planned = [entry.order.joint for entry in dualpipe_configuration.orders.entries]
+    assert beside == [tuple(joint.names()) for joint in planned if joint is not None]
+    for names, mixed in zip(behind, beside, strict=True):
+        count = sum(name.startswith(BESIDE) for name in mixed)
+        assert set(names) == set(mixed)
+        assert all(name.startswith(BESIDE) for name in names[:count])
+        assert not any(name.startswith(BESIDE) for name in names[count:])
+    assert behind != beside

@@ -69,6 +69,31 @@ def slices(step: StepSpans, place: Place, **choices: Any) -> list[tuple[str, str
     ]
 
 
+def test_a_forward_beside_a_backward_has_a_thread_of_its_own(
+    operators: dict[str, Operator], tiny_configuration: TrainingConfiguration
+) -> None:
+    """Operators of the two take turns: each pass is one slice all the same."""
+    forward = PassAt(title="layer 1", kind=PassKind.FORWARD, micro_batch=3, beside=True)
+    backward = PassAt(title="layer 2", kind=PassKind.DGRAD, micro_batch=1)
+    turns = ((forward, "qkv", 1.0), (backward, "attention", 2.0), (forward, "dispatch", 3.0))
+    spans = (
+        Span(what=PartAt(part=StepPart.FORWARD, name="forward 3", beside=True), start_s=0.0, end_s=5.0),
+        part(StepPart.BACKWARD, "backward 1", 0.0, 5.0),
+        *(
+            Span(what=OperatorAt(within=within, operator=operators[name]), start_s=start_s, end_s=start_s + 1)
+            for within, name, start_s in turns
+        ),
+    )
+    found = slices(StepSpans(zero_s=0.0, spans=spans), Place(mesh=tiny_configuration.mesh, rank=0), max_slices=1000)
+    on_threads = [one[:1] + one[2:] for one in found if one[2] in (Lane.ACTIONS, Lane.FORWARD_BESIDE)]
+    assert on_threads == [
+        ("forward 3", Lane.FORWARD_BESIDE, 0.0, 5.0),
+        ("backward 1", Lane.ACTIONS, 0.0, 5.0),
+        ("layer 1 forward", Lane.FORWARD_BESIDE, 1.0, 4.0),
+        ("layer 2 dgrad", Lane.ACTIONS, 2.0, 3.0),
+    ]
+
+
 def test_everything_is_on_the_thread_where_the_simulator_puts_it(
     step: StepSpans, tiny_configuration: TrainingConfiguration
 ) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.simulate.actions import ActionKind
+from meshwright.costmodel.stage_cost import stage_costs
+from meshwright.costmodel.step import schedule_of
 from meshwright.executor.stopwatch import StepPart
 from meshwright.executor.train.record import StageTimes
-from meshwright.executor.train.stage_times import RankTimes, rank_times, slow_ranks, stage_times
+from meshwright.executor.train.stage_times import RankTimes, predicted_parts, rank_times, slow_ranks, stage_times
 from meshwright.planner.plan import Plan
 
 
@@ -50,3 +53,28 @@ def test_what_is_left_of_a_step_is_waiting(tiny_configuration: TrainingConfigura
     (stage,) = stage_times(tiny_configuration, [times(0, 0, 1.0)], 10.0)
     assert stage.predicted_s[StepPart.WAIT] > 9.0
     assert apart_s(stage) == pytest.approx(10.0)
+
+
+def test_forwards_beside_backwards_count_with_them(dualpipe_configuration: TrainingConfiguration) -> None:
+    """Measured so (`StepObserver.joint_part`): the sum falls by what is saved."""
+    schedule = schedule_of(dualpipe_configuration)
+    costs = stage_costs(dualpipe_configuration)
+    for chunks, slots, found in zip(
+        schedule.placement, schedule.order, predicted_parts(dualpipe_configuration, 1.0), strict=True
+    ):
+        beside = [costs[chunks[slot[0].chunk]] for slot in slots if len(slot) == 2]
+        alone = [costs[chunks[slot[0].chunk]] for slot in slots if [one.kind for one in slot] == [ActionKind.FORWARD]]
+        assert beside
+        count = dualpipe_configuration.num_micro_batches
+        assert len(beside) + len(alone) == count * len(chunks)
+        # The first device also gathers beside its forwards.
+        assert found[StepPart.FORWARD] >= sum(one.forward.total_s for one in alone) * (1 - 1e-9)
+        total_s = count * sum(
+            (costs[chunk].forward + costs[chunk].dgrad + costs[chunk].wgrad).total_s for chunk in chunks
+        )
+        state_s = sum(
+            costs[chunk].gather_slowdown_s * (0 in chunks) + costs[chunk].reduce_slowdown_s for chunk in chunks
+        )
+        saved_s = sum(one.overlap_saving_s for one in beside)
+        assert saved_s > 0
+        assert found[StepPart.FORWARD] + found[StepPart.BACKWARD] == pytest.approx(total_s + state_s - saved_s)

@@ -83,7 +83,7 @@ def test_experts_have_the_capacity_of_the_plan_unless_another_is_asked_for(repos
 
 
 def spoil(trainer: Trainer) -> list[torch.Tensor]:
-    trainer.model.stages[0].parts[0].runner.parameters["embedding"].fill_(float("nan"))
+    trainer.model.stages[0].setting.parts[0].runner.parameters["embedding"].fill_(float("nan"))
     return [flat.master.clone() for flat in trainer.model.flats]
 
 
