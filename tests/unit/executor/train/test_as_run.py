@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.costmodel.data_parallel import ZeroStage
 from meshwright.costmodel.program.operators import BESIDE
 from meshwright.costmodel.step import predict
+from meshwright.costmodel.strategy import ZeroStage
 from meshwright.executor.stopwatch import StepPart
 from meshwright.executor.train.as_run import OBEYED, RUNTIME, as_run, running_configuration
 
