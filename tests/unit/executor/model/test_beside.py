@@ -17,7 +17,7 @@ from torch import Tensor
 
 from meshwright.costmodel.layer_passes import pass_operators
 from meshwright.costmodel.order.launch_order import Launch, LayerOrder, PassKind, PassOrder
-from meshwright.costmodel.program.operators import BESIDE, Operator, Resource
+from meshwright.costmodel.program.operators import BESIDE, MemoryWork, Operator, Resource
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.executor.layer.cuda_streams import CudaStreams
@@ -111,7 +111,10 @@ def test_ends_run_alone_before_and_behind_the_layers_that_meet() -> None:
 
 
 def _mixed(program: LayerProgram, policy: Recompute, draw: random.Random) -> PassOrder:
-    """Both passes, each in its order, mixed at random, on random streams."""
+    """Both passes, each in its order, mixed at random; what is no product runs on random streams.
+
+    Products stay on one: they share copies of what they join (`Values.joined`).
+    """
     operators = list(pass_operators(program, policy, PassKind.JOINT))
     forward = [op for op in operators if op.name.startswith(BESIDE)]
     backward = [op for op in operators if not op.name.startswith(BESIDE)]
@@ -120,7 +123,15 @@ def _mixed(program: LayerProgram, policy: Recompute, draw: random.Random) -> Pas
         takes_forward = draw.randrange(len(forward) + len(backward)) < len(forward)
         mixed.append((forward if takes_forward else backward).pop(0))
     streams = (Resource.COMPUTE, Resource.NVLINK, Resource.NETWORK)
-    return PassOrder(launches=tuple(Launch(operators=(op.name,), stream=draw.choice(streams)) for op in mixed))
+    return PassOrder(
+        launches=tuple(
+            Launch(
+                operators=(op.name,),
+                stream=draw.choice(streams) if isinstance(op.work, MemoryWork) else Resource.COMPUTE,
+            )
+            for op in mixed
+        )
+    )
 
 
 def _stages(
