@@ -1,7 +1,7 @@
-"""Loss curves of a small mixture of experts: one GPU, and two as planned, with and without compressed gradients.
+"""Loss curves of a small mixture of experts: on one rank, and on two as planned, with and without compression.
 
-    python benchmarks/loss_curves.py --device cpu --steps 20    anywhere, docs/tiny_moe.json: a try
-    python benchmarks/loss_curves.py                            on a host with two GPUs
+    python benchmarks/loss_curves.py                                                  on a host with two GPUs
+    python benchmarks/loss_curves.py --device cpu -o benchmarks/loss_curves_cpu.json  anywhere: docs/tiny_moe.json
     python benchmarks/loss_curves.py --plot FILE.json           draws a record, and nothing else
 
 Every run starts from the same weights and sees the same tokens of `markov`, a random chain, in the same steps; only the
@@ -60,13 +60,18 @@ class Curve(Value, frozen=True, kw_only=True):
     runtime: str
 
 
+SPREAD = "ep=2,dispatch=alltoall,zero=1"
 CURVES = (
-    Curve(name="one GPU", gpus=1, fixes="mbs=16", runtime="meshwright"),
-    Curve(name="two GPUs, EP 2, gradients in FP32", gpus=2, fixes="ep=2,dispatch=alltoall,zero=1", runtime="megatron"),
+    Curve(name="one rank", gpus=1, fixes="mbs=16", runtime="meshwright"),
+    Curve(name="two ranks, EP 2, gradients in FP32", gpus=2, fixes=SPREAD, runtime="megatron"),
+    Curve(name="two ranks, EP 2, gradients in BF16", gpus=2, fixes=SPREAD, runtime="meshwright"),
     Curve(
-        name="two GPUs, EP 2, gradients in BF16", gpus=2, fixes="ep=2,dispatch=alltoall,zero=1", runtime="meshwright"
+        name="two ranks, EP 2, gradients in BF16, activations in FP8 on the wire",
+        gpus=2,
+        fixes=f"{SPREAD},wire=fp8",
+        runtime="meshwright",
     ),
-    Curve(name="two GPUs, DP 2, gradients in BF16", gpus=2, fixes="ep=1,tp=1,sp=1,zero=1", runtime="meshwright"),
+    Curve(name="two ranks, DP 2, gradients in BF16", gpus=2, fixes="ep=1,tp=1,sp=1,zero=1", runtime="meshwright"),
 )
 
 

@@ -81,8 +81,14 @@ class Stopwatch:
             with self.part(StepPart.COLLECTIVES, what):
                 run()
         else:
-            with self.part(StepPart.COLLECTIVES, what), self.part(StepPart.EXPOSED):
+            with self.exchanging(what):
                 run()
+
+    @contextmanager
+    def exchanging(self, what: object = None) -> Iterator[None]:
+        """Time collectives that computation waits for."""
+        with self.part(StepPart.COLLECTIVES, what), self.part(StepPart.EXPOSED):
+            yield
 
     def waiting(self, wait: Callable[[], None]) -> None:
         """Make the compute stream wait for a collective on another."""

@@ -82,10 +82,11 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
     for suffix, holders in holders_of(layer).items():
         hop, num_rows = _hop(experts, experts_TK.shape[0], holders, layer, host)
         tokens = hop.rowmap.slots_P // layer.moe.top_k
-        experts, gates = (
-            all_to_all_rows(choices.index_select(0, tokens), hop.received, hop.sent, hop.ranks)
-            for choices in (experts, gates)
-        )
+        with host.exchange(hop.ranks):
+            experts, gates = (
+                all_to_all_rows(choices.index_select(0, tokens), hop.received, hop.sent, hop.ranks)
+                for choices in (experts, gates)
+            )
         hops[suffix] = hop
     per_rank = layer.experts_per_rank
     rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank)
@@ -141,7 +142,8 @@ def _exchanged_sizes(targets_NK: Tensor, rowmap: RowMap, ranks: Communicator, ho
     rows = torch.zeros(ranks.size + 1, dtype=torch.int64, device=targets_NK.device)
     rows.scatter_add_(0, targets_NK.flatten().to(torch.int64) + 1, ones)
     sending = torch.stack((rowmap.counts_E.to(torch.int64), rows[1:]), 1)
-    arriving = all_to_all_parts(sending, ranks)
+    with host.exchange(ranks):
+        arriving = all_to_all_parts(sending, ranks)
     numbers = host.read(torch.cat((sending[:, 0], arriving[:, 0], arriving[:, 1].sum(0, keepdim=True))))
     return HopSizes(sent=numbers[: ranks.size], received=numbers[ranks.size : -1], num_rows=numbers[-1])
 

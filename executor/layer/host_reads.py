@@ -6,14 +6,27 @@ sizes of a dropless exchange, is counted, so that a run can say how often it wai
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from torch import Tensor
+
+from meshwright.executor.layer.groups import Communicator
+
+Exchanging = Callable[[], AbstractContextManager[None]]
+"""Times what runs inside: collectives of an operator that is no collective itself."""
 
 
 class HostReads:
-    """Reads numbers from the device and counts how often."""
+    """Reads numbers from the device and counts how often. `exchanging`: around the collectives that bring them."""
 
-    def __init__(self) -> None:
+    def __init__(self, exchanging: Exchanging = nullcontext) -> None:
         self.count = 0
+        self._exchanging = exchanging
+
+    def exchange(self, ranks: Communicator) -> AbstractContextManager[None]:
+        """Collectives of these ranks run inside, for which they wait."""
+        return self._exchanging() if ranks.size > 1 else nullcontext()
 
     def read(self, numbers: Tensor) -> list[int]:
         """The numbers on the host: a synchronization on CUDA."""

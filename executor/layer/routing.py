@@ -162,8 +162,9 @@ def _exchanged_counts(rowmap: RowMap, layer: LayerContext, host: HostReads) -> _
         arriving = _on_device(own, sharing.size * ranks.size, layer.device).unflatten(0, (sharing.size, -1))
         return _Counts(sent=sent, received=received, blocks=[sum(received)] * sharing.size, arriving=arriving)
     sending = rowmap.counts_E.view(ranks.size, per_rank)
-    own_rows = all_to_all_parts(sending, ranks)
-    arriving = all_gather_rows(own_rows, sharing).unflatten(0, (sharing.size, -1))
+    with host.exchange(layer.groups.routed):
+        own_rows = all_to_all_parts(sending, ranks)
+        arriving = all_gather_rows(own_rows, sharing).unflatten(0, (sharing.size, -1))
     numbers = host.read(torch.cat((sending.sum(1), own_rows.sum(1), arriving.flatten(1).sum(1))))
     return _Counts(
         sent=numbers[: ranks.size],
@@ -181,11 +182,12 @@ def _on_device(counts: tuple[int, ...], num_ranks: int, device: torch.device) ->
 
 def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> GatherLayout:
     ranks, per_rank = layer.groups.routed, layer.experts_per_rank
-    experts = all_gather_rows(experts_TK, ranks)
+    with host.exchange(ranks):
+        experts, weights = all_gather_rows(experts_TK, ranks), all_gather_rows(weights_TK, ranks)
     rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank)
     return GatherLayout(
         rowmap=rowmap.with_rows(_num_local_rows(experts_TK.shape[0], rowmap.offsets_E, layer, host)),
-        weights_TK=all_gather_rows(weights_TK, ranks),
+        weights_TK=weights,
         offsets_E=rowmap.offsets_E,
     )
 

@@ -62,7 +62,8 @@ class LayerPass:
 class LayerRunner:
     """A layer on one rank, ready to run any number of micro-batches.
 
-    `forward` and `backward` are the operators of its passes, those that recomputation runs again included.
+    `forward` and `backward` are the operators of its passes, those that recomputation runs again included. `host`: what
+    reads numbers from the device, None for one of its own.
     """
 
     def __init__(
@@ -71,12 +72,13 @@ class LayerRunner:
         layer: LayerContext,
         parameters: Parameters,
         recompute: Recompute = Recompute.NONE,
+        host: HostReads | None = None,
     ) -> None:
         self.program = program
         self.layer = layer
         self.parameters = parameters
         self.recompute = recompute
-        self.host = HostReads()
+        self.host = HostReads() if host is None else host
         self.forward = pass_operators(program, recompute, PassKind.FORWARD)
         self.backward = pass_operators(program, recompute, PassKind.BACKWARD)
         self._offloaded = offloaded_names(program, recompute)

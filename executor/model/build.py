@@ -15,6 +15,7 @@ from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, LayerGroups
 from meshwright.executor.layer.host_copies import HostCopies
+from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.parameters import Parameters, ParameterSpec
 from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.layer.streams import Streams
@@ -88,10 +89,10 @@ class RankModel:
         for flat in self.flats:
             flat.fill(self._initial)
         self.state.spread()
-        last, host_copies = len(configuration.stages) - 1, HostCopies()
+        last, host_copies, host = len(configuration.stages) - 1, HostCopies(), HostReads(watch.exchanging)
         self.stages = tuple(
             Stage(
-                [Part(part.description, self._parameters(part), streams) for part in parts],
+                [Part(part.description, self._parameters(part), streams, host) for part in parts],
                 is_first=stage == 0,
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,

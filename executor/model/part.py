@@ -14,6 +14,7 @@ from meshwright.executor.layer.beside import joint_pass
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.groups import LayerGroups
+from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.order import on_streams
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.run import LayerPass, LayerRunner
@@ -65,10 +66,16 @@ class Part:
     forward, or its backward, beside that of a part like it.
     """
 
-    def __init__(self, description: PartDescription, parameters: Parameters, streams: Streams | None = None) -> None:
+    def __init__(
+        self,
+        description: PartDescription,
+        parameters: Parameters,
+        streams: Streams | None = None,
+        host: HostReads | None = None,
+    ) -> None:
         self.description = description
         self.title = description.title
-        self.runner = LayerRunner(description.program, description.context, parameters, description.recompute)
+        self.runner = LayerRunner(description.program, description.context, parameters, description.recompute, host)
         self.routes = ROUTING in description.program.sizes()
         passes = description.passes()
         overlaps = any(one.stream is not Resource.COMPUTE for placed in passes.values() for one in placed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -93,6 +93,10 @@ class StepObserver:
             return
         with self._recorder.around(what):
             run()
+
+    def exchanging(self) -> AbstractContextManager[None]:
+        """Time collectives that run inside an operator of another kind. A recorded step has the operator whole."""
+        return self.stopwatch.exchanging() if self._recorder is None else nullcontext()
 
     def waiting(self, wait: Callable[[], None]) -> None:
         """Make the compute stream wait for another."""

@@ -68,7 +68,7 @@ class Whereabouts:
     def operator(self, operator: Operator) -> None:
         """An operator of the pass begins."""
         self.moves += 1
-        self.waits = _waits(operator)
+        self.waits = waits_for_ranks(operator)
         self._write(DOING, _operator_bytes(operator.name, self.waits, _collective(operator)))
 
     def do(self, what: str, *, waits: bool) -> None:
@@ -131,8 +131,8 @@ def others_words(positions: Sequence[tuple[int, Position]]) -> str:
     )
 
 
-def _waits(operator: Operator) -> bool:
-    """Whether it waits for other ranks: the router tells them how many rows will come."""
+def waits_for_ranks(operator: Operator) -> bool:
+    """Whether it may wait for other ranks: the router tells them how many rows will come."""
     if isinstance(operator.work, MemoryWork) and operator.work.kernel is MemoryKernel.ROUTER:
         return not operator.work.backward
     return operator.is_communication

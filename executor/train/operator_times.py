@@ -22,17 +22,19 @@ from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.observe.operator_samples import OperatorKey, OperatorSamples
+from meshwright.executor.observe.whereabouts import waits_for_ranks
 from meshwright.planner.describe.section import ranges
 
 
 class OperatorTimes(Value, frozen=True, kw_only=True):
     """An operator of the parts of the model that are alike, seconds of one run.
 
-    `measured_s` is the median of runs on a rank, and over ranks the median again; of a collective the least over ranks,
-    because the rank that comes last waits for no other. `longest_s` is the greatest over ranks. `predicted_s` is for
-    the operator alone, on the plan's GPUs. `work` is the kind of its work, `runs` how often the stages of one pipeline
-    together run it in a step. Times begin when the operator's `stream` comes to it: where the device waits for the host
-    to launch, that is in them, and so is what the operators on other streams take from it.
+    `measured_s` is the median of runs on a rank, and over ranks the median again; of a collective, and of the choice of
+    experts, the least over ranks, because the rank that comes last waits for no other. `longest_s` is the greatest over
+    ranks. `predicted_s` is for the operator alone, on the plan's GPUs. `work` is the kind of its work, `runs` how often
+    the stages of one pipeline together run it in a step. Times begin when the operator's `stream` comes to it: where
+    the device waits for the host to launch, that is in them, and so is what the operators on other streams take from
+    it.
     """
 
     part: str
@@ -140,7 +142,7 @@ def operator_times(
                         stream=stream,
                         basis=predicted.basis,
                         runs=runs,
-                        measured_s=min(seconds) if operator.is_communication else median(seconds),
+                        measured_s=min(seconds) if waits_for_ranks(operator) else median(seconds),
                         longest_s=max(seconds),
                         predicted_s=predicted.time_s,
                     )

@@ -101,7 +101,7 @@ def top_k(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     routed = _routed(scope, logits)
     experts, weights = routed.experts_TK, routed.weights_TK
     drops = layer.drops_tokens
-    counts = _counts(experts, layer) if layer.router_losses.counts_sequences or drops else None
+    counts = _counts(experts, scope) if layer.router_losses.counts_sequences or drops else None
     kept = _kept(experts, counts, layer) if drops and counts is not None else None
     placed = experts if kept is None else experts.masked_fill(~kept, layer.moe.num_experts)
     scope.values.ride(ROUTING, WEIGHTS, weights)
@@ -118,8 +118,10 @@ def top_k(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     return {ROUTING: weights}
 
 
-def _counts(experts_TK: Tensor, layer: LayerContext) -> SequenceCounts:
-    return count_by_sequence(experts_TK, layer.moe.num_experts, layer.setting.micro_batch, layer.groups.replica)
+def _counts(experts_TK: Tensor, scope: Scope) -> SequenceCounts:
+    layer = scope.layer
+    with scope.host.exchange(layer.groups.replica):
+        return count_by_sequence(experts_TK, layer.moe.num_experts, layer.setting.micro_batch, layer.groups.replica)
 
 
 def _kept(experts_TK: Tensor, counts: SequenceCounts, layer: LayerContext) -> Tensor:

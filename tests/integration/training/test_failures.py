@@ -41,6 +41,19 @@ if os.environ.get("RANK") == os.environ["FAILS"] and "meshwright" in " ".join(sy
 
     StepObserver.around = failing
 """
+IS_SLOW = """
+import os, sys, time
+
+if os.environ.get("RANK") == "1" and "meshwright" in " ".join(sys.orig_argv):
+    from meshwright.executor.observe.observer import StepObserver
+
+    around = StepObserver.around
+
+    def slow(self, operator, run):
+        around(self, operator, lambda: (operator.name == "attention" and time.sleep(0.05), run()))
+
+    StepObserver.around = slow
+"""
 DIES, SLEEPS = "os.kill(os.getpid(), signal.SIGKILL)", "time.sleep(600)"
 AT = r"step 2, layer 1 forward of micro-batch \d+"
 
@@ -189,3 +202,18 @@ def test_steps_that_cannot_be_written_end_the_run_by_name(
     assert done.returncode == 2
     assert done.stderr.splitlines()[1:] == ["meshwright: error: out/steps.jsonl: cannot be written: File too large"]
     assert (tmp_path / "out" / "steps.jsonl").stat().st_size <= 1000
+
+
+def test_a_slow_rank_is_pointed_at(
+    make_plan: MakePlan, run: Run, tmp_path: Path, process_environment: dict[str, str]
+) -> None:
+    """The others wait for it where routers tell each other how many rows come: that is no work of theirs."""
+    write_plan(make_plan("moe", 2, "dp=2,ep=2,mbs=4,dispatch=alltoall"), tmp_path / "plan.json")
+    (tmp_path / "sitecustomize.py").write_text(IS_SLOW)
+    path = os.pathsep.join((str(tmp_path), process_environment["PYTHONPATH"]))
+    choices = ("plan.json", "--device", "cpu", "--steps", "8", "--time-operators", "0", "-o", "out")
+    done = run(*choices, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    (slow,) = json.loads((tmp_path / "out" / "run.json").read_text())["slow_ranks"]
+    assert slow["rank"] == 1
+    assert "rank 1" in done.stdout + done.stderr

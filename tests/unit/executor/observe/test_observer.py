@@ -103,6 +103,19 @@ def test_the_latest_recorded_step_has_everything_in_order(observer: StepObserver
     assert (dispatch.what.operator, dispatch.what.within.micro_batch) == (DISPATCH, 3)
 
 
+def test_collectives_inside_another_operator_are_waited_for(observer: StepObserver) -> None:
+    for records in (False, True):
+        if records:
+            observer.record_step()
+        with observer.part(StepPart.FORWARD, "forward 0"), observer.exchanging():
+            pass
+        observer.end_step()
+    (times,) = observer.stopwatch.steps()
+    assert [times[part] for part in (StepPart.FORWARD, StepPart.COLLECTIVES, StepPart.EXPOSED)] == [5.0, 3.0, 1.0]
+    assert observer.latest is not None
+    assert [span.what for span in observer.latest.spans] == [PartAt(part=StepPart.FORWARD, name="forward 0")]
+
+
 def test_a_forward_beside_a_backward_is_timed_with_it_and_recorded_by_itself(observer: StepObserver) -> None:
     for records in (False, True):
         if records:
