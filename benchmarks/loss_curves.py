@@ -60,7 +60,7 @@ class Curve(Value, frozen=True, kw_only=True):
     runtime: str
 
 
-SPREAD = "ep=2,dispatch=alltoall,zero=1"
+SPREAD = "pp=1,ep=2,dispatch=alltoall,zero=1"
 CURVES = (
     Curve(name="one rank", gpus=1, fixes="mbs=16", runtime="meshwright"),
     Curve(name="two ranks, EP 2, gradients in FP32", gpus=2, fixes=SPREAD, runtime="megatron"),
@@ -71,7 +71,7 @@ CURVES = (
         fixes=f"{SPREAD},wire=fp8",
         runtime="meshwright",
     ),
-    Curve(name="two ranks, DP 2, gradients in BF16", gpus=2, fixes="ep=1,tp=1,sp=1,zero=1", runtime="meshwright"),
+    Curve(name="two ranks, DP 2, gradients in BF16", gpus=2, fixes="pp=1,dp=2,ep=1,zero=1", runtime="meshwright"),
 )
 
 
