@@ -17,6 +17,7 @@ from meshwright.executor.train.failure import FailureRecord, write_failure
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
 from meshwright.executor.train.inputs import RunInputs, open_inputs, with_restart
 from meshwright.executor.train.launch import launch_ranks
+from meshwright.executor.train.meeting import Meeting, meet, own_restarts
 from meshwright.executor.train.rank import run_rank
 from meshwright.executor.train.record import RunRecord, StepRecord, begin_anew, make_folder
 from meshwright.executor.train.refusals import check_runs
@@ -42,7 +43,7 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     """
     where = str(request.plan)
     plan = read_plan(request.plan)
-    request = with_restart(replace(request, device=_device(request.device)))
+    request = replace(request, device=_device(request.device))
     emulation = None
     if request.emulate:
         emulation = emulate(plan, where, _ranks_here(request.device), request.emulate)
@@ -56,13 +57,15 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     check_balancing(request.balancing, configuration)
     if request.balanced:
         check_has_experts(BALANCED, configuration if emulation is None else emulation.full)
+    meeting = meet(request.timeout_s) if is_started_rank() and plan.mesh.num_gpus > 1 else None
+    request = with_restart(request, own_restarts() if meeting is None else meeting.restarts)
     inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
     _tell(inputs)
     make_folder(request.output)
     if _is_first() and not request.resume:
         begin_anew(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
-        return _run_here(request, plan, inputs, told, emulation)
+        return _run_here(request, plan, inputs, told, emulation, meeting)
     on_cpu, saves = request.device is DeviceChoice.CPU, request.checkpoint is not None
     launch_ranks(plan.mesh.num_gpus, arguments, request.output, on_cpu=on_cpu, saves=saves)
     return None
@@ -79,10 +82,11 @@ def _run_here(
     inputs: RunInputs,
     told: Callable[[StepRecord], None],
     emulation: Emulation | None,
+    meeting: Meeting | None,
 ) -> RunRecord | None:
     """Be a rank. Why it fails, the first one writes to `run.json` if nobody else does."""
     try:
-        return run_rank(request, plan, inputs, told, emulation)
+        return run_rank(request, plan, inputs, told, emulation, meeting)
     except StoppedError:
         raise
     except MeshwrightError as error:

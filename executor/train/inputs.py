@@ -23,9 +23,6 @@ from meshwright.executor.weights.import_weights import WeightSource, open_source
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
 
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
-"""How often torchrun has started this rank again."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInputs:
@@ -76,9 +73,9 @@ def open_inputs(request: RunRequest, plan: Plan, described: ModelSpec | None = N
     return inputs
 
 
-def with_restart(request: RunRequest) -> RunRequest:
+def with_restart(request: RunRequest, num_restarts: int) -> RunRequest:
     """A run that torchrun has started again goes on from its newest checkpoint, if it has one."""
-    if request.checkpoint is None or os.environ.get(RESTARTS, "0") == "0":
+    if request.checkpoint is None or not num_restarts:
         return request
     if CheckpointFolder(path=request.checkpoint).latest() is None:
         return request

@@ -10,8 +10,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.strategy import Recompute
@@ -20,8 +18,9 @@ from meshwright.executor.emulate.emulation import Emulation
 from meshwright.executor.layer.functions.compiled import LOGGER as COMPILED_LOGGER
 from meshwright.executor.observe.whereabouts import Outcome
 from meshwright.executor.ranks.place import Place
-from meshwright.executor.train.inputs import RESTARTS, RunInputs
+from meshwright.executor.train.inputs import RunInputs
 from meshwright.executor.train.job import Job, Told
+from meshwright.executor.train.meeting import Meeting
 from meshwright.executor.train.record import RunRecord
 from meshwright.executor.train.request import DeviceChoice, RunRequest
 from meshwright.executor.train.summary import device_name, peak_memory_bytes
@@ -45,20 +44,25 @@ class LostRanksError(MeshwrightError):
 
 
 def run_rank(
-    request: RunRequest, plan: Plan, inputs: RunInputs, told: Told, emulation: Emulation | None = None
+    request: RunRequest,
+    plan: Plan,
+    inputs: RunInputs,
+    told: Told,
+    emulation: Emulation | None = None,
+    meeting: Meeting | None = None,
 ) -> RunRecord | None:
-    """Train on this rank; `plan` stands for that of the emulation, if there is one.
+    """Train on this rank; `plan` stands for that of the emulation, if there is one. `meeting`: with other ranks.
 
     Rank 0 tells of every step, writes the records and returns the summary.
     """
-    rank, num_ranks = int(os.environ.get("RANK", "0")), plan.mesh.num_gpus
+    rank, num_ranks = 0 if meeting is None else meeting.rank, plan.mesh.num_gpus
     device = _open_device(request.device)
     if rank:
         for logger in (KERNELS_LOGGER, COMPILED_LOGGER):  # rank 0 says for all what does not run, and why
             logger.setLevel(logging.ERROR)
     whereabouts = rank_whereabouts(rank)
-    if num_ranks > 1:
-        _join(device, request.timeout_s)
+    if meeting is not None:
+        _join(device, meeting, request.timeout_s)
     try:
         _check_same_device(device, plan, rank)
         record = Job(request, plan, inputs, rank, device, told, whereabouts, emulation).run()
@@ -116,29 +120,19 @@ def _open_device(choice: DeviceChoice) -> torch.device:
     return device
 
 
-def _join(device: torch.device, timeout_s: float) -> None:
+def _join(device: torch.device, meeting: Meeting, timeout_s: float) -> None:
+    on_cuda = device.type == "cuda"
     try:
-        _init(device, timedelta(seconds=timeout_s + TORCH_LATER_S))
-    except RuntimeError as error:  # of torch's store; of gloo, whose own have no other type
-        where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-        raise InputError("run", "", f"ranks cannot meet at {where}: {_network_problem(str(error))}") from error
-
-
-def _network_problem(text: str) -> str:
-    if "EADDRINUSE" in text or "already in use" in text:
-        return "the port is in use; take another (torchrun --rdzv-endpoint HOST:PORT)"
-    return text.partition("\n")[0]
-
-
-def _init(device: torch.device, timeout: timedelta) -> None:
-    """Meet the other ranks. A store that has outlived a restart still has the addresses of the ranks before it."""
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    own = PrefixStore(f"restart-{os.environ.get(RESTARTS, '0')}", store)
-    joined = {"store": own, "rank": rank, "world_size": world_size, "timeout": timeout}
-    if device.type == "cuda":
-        dist.init_process_group("nccl", device_id=device, **joined)
-    else:
-        dist.init_process_group("gloo", **joined)
+        dist.init_process_group(
+            "nccl" if on_cuda else "gloo",
+            store=meeting.store,
+            rank=meeting.rank,
+            world_size=meeting.world_size,
+            timeout=timedelta(seconds=timeout_s + TORCH_LATER_S),
+            device_id=device if on_cuda else None,
+        )
+    except RuntimeError as error:  # gloo's have no type of their own
+        raise InputError("run", "", f"ranks cannot join: {_reason(error)}") from error
 
 
 def _check_same_device(device: torch.device, plan: Plan, rank: int) -> None:

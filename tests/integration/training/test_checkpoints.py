@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,14 +23,16 @@ SCRIPT = Path(__file__).with_name("killed_run.py")
 SECONDS = 120
 DIES_ONCE = """
 import os, signal, sys
+from pathlib import Path
 
-if os.environ.get("RANK") == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+if os.environ.get("RANK") == "1" and "meshwright" in " ".join(sys.orig_argv):
     from meshwright.executor.train.trainer import Trainer
 
     step = Trainer.step
 
     def dying(self, number, **how):
-        if number == 5:
+        if number == 5 and not Path("dead").exists():
+            Path("dead").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, number, **how)
 
@@ -109,26 +113,42 @@ def test_who_asks_to_end_finds_all_saved(
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("num_agents", [1, 2])
 def test_torchrun_starts_ranks_again_that_resume(
-    make_plan: Callable[[str, int, str], Plan], run: Run, tmp_path: Path, process_environment: dict[str, str]
+    make_plan: Callable[[str, int, str], Plan],
+    run: Run,
+    tmp_path: Path,
+    process_environment: dict[str, str],
+    num_agents: int,
 ) -> None:
+    """With two agents, as on two nodes, each counts its own restarts alone."""
     write_plan(make_plan("dense", 2, "dp=2,mbs=4"), tmp_path / "plan.json")
     common = ("plan.json", "--device", "cpu", "--steps", "12", "--time-operators", "0")
-    torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", "--standalone")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
+    agents = ("--nnodes", str(num_agents), "--nproc-per-node", str(2 // num_agents), "--max-restarts", "1")
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint)
     saving = ("--checkpoint", "saved", "--save-every", "2", "-o", "restarted")
-    command = [sys.executable, "-m", *torchrun, "-m", "meshwright", "run", *common, *saving]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *agents, *meeting]
     (tmp_path / "sitecustomize.py").write_text(DIES_ONCE)
     path = os.pathsep.join((str(tmp_path), process_environment["PYTHONPATH"]))
-    done = subprocess.run(
-        command,
-        env=process_environment | {"PYTHONPATH": path},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
+    with ExitStack() as running:
+        started = [
+            running.enter_context(
+                subprocess.Popen(
+                    [*torchrun, "-m", "meshwright", "run", *common, *saving],
+                    env=process_environment | {"PYTHONPATH": path},
+                    cwd=tmp_path,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for _ in range(num_agents)
+        ]
+        said = [one.communicate(timeout=SECONDS)[1] for one in started]
+    assert [one.returncode for one in started] == [0] * num_agents, said
+    assert (tmp_path / "dead").exists()
     assert json.loads((tmp_path / "restarted" / "run.json").read_text())["first_step"] in (2, 4)
     assert run(*common, "-o", "whole").returncode == 0
     assert losses(tmp_path / "restarted") == losses(tmp_path / "whole")

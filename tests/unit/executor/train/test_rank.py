@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import NoReturn
 
@@ -77,15 +76,3 @@ def test_other_gpus_than_planned_are_said(
         if warns
         else ""
     )
-
-
-def test_a_port_in_use_is_named(tiny_plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = str(other.getsockname()[1])
-        for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
-            monkeypatch.setenv(name, value)
-        request = RunRequest(plan=tmp_path, output=tmp_path, num_steps=1, device=DeviceChoice.CPU)
-        with pytest.raises(InputError, match=rf"^run: ranks cannot meet at 127.0.0.1:{port}: the port is in use;"):
-            run_rank(request, tiny_plan, open_inputs(request, tiny_plan), lambda _: None)
