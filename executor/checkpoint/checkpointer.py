@@ -33,6 +33,7 @@ class Checkpointer:
         self._buffers = StagingBuffers()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._damaged: dict[Path, InputError] = {}
 
     def save(self, state: ShardedState, manifest: Manifest) -> None:
         """Begin to save; raises what went wrong with the save before."""
@@ -67,7 +68,7 @@ class Checkpointer:
         model, where none is whole, and for tensors that are missing or of another shape or format.
         """
         self.wait()
-        damaged: dict[Path, InputError] = {}
+        damaged = self._damaged
         while True:
             found = self._agreement.first_alone(lambda: path or self.folder.newest_whole(damaged).path)
             if found is None:
@@ -78,7 +79,7 @@ class Checkpointer:
             if path is not None:
                 raise damage.error
             damaged[found] = damage.error
-        self._agreement.all_do(lambda: read_pieces(found, state))
+        self._agreement.all_do(lambda: read_pieces(found, state, is_summed=bool(manifest.crc32)))
         if damaged and self._agreement.ranks.rank == 0:
             passed_over(f"skipped: {'; '.join(map(str, damaged.values()))}; resumes from {found.name}")
         return manifest
@@ -95,6 +96,7 @@ class Checkpointer:
 
     def _write(self, pieces: list[Piece], manifest: Manifest) -> None:
         try:
-            write_checkpoint(self.folder, self._agreement, pieces, manifest)
+            write_checkpoint(self.folder, self._agreement, pieces, manifest, tuple(self._damaged))
+            self._damaged.pop(self.folder.of_step(manifest.step), None)  # written anew
         except BaseException as error:  # noqa: BLE001  raised by the next wait
             self._error = error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -101,8 +101,11 @@ class CheckpointFolder:
         partial.mkdir()
         return partial
 
-    def commit(self, manifest: Manifest) -> Path:
-        """Make what was written a checkpoint: all on disk, then the new name, then the pointer; older ones go last."""
+    def commit(self, manifest: Manifest, damaged: Collection[Path] = ()) -> Path:
+        """Make what was written a checkpoint: all on disk, then the new name, then the pointer; older ones go last.
+
+        `damaged`: checkpoints whose contents are known to be wrong.
+        """
         partial, target = self.partial(manifest.step), self.of_step(manifest.step)
         sizes = file_sizes(partial)
         others = {name: file_crc32(partial / name) for name in sizes if name not in manifest.crc32}
@@ -117,17 +120,17 @@ class CheckpointFolder:
         _write(pointer, f"{target.name}\n".encode())
         pointer.replace(self.path / LATEST)
         _sync(self.path)
-        self._prune(target)
+        self._prune(target, damaged)
         return target
 
     def abandon(self, step: int) -> None:
         """Remove what was written of a checkpoint that failed."""
         shutil.rmtree(self.partial(step), ignore_errors=True)
 
-    def _prune(self, newest: Path) -> None:
+    def _prune(self, newest: Path, damaged: Collection[Path]) -> None:
         """Damaged ones do not count, so that they never push out a good one, and go with what is older."""
         others = [path for path in self.checkpoints() if path != newest]
-        good = [path for path in others if _problem(path) is None]
+        good = [path for path in others if path not in damaged and _problem(path) is None]
         kept = good[len(good) - (self.keep - 1) :] if len(good) >= self.keep else others
         for path in others:
             if path not in kept:

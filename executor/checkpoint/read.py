@@ -61,8 +61,8 @@ def find_damage(path: Path, manifest: Manifest, rank: int, num_ranks: int) -> Da
     return None
 
 
-def read_pieces(path: Path, state: ShardedState) -> None:
-    """Fill the pieces in place.
+def read_pieces(path: Path, state: ShardedState, *, is_summed: bool) -> None:
+    """Fill the pieces in place. `is_summed`: the files' checksums are right.
 
     Raises `InputError` for tensors that are missing or of another shape or format, and for files that cannot be read.
     """
@@ -79,5 +79,7 @@ def read_pieces(path: Path, state: ShardedState) -> None:
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:
+        if is_summed:
+            raise
         problem = str(error).partition("\n")[0]
         raise InputError(str(path), "", f"damaged, cannot be read: {problem}") from error

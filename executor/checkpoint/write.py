@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,15 @@ class _Written:
 
 
 def write_checkpoint(
-    folder: CheckpointFolder, agreement: Agreement, pieces: Iterable[Piece], manifest: Manifest
+    folder: CheckpointFolder,
+    agreement: Agreement,
+    pieces: Iterable[Piece],
+    manifest: Manifest,
+    damaged: Collection[Path] = (),
 ) -> None:
     """Write pieces that are in host memory; the checkpoint appears when it is whole, or nothing of it stays.
+
+    `damaged`: older checkpoints that do not count as good ones.
 
     All ranks raise what went wrong on one of them: `InputError` for a full disk, a folder that not all ranks see, or
     pieces that are not all of a tensor.
@@ -45,7 +51,7 @@ def write_checkpoint(
     try:
         partial = agreement.first_alone(lambda: _begun(folder, step))
         summed = msgspec.structs.replace(manifest, crc32=_write_pieces(partial, agreement, pieces))
-        agreement.first_alone(lambda: _committed(folder, summed))
+        agreement.first_alone(lambda: _committed(folder, summed, damaged))
     except Exception:
         if agreement.ranks.rank == 0:
             folder.abandon(step)
@@ -59,9 +65,9 @@ def _begun(folder: CheckpointFolder, step: int) -> Path:
         raise _refusal(folder.path, error) from error
 
 
-def _committed(folder: CheckpointFolder, manifest: Manifest) -> Path:
+def _committed(folder: CheckpointFolder, manifest: Manifest, damaged: Collection[Path]) -> Path:
     try:
-        return folder.commit(manifest)
+        return folder.commit(manifest, damaged)
     except OSError as error:
         raise _refusal(folder.path, error) from error
 

@@ -49,7 +49,7 @@ def run_beside(forward: ForwardPass, backward: BackwardPass, order: Sequence[Tur
                 _run_joint(one, other, watch)
         else:
             with (forward if is_forward else backward).next_part() as alone:
-                alone.run(watch)
+                alone.run(watch, beside=is_forward)
 
 
 def _run_joint(forward: PartPass, backward: PartPass, watch: Watch | None) -> None:

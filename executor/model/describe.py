@@ -20,6 +20,7 @@ from meshwright.executor.layer.router_losses import LOAD
 from meshwright.executor.model.end_parameters import embedding_parameters, end_name, head_parameters, layer_name
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.model.part import PartDescription
+from meshwright.executor.model.shared_slots import run_order
 from meshwright.executor.model.sm_shares import pass_sms
 from meshwright.executor.ranks.communicators import Communicators
 
@@ -111,14 +112,14 @@ class ModelDescriber:
                 rope_scaling=numerics.described.rope_scaling,
             ),
             recompute=recompute_of(part, strategy),
-            order=context.orders.find(part, strategy),
+            order=run_order(self.configuration, part, strategy),
             groups=self._groups(part, strategy),
         )
 
     def _groups(self, part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> dict[PassKind, LayerGroups]:
         """The groups of each pass, on the SMs that the plan gives to its collectives."""
         context = self._context
-        program, order = context.program(part, strategy), context.orders.find(part, strategy)
+        program, order = context.program(part, strategy), run_order(self.configuration, part, strategy)
         sms = pass_sms(self.configuration, program, recompute_of(part, strategy), order)
         heads = _key_heads(part)
         return {kind: self.communicators.layer(strategy, heads, num_sms) for kind, num_sms in sms.items()}

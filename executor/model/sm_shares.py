@@ -15,6 +15,7 @@ from meshwright.costmodel.pass_times import share_of
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.stage_cost import cost_context, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
+from meshwright.executor.model.shared_slots import run_order
 
 
 def pass_sms(
@@ -49,6 +50,7 @@ def _strategy_sms(configuration: TrainingConfiguration) -> Iterator[tuple[LayerS
     context = cost_context(configuration)
     for entry in configuration.orders.entries:
         program, recompute = context.program(entry.part, entry.strategy), recompute_of(entry.part, entry.strategy)
-        for num_sms in pass_sms(configuration, program, recompute, entry.order).values():
+        order = run_order(configuration, entry.part, entry.strategy)
+        for num_sms in pass_sms(configuration, program, recompute, order).values():
             if num_sms:
                 yield entry.strategy, num_sms

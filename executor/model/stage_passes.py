@@ -80,13 +80,13 @@ class PartPass:
     batch: MicroBatch
     micro_batch: int
 
-    def run(self, watch: Watch | None) -> None:
-        """Run its operators."""
+    def run(self, watch: Watch | None, *, beside: bool = False) -> None:
+        """Run its operators. `beside`: between those of a backward of another micro-batch."""
         planned = self.part.passes[self.kind]
         if watch is None:
             self.batch.run(planned)
             return
-        watch.enter(self.part.title, self.kind, self.micro_batch, self.part.beside[self.kind])
+        watch.enter(self.part.title, self.kind, self.micro_batch, self.part.beside[self.kind], beside=beside)
         self.batch.run(planned, watch.around)
 
 

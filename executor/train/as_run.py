@@ -18,7 +18,7 @@ from meshwright.costmodel.program.program import with_prefix
 from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.stage_cost import cost_context
 from meshwright.costmodel.step import predict
-from meshwright.executor.pipeline.beside import runs_beside
+from meshwright.executor.model.shared_slots import runs_beside
 from meshwright.executor.train.record import AsRun
 from meshwright.executor.train.stage_times import predicted_parts
 

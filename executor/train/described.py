@@ -13,7 +13,6 @@ from meshwright.costmodel.errors import ModelError
 from meshwright.costmodel.huggingface import read_config
 from meshwright.costmodel.model import LayerSpec, ModelSpec, with_num_layers
 from meshwright.costmodel.presets import preset_file
-from meshwright.executor.weights.companions import NO_COMPANIONS, Companions, find_companions
 from meshwright.executor.weights.config_file import CONFIG, read_config_fields
 from meshwright.executor.weights.numerics import ModelNumerics, has_numerics, read_numerics_alone
 
@@ -25,15 +24,11 @@ PLAIN = "plain values: of no preset that has others; --model takes those of a co
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribedModel:
-    """A model's numerics, `source` where they come from in words, and its longest sequence, 0 where none is said.
-
-    `companions`: what is exported beside its weights.
-    """
+    """A model's numerics, `source` where they come from in words, and its longest sequence, 0 where none is said."""
 
     numerics: ModelNumerics
     source: str
     max_length: int = 0
-    companions: Companions = NO_COMPANIONS
 
 
 def describe_model(model: ModelSpec, config: Path | None) -> DescribedModel:
@@ -50,7 +45,6 @@ def describe_model(model: ModelSpec, config: Path | None) -> DescribedModel:
             numerics=read_numerics_alone(fields, str(file)),
             source=str(file),
             max_length=length if isinstance(length, int) else 0,
-            companions=find_companions(fields, file.parent),
         )
     preset = preset_file(model.name)
     fields = {} if preset is None else read_config_fields(preset)

@@ -19,7 +19,7 @@ from meshwright.executor.train.inputs import RunInputs, open_inputs, with_restar
 from meshwright.executor.train.launch import launch_ranks
 from meshwright.executor.train.meeting import Meeting, meet, own_restarts
 from meshwright.executor.train.rank import run_rank
-from meshwright.executor.train.record import RunRecord, StepRecord, begin_anew, make_folder
+from meshwright.executor.train.record import RunRecord, StepRecord, make_folder
 from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.request import DeviceChoice, RunRequest
 from meshwright.executor.train.stopping import StoppedError
@@ -62,8 +62,6 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
     inputs = open_inputs(request, plan, None if emulation is None else emulation.full.model)
     _tell(inputs)
     make_folder(request.output)
-    if _is_first() and not request.resume:
-        begin_anew(request.output)
     if is_started_rank() or plan.mesh.num_gpus == 1:
         return _run_here(request, plan, inputs, told, emulation, meeting)
     on_cpu, saves = request.device is DeviceChoice.CPU, request.checkpoint is not None

@@ -11,7 +11,7 @@ import msgspec
 from meshwright.costmodel.errors import InputError, MeshwrightError
 from meshwright.costmodel.value import Value
 from meshwright.executor.observe.whereabouts import Outcome, Position, others_words, read_position
-from meshwright.executor.train.record import RUN_FILE
+from meshwright.executor.train.record import RUN_FILE, RunRecord
 from meshwright.executor.train.stopping import STOPPED_STATUSES
 from meshwright.executor.train.supervision import read_reason
 from meshwright.planner.serialise import write_whole
@@ -93,7 +93,11 @@ def _position(file: Path) -> Position:
 
 
 def write_failure(record: FailureRecord, folder: Path) -> None:
-    """Write `run.json`, unless there is one: of this run, whose steps are done, or of the part before, unchanged."""
-    if (folder / RUN_FILE).exists():
+    """Write `run.json`, unless a summary is there: of this run, or of one whose steps are still beside it."""
+    try:
+        msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=RunRecord)
+    except (OSError, msgspec.MsgspecError):
+        pass
+    else:
         return
     write_whole(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n", folder / RUN_FILE)

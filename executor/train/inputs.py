@@ -18,7 +18,9 @@ from meshwright.executor.data.source import TokenSource
 from meshwright.executor.train.described import DescribedModel, check_same_model, describe_model
 from meshwright.executor.train.event_log import check_tensorboard
 from meshwright.executor.train.request import RunRequest
+from meshwright.executor.weights.companions import NO_COMPANIONS, Companions, find_companions
 from meshwright.executor.weights.config import family_and_config
+from meshwright.executor.weights.config_file import CONFIG, read_config_fields
 from meshwright.executor.weights.import_weights import WeightSource, open_source
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
@@ -29,12 +31,14 @@ class RunInputs:
     """The model's numerics, its data, and the weights that it begins with, None for random ones.
 
     `skipped_checkpoints`: which damaged ones it does not resume from, and from which it does; empty without any.
+    `companions`: what is to be exported beside the weights.
     """
 
     described: DescribedModel
     data: TokenSource
     weights: WeightSource | None
     skipped_checkpoints: str = ""
+    companions: Companions = NO_COMPANIONS
 
     def max_length(self, plan: Plan) -> int:
         """The longest sequence that an exported model says it is for."""
@@ -70,6 +74,7 @@ def open_inputs(request: RunRequest, plan: Plan, described: ModelSpec | None = N
         inputs = dataclasses.replace(inputs, skipped_checkpoints=told)
     if request.export is not None:
         check_export(request.export, model, inputs, plan)
+        inputs = dataclasses.replace(inputs, companions=_companions(request.load or request.model))
     return inputs
 
 
@@ -80,6 +85,14 @@ def with_restart(request: RunRequest, num_restarts: int) -> RunRequest:
     if CheckpointFolder(path=request.checkpoint).latest() is None:
         return request
     return replace(request, resume=True)
+
+
+def _companions(source: Path | None) -> Companions:
+    """Those beside the weights that a run begins with, or beside the file that describes its model."""
+    if source is None:
+        return NO_COMPANIONS
+    file = source / CONFIG if source.is_dir() else source
+    return find_companions(read_config_fields(file), file.parent)
 
 
 def _weights(folder: Path, model: ModelSpec) -> WeightSource:

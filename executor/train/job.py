@@ -182,13 +182,16 @@ class Job:
 
     @contextmanager
     def _told_of(self, first_step: int) -> Iterator[Told]:
-        """What is done with each step's record: on rank 0 it is written and shown."""
-        if self._rank > 0:
+        """What is done with each step's record: on rank 0 it is written and shown.
+
+        What an earlier run has left there goes only now, and stays where nothing is trained.
+        """
+        if self._rank > 0 or not self._request.num_steps:
             yield lambda _: None
             return
         folder = self._request.output
         make_folder(folder)
-        begin_anew(folder, (RUN_FILE,))  # of the part before, if this run goes on
+        begin_anew(folder, (RUN_FILE,) if first_step else (RUN_FILE, TRACE_FILE))
         with ExitStack() as stack:
             tellers: list[Told] = [stack.enter_context(StepLog(folder, first_step)).add]
             if self._request.tensorboard:
@@ -276,7 +279,7 @@ class Job:
                     model,
                     self._inputs.described.numerics,
                     max_length=self._inputs.max_length(self._plan),
-                    companions=self._inputs.described.companions,
+                    companions=self._inputs.companions,
                     dtype=dtype,
                 )
         except OSError as error:

@@ -230,8 +230,8 @@ def make_folder(folder: Path) -> None:
         raise InputError(str(folder), "", f"cannot be made: {error.strerror}") from error
 
 
-def begin_anew(folder: Path, names: Iterable[str] = (STEPS_FILE, RUN_FILE, TRACE_FILE)) -> None:
-    """Remove the records of an earlier run from a folder, so that nothing of it is taken for a new one's."""
+def begin_anew(folder: Path, names: Iterable[str]) -> None:
+    """Remove records of an earlier run from a folder, so that nothing of it is taken for a new one's."""
     for name in names:
         try:
             (folder / name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from meshwright.costmodel.stage_cost import StageCost
 from meshwright.costmodel.step import SPLIT_BACKWARD, schedule_of, step_inputs
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.groups import Communicator
-from meshwright.executor.pipeline.beside import runs_beside
+from meshwright.executor.model.shared_slots import runs_beside
 from meshwright.executor.stopwatch import PartTimes, StepPart
 from meshwright.executor.train.record import SETTLING_STEPS, SlowRank, StageTimes
 

@@ -21,10 +21,10 @@ from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
+from meshwright.executor.model.shared_slots import runs_beside
 from meshwright.executor.model.sm_shares import strategy_sms
 from meshwright.executor.observe.observer import StepObserver
 from meshwright.executor.observe.whereabouts import Whereabouts
-from meshwright.executor.pipeline.beside import runs_beside
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
 from meshwright.executor.ranks.communicators import Communicators

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from meshwright.costmodel.errors import InputError
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 FILES = (
@@ -25,18 +26,18 @@ FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """Fields of config.json, and files that lie beside it.
+    """Fields of config.json, and the contents of files that lie beside it, by name.
 
     Without a source no token is special: transformers would take the ids of its first model of the family.
     """
 
     token_ids: Mapping[str, object] = field(default_factory=lambda: dict.fromkeys(TOKEN_IDS))
-    files: tuple[Path, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
-    def copy_to(self, folder: Path) -> None:
-        """Copy the files; raises `OSError`."""
-        for file in self.files:
-            shutil.copyfile(file, folder / file.name)
+    def write_to(self, folder: Path) -> None:
+        """Write the files; raises `OSError`."""
+        for name, content in self.files.items():
+            (folder / name).write_bytes(content)
 
 
 NO_COMPANIONS = Companions()
@@ -44,8 +45,19 @@ NO_COMPANIONS = Companions()
 
 
 def find_companions(fields: Mapping[str, object], folder: Path) -> Companions:
-    """Those that the fields of a config.json and its folder have. Ids that it does not name stay unnamed."""
+    """Those that the fields of a config.json and its folder have now. Ids that it does not name stay unnamed.
+
+    Raises `InputError` for a file that cannot be read.
+    """
+    there = [folder / name for name in FILES if (folder / name).is_file()]
     return Companions(
         token_ids={name: fields[name] for name in TOKEN_IDS if name in fields},
-        files=tuple(folder / name for name in FILES if (folder / name).is_file()),
+        files={file.name: _content(file) for file in there},
     )
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(str(file), "", f"cannot be read: {error.strerror}") from error

@@ -57,7 +57,7 @@ def export_weights(
                 shards.add(source, part)
         config |= {"torch_dtype": shards.format_name, **companions.token_ids}
         shards.finish()
-        companions.copy_to(temporary)
+        companions.write_to(temporary)
         _write(temporary / CONFIG, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
         temporary.chmod(0o755)
         temporary.replace(folder)

@@ -212,6 +212,22 @@ def test_changed_contents_are_passed_over_and_told_of(tmp_path: Path, offset: in
         _load(tmp_path, folder.of_step(2))
 
 
+def test_changed_contents_push_out_nothing_good(tmp_path: Path) -> None:
+    """The run goes back behind them: its checkpoints have smaller numbers."""
+    folder = _saved(tmp_path, 100, 200, 300).folder
+    for step in (200, 300):
+        _overwrite(folder.of_step(step), 500, b"\xff" * 8)
+    checkpointer = Checkpointer(folder)
+    weights = {name: torch.zeros_like(tensor) for name, tensor in _weights(0).items()}
+    manifest = checkpointer.load(_state(weights), "m")
+    assert manifest is not None
+    assert manifest.step == 100
+    for step in (150, 160, 170):
+        checkpointer.save(_state(_weights(step)), _manifest(step))
+    checkpointer.wait()
+    assert {"step-000000000150", "step-000000000160", "step-000000000170"} <= set(_names(tmp_path))
+
+
 def test_where_all_are_damaged_all_are_named(tmp_path: Path) -> None:
     folder = _saved(tmp_path, 1, 2).folder
     _overwrite(folder.of_step(2), 500, b"\xff" * 8)

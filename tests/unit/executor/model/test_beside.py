@@ -225,6 +225,32 @@ def test_in_line_it_is_the_order_of_the_launches(tiny_layer: Make) -> None:
     assert [BESIDE + one[-1] if one[3] else one[-1] for one in watch.seen] == list(in_line.names())
 
 
+def test_a_layer_of_the_forward_that_meets_none_is_beside_the_backward_all_the_same(tiny_layer: Make) -> None:
+    tiny, watch = tiny_layer("dense"), Watch()
+    description = PartDescription(
+        title="layer", program=tiny.program, context=tiny.runner().layer, recompute=Recompute.NONE, order=None
+    )
+    first, second = (
+        Stage(
+            [Part(description, Parameters(tiny.weights))],
+            is_first=False,
+            is_last=False,
+            token_weight=1.0,
+            routed=lambda *_: None,
+            watch=watch,
+        )
+        for _ in range(2)
+    )
+    second.forward(0, tiny.hidden, None)
+    watch.seen.clear()
+    forward, backward = first.forward_pass(1, tiny.hidden, None), second.backward_pass(0, tiny.upstream)
+    run_beside(forward, backward, turns(forward.parts, backward.parts))
+    assert {one[:4] for one in watch.seen} == {
+        ("layer", PassKind.FORWARD, 1, True),
+        ("layer", PassKind.BACKWARD, 0, False),
+    }
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("layer", ["dense", "moe", "moe, latent, shared"])
 def test_on_a_gpu_streams_change_nothing(tiny_layer: Make, layer: str) -> None:

@@ -1,0 +1,40 @@
+"""Whether a forward and a backward of one slot (DualPipe) share passes, or run one behind the other."""
+
+from __future__ import annotations
+
+import msgspec
+
+from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.order.launch_order import LayerOrder
+from meshwright.costmodel.order.order_book import ModelEnd
+from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.stage_cost import cost_context
+from meshwright.costmodel.strategy import LayerStrategy
+
+
+def runs_beside(configuration: TrainingConfiguration) -> bool:
+    """Whether slots of two actions are run as planned.
+
+    Not under ZeRO-2 and 3, which have room for two parts of the model: the one at work and the next. Nor where layers'
+    activations wait in host memory: copies go from layer to layer of one pass.
+    """
+    keeps = not any(strategy.offload for stage in configuration.stages for strategy in stage)
+    is_planned = configuration.pipeline.schedule is ScheduleKind.DUALPIPE_V
+    return is_planned and keeps and configuration.sharding.stage < 2
+
+
+def run_order(
+    configuration: TrainingConfiguration, part: LayerSpec | ModelEnd, strategy: LayerStrategy
+) -> LayerOrder | None:
+    """The plan's order of a part as it is run: with a joint pass only where one is shared, and saves something.
+
+    Where it saves nothing, the prediction has the two passes one behind the other.
+    """
+    context = cost_context(configuration)
+    order = context.orders.find(part, strategy)
+    if order is None or order.joint is None:
+        return order
+    if runs_beside(configuration) and context.compute(part, strategy).overlap_saving_s > 0:
+        return order
+    return msgspec.structs.replace(order, joint=None)
