@@ -37,7 +37,7 @@ def plan_command(plan: Plan, num_gpus: int) -> str:
     words += ["--precision", workload.precision.value] * (workload.precision is not Precision.BF16)
     words += ["--expert-imbalance", str(workload.expert_imbalance)] * (workload.expert_imbalance > 1.0)
     words += ["--runtime", plan.runtime.name] * (plan.runtime.name != DEFAULT_RUNTIME)
-    return f"{shlex.join([*words, '-o', 'plan.json'])} ({'; '.join(notes)})"
+    return f"{shlex.join([*words, '-o', f'plan_{num_gpus}.json'])} ({'; '.join(notes)})"
 
 
 def _is_file(text: str) -> bool:

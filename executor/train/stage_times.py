@@ -88,34 +88,37 @@ def predicted_parts(configuration: TrainingConfiguration, step_s: float) -> list
     split, count = schedule.kind in SPLIT_BACKWARD, configuration.num_micro_batches
     shares_passes = runs_beside(configuration)
     return [
-        _beside(
-            _of_device([costs[stage] for stage in chunks], split, count, step_s, first=0 in chunks),
-            [costs[chunks[slot[0].chunk]] for slot in slots if shares_passes and len(slot) > 1],
+        _with_waits(
+            _beside(
+                _of_device([costs[stage] for stage in chunks], split, count, first=0 in chunks),
+                [costs[chunks[slot[0].chunk]] for slot in slots if shares_passes and len(slot) > 1],
+            ),
             step_s,
         )
         for chunks, slots in zip(schedule.placement, schedule.order, strict=True)
     ]
 
 
-def _beside(apart: PartTimes, forwards: Sequence[StageCost], step_s: float) -> PartTimes:
+def _with_waits(parts: PartTimes, step_s: float) -> PartTimes:
+    """What is left of the step is waiting for other stages."""
+    return parts | {StepPart.WAIT: max(0.0, step_s - sum(parts[part] for part in BUSY))}
+
+
+def _beside(apart: PartTimes, forwards: Sequence[StageCost]) -> PartTimes:
     """The same with some forwards beside backwards: what they add to these is measured with them.
 
     What they save is, first of all, communication that then is not exposed.
     """
     forward_s = sum(cost.forward.total_s for cost in forwards)
     saved_s = sum(cost.overlap_saving_s for cost in forwards)
-    busy_s = sum(apart[part] for part in BUSY) - saved_s
     return apart | {
         StepPart.FORWARD: apart[StepPart.FORWARD] - forward_s,
         StepPart.BACKWARD: apart[StepPart.BACKWARD] + forward_s - saved_s,
         StepPart.EXPOSED: max(0.0, apart[StepPart.EXPOSED] - saved_s),
-        StepPart.WAIT: max(0.0, step_s - busy_s),
     }
 
 
-def _of_device(
-    costs: Sequence[StageCost], split: bool, num_micro_batches: int, step_s: float, *, first: bool
-) -> PartTimes:
+def _of_device(costs: Sequence[StageCost], split: bool, num_micro_batches: int, *, first: bool) -> PartTimes:
     def backward_of(cost: StageCost) -> Terms:
         return cost.dgrad + cost.wgrad if split else cost.backward
 
@@ -130,7 +133,6 @@ def _of_device(
         StepPart.OPTIMIZER: sum(cost.optimizer_s + cost.param_gather_s for cost in costs),
     }
     return seconds | {
-        StepPart.WAIT: max(0.0, step_s - sum(seconds.values())),
         StepPart.COLLECTIVES: exposed_s + both.hidden_nvlink_s + both.hidden_network_s,
         StepPart.EXPOSED: exposed_s,
     }

@@ -14,7 +14,7 @@ from meshwright.planner.plan import Plan
 
 
 def test_a_command_that_fits(tiny_plan: Plan, repository: Path) -> None:
-    options = "--gpus 2 --global-batch 8 --seq-len 16 -o plan.json"
+    options = "--gpus 2 --global-batch 8 --seq-len 16 -o plan_2.json"
     pins = "the --fix of this plan again, if it had some"
     config = repository / "docs" / "tiny_moe.json"
     assert plan_command(tiny_plan, 2) == f"meshwright plan {config} --cluster h100 {options} ({pins})"
@@ -29,7 +29,7 @@ def test_what_the_plan_does_not_know_is_said_in_words(tiny_plan: Plan) -> None:
         cluster=replace(tiny_plan.cluster, name="mine"),
     )
     assert plan_command(elsewhere, 2) == (
-        "meshwright plan MODEL --cluster CLUSTER --gpus 2 --global-batch 8 --seq-len 16 -o plan.json"
+        "meshwright plan MODEL --cluster CLUSTER --gpus 2 --global-batch 8 --seq-len 16 -o plan_2.json"
         " (MODEL: the config.json of tiny_moe; CLUSTER: the file of the cluster mine;"
         " the --fix of this plan again, if it had some)"
     )
@@ -42,7 +42,7 @@ def test_what_the_plan_was_made_for_stays(tiny_plan: Plan) -> None:
         runtime=replace(tiny_plan.runtime, name="meshwright-run"),
         model=replace(tiny_plan.model, name="mixtral-8x7b", source="x" * 5000),
     )
-    options = " --precision fp8 --expert-imbalance 1.5 --runtime meshwright-run -o plan.json ("
+    options = " --precision fp8 --expert-imbalance 1.5 --runtime meshwright-run -o plan_2.json ("
     assert options in plan_command(other, 2)
     unknown = replace(other, model=replace(other.model, name="other"))
     assert plan_command(unknown, 2).startswith("meshwright plan MODEL ")
