@@ -1,7 +1,7 @@
 """Loss curves of a small mixture of experts: on one rank, and on two as planned, with and without compression.
 
-    python benchmarks/loss_curves.py                                                  on a host with two GPUs
-    python benchmarks/loss_curves.py --device cpu -o benchmarks/loss_curves_cpu.json  anywhere: docs/tiny_moe.json
+    python benchmarks/loss_curves.py                            on a host with two GPUs
+    python benchmarks/loss_curves.py --device cpu --steps 20    anywhere, docs/tiny_moe.json: a try
     python benchmarks/loss_curves.py --plot FILE.json           draws a record, and nothing else
 
 Every run starts from the same weights and sees the same tokens of `markov`, a random chain, in the same steps; only the
@@ -179,7 +179,7 @@ def draw(record: dict[str, object], path: Path) -> None:
         below.plot(steps, [own - first for own, first in zip(losses, base, strict=True)], linewidth=1)
     above.set_ylabel(f"cross-entropy, mean of {WINDOW_STEPS} steps")
     above.legend()
-    below.set_ylabel("less that on one GPU")
+    below.set_ylabel("less that on one rank")
     below.set_xlabel("step")
     figure.savefig(path, metadata={"Date": None})
 

@@ -520,6 +520,7 @@ def test_overlap_changes_nothing_on_gpus(train_all: Callable[..., Results]) -> N
         "moe: ep, sar",
         "latent: tp, ep",
         "moe: zb-v",
+        "moe: dualpipe-v",
         *(case for case in TWO if ACTIVATIONS_IN_HOST_MEMORY in case),
     )
     overlapped = train_all(2, "cuda", "bfloat16", cases)
