@@ -54,10 +54,10 @@ def described_failure(ends: Sequence[RankEnd], whereabouts: Path, num_ranks: int
     reason = read_reason(whereabouts, cause.rank)
     if at.outcome is Outcome.HUNG:
         text = f"no rank gets on (--timeout): {others_words(list(enumerate(positions)))}"
-    elif cause.status < 0:
-        text = f"rank {cause.rank} died ({_signal_words(-cause.status)}) in {at}; {others}"
     elif reason:
         text = reason.removeprefix("run: ")
+    elif cause.status < 0:
+        text = f"rank {cause.rank} died ({_signal_words(-cause.status)}) in {at}; {others}"
     else:
         text = f"rank {cause.rank} ended with status {cause.status} in {at}; the other ranks were ended"
     record = FailureRecord(failed=text, rank=cause.rank, status=cause.status, positions=positions)

@@ -55,7 +55,7 @@ def run_rank(
 
     Rank 0 tells of every step, writes the records and returns the summary.
     """
-    rank, num_ranks = 0 if meeting is None else meeting.rank, plan.mesh.num_gpus
+    rank = 0 if meeting is None else meeting.rank
     device = _open_device(request.device)
     if rank:
         for logger in (KERNELS_LOGGER, COMPILED_LOGGER):  # rank 0 says for all what does not run, and why
@@ -73,9 +73,8 @@ def run_rank(
             raise
         whereabouts.end(Outcome.LOST)
         raise LostRanksError(f"run: rank {rank} lost others in {whereabouts.position}: {_reason(error)}") from error
-    finally:
-        if num_ranks > 1 and whereabouts.position.outcome is None:
-            dist.destroy_process_group()
+    if meeting is not None:
+        dist.destroy_process_group()  # not where a rank fails: gloo's threads may be at work, and end the process
     return record
 
 
