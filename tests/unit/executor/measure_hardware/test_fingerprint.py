@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from meshwright.executor.measure_hardware import Extent, build_survey
 from meshwright.executor.measure_hardware.fingerprint import OF_THE_MOMENT, fingerprint
-from meshwright.hardware_profiles.measurements import Machine
+from meshwright.hardware_profiles.measurements import Machine, load_measurements
 
-MACHINE = Machine(
-    gpu="NVIDIA H100 80GB HBM3",
-    num_gpus=1,
-    num_sms=132,
-    total_memory_bytes=85_017_493_504,
-    usable_memory_bytes=84_000_000_000,
-    driver="580.159.04",
-    cuda="13.0",
-    cudnn="91900",
-    nccl="2.28.9",
-    torch="2.11.0",
-    python="3.12.3",
-    host_cpu="a processor, 16 logical",
-    sm_clock_mhz=1980.0,
-    memory_clock_mhz=2619.0,
-    power_w=690.0,
-    power_limit_w=700.0,
-    temperature_celsius=60.0,
-    date="2026-11-28",
-    command="meshwright profile",
-)
+MEASURED = Path(__file__).parents[4] / "hardware_profiles" / "measurements" / "h100.json"
+MACHINE = load_measurements(MEASURED).machine
 SURVEY = build_survey(Extent.TINY, num_gpus=1, gpus_per_node=1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import combinations, pairwise
 from types import SimpleNamespace
@@ -55,16 +55,8 @@ class Watch:
         self._at: tuple[str, PassKind, int, bool] = ("", PassKind.FORWARD, 0, False)
         self._before = before
 
-    def enter(
-        self,
-        title: str,
-        kind: PassKind,
-        micro_batch: int,
-        streams: Mapping[str, Resource] | None = None,
-        *,
-        beside: bool = False,
-    ) -> None:
-        del streams
+    def enter(self, *at: Any, beside: bool = False, **_: object) -> None:  # noqa: ANN401
+        title, kind, micro_batch = at[:3]
         self._at = (title, kind, micro_batch, beside)
 
     def around(self, operator: Operator, run: Callable[[], None]) -> None:
