@@ -52,7 +52,7 @@ class LayerPass:
     def __iter__(self) -> Iterator[Operator]:
         return iter(self.operators)
 
-    def beside(self) -> dict[str, Resource]:
+    def other_streams(self) -> dict[str, Resource]:
         """The streams of the operators that do not run on the compute stream, by name."""
         if self.streams is None:
             return {}

@@ -10,11 +10,11 @@ from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
-from meshwright.executor.layer.beside import joint_pass
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.groups import LayerGroups
 from meshwright.executor.layer.host_reads import HostReads
+from meshwright.executor.layer.joint_pass import joint_pass
 from meshwright.executor.layer.order import on_streams
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.run import LayerPass, LayerRunner
@@ -62,7 +62,7 @@ class PartDescription:
 class Part:
     """A part with its weights. `routes`: its tokens choose experts. `streams` None: it runs on one stream.
 
-    `beside`: for each pass the streams of the operators that are not on the compute stream, by name. `joint`: its
+    `other_streams`: for each pass those of the operators that are not on the compute stream, by name. `joint`: its
     forward, or its backward, beside that of a part like it.
     """
 
@@ -87,6 +87,6 @@ class Part:
             )
             for kind, placed in passes.items()
         }
-        self.beside = {kind: one.beside() for kind, one in self.passes.items()}
+        self.other_streams = {kind: one.other_streams() for kind, one in self.passes.items()}
         joint = self.passes.get(PassKind.JOINT)
         self.joint = None if joint is None else joint_pass(joint, description.program.forward)

@@ -86,7 +86,7 @@ class PartPass:
         if watch is None:
             self.batch.run(planned)
             return
-        watch.enter(self.part.title, self.kind, self.micro_batch, self.part.beside[self.kind], beside=beside)
+        watch.enter(self.part.title, self.kind, self.micro_batch, self.part.other_streams[self.kind], beside=beside)
         self.batch.run(planned, watch.around)
 
 

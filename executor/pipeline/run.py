@@ -9,9 +9,9 @@ from torch import Tensor
 from meshwright.costmodel.simulate import Schedule
 from meshwright.costmodel.simulate.actions import Action, ActionKind
 from meshwright.executor.layer.offloaded import OffloadedTensors
-from meshwright.executor.model.beside import run_beside, turns
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens
 from meshwright.executor.model.stage import Stage
+from meshwright.executor.model.turns import run_beside, turns
 from meshwright.executor.observe.observer import WAITS_WORD, StepObserver
 from meshwright.executor.pipeline.instructions import (
     Compute,

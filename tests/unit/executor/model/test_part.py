@@ -82,7 +82,7 @@ def test_operators_are_issued_to_the_streams_of_their_launches(beside: tuple[str
     names = [operator.name for operator in part.passes[PassKind.FORWARD]]
     issued = dict(zip(names, device.used, strict=True)) if device.used else {}
     assert {name for name, stream in issued.items() if stream is Resource.NVLINK} == set(beside)
-    assert part.beside[PassKind.FORWARD] == dict.fromkeys(beside, Resource.NVLINK)
+    assert part.other_streams[PassKind.FORWARD] == dict.fromkeys(beside, Resource.NVLINK)
     assert {one.streams is None for one in part.passes.values()} == {not beside}, "all passes or none"
     assert part.passes.keys() == set(PassKind) - {PassKind.JOINT}
 

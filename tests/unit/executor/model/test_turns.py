@@ -23,9 +23,9 @@ from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.executor.layer.cuda_streams import CudaStreams
 from meshwright.executor.layer.parameters import Parameters
 from meshwright.executor.layer.streams import Streams
-from meshwright.executor.model.beside import run_beside, turns
 from meshwright.executor.model.part import Part, PartDescription
 from meshwright.executor.model.stage import Stage
+from meshwright.executor.model.turns import run_beside, turns
 
 Make = Callable[..., Any]
 LONGEST_SLEEP_CYCLES = 2_000_000

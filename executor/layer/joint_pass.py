@@ -61,10 +61,10 @@ class JointPass:
 
 def joint_pass(planned: LayerPass, forward: Iterable[Operator]) -> JointPass:
     """The pass of these launches, of a layer with these forward operators."""
-    own, beside = {BESIDE + operator.name: operator for operator in forward}, planned.beside()
+    own, streams = {BESIDE + operator.name: operator for operator in forward}, planned.other_streams()
     return JointPass(
         planned=planned,
         forward=own,
-        forward_streams={own[name].name: stream for name, stream in beside.items() if name in own},
-        backward_streams={name: stream for name, stream in beside.items() if name not in own},
+        forward_streams={own[name].name: stream for name, stream in streams.items() if name in own},
+        backward_streams={name: stream for name, stream in streams.items() if name not in own},
     )
