@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from meshwright.planner.plan import Plan
 from meshwright.planner.serialise import write_plan
@@ -113,17 +114,22 @@ def test_who_asks_to_end_finds_all_saved(
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("num_agents", [1, 2])
+@pytest.mark.parametrize(
+    ("num_agents", "device"), [(1, "cpu"), (2, "cpu"), pytest.param(1, "cuda", marks=pytest.mark.gpu)]
+)
 def test_torchrun_starts_ranks_again_that_resume(
     make_plan: Callable[[str, int, str], Plan],
     run: Run,
     tmp_path: Path,
     process_environment: dict[str, str],
     num_agents: int,
+    device: str,
 ) -> None:
     """With two agents, as on two nodes, each counts its own restarts alone."""
+    if device == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
     write_plan(make_plan("dense", 2, "dp=2,mbs=4"), tmp_path / "plan.json")
-    common = ("plan.json", "--device", "cpu", "--steps", "12", "--time-operators", "0")
+    common = ("plan.json", "--device", device, "--steps", "12", "--time-operators", "0")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
