@@ -82,6 +82,8 @@ class GpuSpec(Value, frozen=True, kw_only=True):
             raise ProfileError(self.name, "gpu.usable_memory_bytes", "is more than gpu.memory_bytes")
         if self.copy_bytes_per_s > self.memory_bytes_per_s:
             raise ProfileError(self.name, "gpu.copy_bytes_per_s", "is more than gpu.memory_bytes_per_s")
+        if self.pcie_bytes_per_s >= self.copy_bytes_per_s:
+            raise ProfileError(self.name, "gpu.pcie_bytes_per_s", "is not less than gpu.copy_bytes_per_s")
 
     def peak_flops_per_s(self, precision: Precision) -> float:
         """Dense tensor-core peak; a `ProfileError` where the GPU lacks the format."""

@@ -3,7 +3,8 @@
 A layer's copies are operators of its program, on the copy engine. They are those of its neighbour, whose tensors leave
 while this layer's forward runs and return while its backward does, so they wait for nothing in the pass. Two layers'
 tensors are on the GPU at a time: the one in use and the one under way. The network adapter uses the same PCIe link, so
-a copy takes longer by the network's share of it; its use of GPU memory bandwidth (a few percent) is left out.
+a copy takes longer by the network's share of it; computation beside it is slower by the copy's share of GPU memory
+bandwidth (`pcie.memory_share_of_copies`), so that nothing leaves where there is room for it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from meshwright.costmodel.formulas.experts import forwarded_s
 from meshwright.costmodel.hardware import ClusterSpec, Interference, SmShare
 from meshwright.costmodel.order.launch_order import PassOrder
 from meshwright.costmodel.order.pass_problem import PassProblem, pass_problem
-from meshwright.costmodel.pcie import network_share_of_pcie
+from meshwright.costmodel.pcie import memory_share_of_copies, network_share_of_pcie
 from meshwright.costmodel.program.operators import Axis, Collective, CollectiveWork, Operator, Resource, Work
 from meshwright.costmodel.runtime import RuntimeSpec
 
@@ -58,7 +58,8 @@ def problem_of(
     _share_pcie(operators, time_s, cluster)
     forwarding_s = _forward_chunks(operators, time_s)
     inside_share = _inside_share(operators, time_s, forwarding_s, cluster, runtime, share)
-    return pass_problem(operators, time_s, runtime.overlap, _interference(cluster, runtime, share), inside_share)
+    interference, copying_loss = _interference(cluster, runtime, share), memory_share_of_copies(cluster.gpu)
+    return pass_problem(operators, time_s, runtime.overlap, interference, inside_share, copying_loss)
 
 
 def _slow_down(operators: tuple[Operator, ...], time_s: dict[str, float], share: SmShare) -> None:

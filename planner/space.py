@@ -22,7 +22,7 @@ from meshwright.costmodel.workload import Workload
 from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, OffloadChoice
 
 MAX_MICRO_BATCH = 16
-MAX_MICRO_BATCH_TOKENS = 8_192
+MAX_MICRO_BATCH_TOKENS = 32_768
 MIN_CONTEXT_SHARD_TOKENS = 8_192
 MIN_EXPERT_SLICE = 1_024
 MAX_VIRTUAL_STAGES = 12

@@ -107,19 +107,23 @@ def pass_problem(
     overlap: LayerOverlap,
     interference: Interference,
     inside_share: float = 0.0,
+    copying_loss: float = 0.0,
 ) -> PassProblem:
     """The problem of ordering one pass. `time_s` has the seconds of each operator when it runs alone.
 
     `inside_share`: seconds that its communication between nodes would take inside one, over those that it takes.
+    `copying_loss`: the share of its speed that computation loses while copies to or from the host run; with
+    collectives beside both, of the speed that these leave.
     """
     shape = _shape(operators, overlap)
     inside, network = interference.slowdowns(nvlink=True), interference.slowdowns(nvlink=False)
     pairs = [inside, between_nodes(inside, network, inside_share)]
+    losses = [1.0 - 1.0 / compute for compute, _ in pairs]
     return PassProblem(
         operators=operators,
         time_s=tuple(time_s[op.name] for op in operators),
         shape=shape,
-        loss=(0.0, *(1.0 - 1.0 / compute for compute, _ in pairs), 0.0),
+        loss=(0.0, *losses, copying_loss * (1.0 - sum(losses))),
         stretch=(1.0, *(communication for _, communication in pairs), 1.0),
         num_sms=(0, interference.collective_sms, interference.network_sms, 0),
         fused_share=overlap.fused_share,

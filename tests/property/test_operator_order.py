@@ -144,7 +144,8 @@ def problems(
         expert=draw(st.sampled_from(levels)),
         fused_share=draw(st.sampled_from((0.8, 1.0, 0.3))),
     )
-    problem = pass_problem(made, times_s, overlap, draw(st.sampled_from(interferences)))
+    copying_loss = draw(st.sampled_from((0.0, 0.02, 0.4)))
+    problem = pass_problem(made, times_s, overlap, draw(st.sampled_from(interferences)), copying_loss=copying_loss)
     assume(all(_can_run(problem, fused) for fused in fused_sets(problem)))
     return problem
 

@@ -75,10 +75,12 @@ def made_up_pass() -> Callable[..., PassProblem]:
         level: OverlapLevel = OverlapLevel.INTER_OPERATOR,
         interference: Interference = NO_INTERFERENCE,
         fused_share: float = 0.8,
+        copying_loss: float = 0.0,
     ) -> PassProblem:
         operators = tuple(_operator(name, kind, reads) for name, kind, reads, _ in lines)
         overlap = LayerOverlap(tensor=level, sequence=level, context=level, expert=level, fused_share=fused_share)
-        return pass_problem(operators, {name: time_s for name, _, _, time_s in lines}, overlap, interference)
+        time_s = {name: seconds for name, _, _, seconds in lines}
+        return pass_problem(operators, time_s, overlap, interference, copying_loss=copying_loss)
 
     return make
 

@@ -44,6 +44,7 @@ def test_impossible_cluster_figures_are_refused(cluster: ClusterSpec, field: str
         ("num_sms", 0),
         ("usable_memory_bytes", 1e15),
         ("copy_bytes_per_s", 1e15),
+        ("pcie_bytes_per_s", 1e13),
         ("fp8_flops_per_s", -1.0),
     ],
 )

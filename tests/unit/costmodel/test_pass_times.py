@@ -11,7 +11,7 @@ from meshwright.costmodel.model import AttentionSpec, LayerSpec, MoeFfnSpec
 from meshwright.costmodel.overlap import LayerOverlap, OverlapLevel
 from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.program.layer import build_layer
-from meshwright.costmodel.program.operators import Axis, Collective, CollectiveWork, Group, Operator, Pass
+from meshwright.costmodel.program.operators import Axis, Collective, CollectiveWork, CopyWork, Group, Operator, Pass
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import RuntimeSpec
@@ -44,6 +44,16 @@ def test_traffic_between_nodes_is_on_the_share_of_the_sms_too(time_factor: float
     )
     assert problem.loss[2] == pytest.approx(1.0 - 1.0 / compute)
     assert problem.stretch[2] == pytest.approx(communication)
+
+
+def test_a_copy_takes_its_share_of_memory_bandwidth_from_computation() -> None:
+    """Over PCIe 54 of the 2,700 GB/s that copies inside the GPU reach."""
+    cluster = load_cluster("h100", num_gpus=8)
+    gpu = msgspec.structs.replace(cluster.gpu, pcie_bytes_per_s=54e9, copy_bytes_per_s=2.7e12)
+    cluster = msgspec.structs.replace(cluster, profile=msgspec.structs.replace(cluster.profile, gpu=gpu))
+    copy = Operator(name="offload", module="m", phase=Pass.FORWARD, work=CopyWork(num_bytes=1e9), reads=(), writes=())
+    problem = problem_of((copy,), cluster, RUNTIME)
+    assert problem.loss[3] == pytest.approx(0.02 * (1.0 - problem.loss[1] - problem.loss[2]))
 
 
 def _program(ep: int) -> LayerProgram:

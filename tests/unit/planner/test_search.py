@@ -9,6 +9,7 @@ import pytest
 from meshwright.costmodel.errors import InfeasibleError
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, ModelSpec, MoeFfnSpec
 from meshwright.costmodel.presets import load_model
+from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, Recompute, ZeroStage
@@ -47,6 +48,19 @@ def test_the_plan_is_one_that_runs_on_all_gpus_and_fits(found: SearchResult) -> 
     assert sum(map(len, found.configuration.stages)) == 4
     assert found.prediction == predict(found.configuration)
     assert found.prediction.fits
+
+
+def test_nothing_leaves_for_host_memory_where_there_is_room() -> None:
+    model = load_model("qwen3-30b-a3b")
+    problem = Problem(
+        model=msgspec.structs.replace(model, layers=model.layers[:8]),
+        cluster=load_cluster("h200", num_gpus=2),
+        workload=Workload(global_batch=8, seq_len=4096),
+        fixes=parse_fixes(("mbs=2", "pp=1", "zero=1", "ep=2", "dispatch=alltoall")),
+    )
+    result = search(problem, runtime=load_runtime("meshwright-run"), top=0)
+    assert max(result.prediction.peak_memory_bytes) < 0.5 * problem.cluster.gpu.usable_memory_bytes
+    assert not any(layer.offload for stage in result.configuration.stages for layer in stage)
 
 
 def test_the_certificate_counts_every_candidate(found: SearchResult) -> None:

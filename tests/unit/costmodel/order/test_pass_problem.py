@@ -43,6 +43,12 @@ def test_rates_follow_from_the_profile(made_up_pass: Make) -> None:
     assert problem.num_sms == (0, 20, 9, 0), "the share of its SMs that the network costs: (1 - 1 / 1.1) / 0.2"
 
 
+def test_copies_take_of_the_speed_that_collectives_leave(made_up_pass: Make) -> None:
+    problem = made_up_pass(("offload", "copy", (), 1.0), interference=COSTLY, copying_loss=0.1)
+    left = 1.0 - 0.2 - (1.0 - 1.0 / 1.1)
+    assert problem.loss[STREAMS.index(Resource.COPY_ENGINE)] == pytest.approx(0.1 * left)
+
+
 def test_an_operator_waits_for_all_that_write_what_it_reads(made_up_pass: Make) -> None:
     problem = made_up_pass(
         ("a", "gemm", ("x",), 1.0),

@@ -99,6 +99,16 @@ def test_copies_are_exposed_only_where_nothing_else_is(made_up_pass: Make) -> No
     assert use.hidden_s[Resource.COPY_ENGINE] == pytest.approx(3.0)
 
 
+def test_computation_beside_a_copy_is_slower(made_up_pass: Make) -> None:
+    """5 of 10 s of computation run beside 6.25 s of the copy, at 80 % of their speed; the copy is as fast as ever."""
+    problem = made_up_pass(
+        ("offload", "copy", (), 6.25), ("first", "gemm", ("x",), 5.0), ("second", "gemm", ("x",), 5.0), copying_loss=0.2
+    )
+    run = _run(problem, "offload", "first", "second")
+    assert run.total_s == pytest.approx(11.25)
+    assert stream_use(problem, run).slowdown_s == pytest.approx(1.25)
+
+
 def test_blocking_communication_takes_its_turn(made_up_pass: Make) -> None:
     problem = made_up_pass(
         ("gather", "tp gather", ("x",), 2.0),
