@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from meshwright.executor.layer.cuda_streams import PRIORITY
+
 Mark = torch.cuda.Event | None
 """A place in the order of a lane; None where all that came before is in line anyway."""
 
@@ -40,5 +42,6 @@ class Lane:
 
 def make_lanes(device: torch.device, *, gathers_beside: bool, reduces_beside: bool) -> tuple[Lane, Lane]:
     """Those of gathers and of reductions: one stream, as the simulator has it, since both take the same links."""
-    stream = torch.cuda.Stream(device) if device.type == "cuda" and (gathers_beside or reduces_beside) else None
+    uses_stream = device.type == "cuda" and (gathers_beside or reduces_beside)
+    stream = torch.cuda.Stream(device, priority=PRIORITY) if uses_stream else None
     return Lane(overlaps=gathers_beside, stream=stream), Lane(overlaps=reduces_beside, stream=stream)
