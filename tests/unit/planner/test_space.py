@@ -169,7 +169,7 @@ def test_experts_are_sliced_inside_the_group_and_the_node_and_not_thin() -> None
 def test_micro_batches_are_powers_of_two_with_few_tokens_unless_pinned() -> None:
     assert _shapes(_problem("tp=1,sp=1", seq_len=4096), "micro_batch") == {1, 2, 4, 8}
     assert _shapes(_problem("tp=1,sp=1", seq_len=2048), "micro_batch") == {1, 2, 4, 8, MAX_MICRO_BATCH}
-    assert _shapes(_problem("tp=1,sp=1", seq_len=65536), "micro_batch") == {1}
+    assert _shapes(_problem("tp=1,sp=1,cp=1", seq_len=65536), "micro_batch") == {1}
     assert _shapes(_problem("mbs=3"), "micro_batch") == {3}
 
 
