@@ -33,8 +33,7 @@ RULES = (
     "dense and shared FFN weights split over tp or over tp x sp",
     "activations in FP8 on the wire only where training is in FP8, or where pinned",
     f"cp leaves a rank at least {MIN_CONTEXT_SHARD_TOKENS:,} tokens of a sequence",
-    f"experts are sliced (etp) over at most tp x sp ranks, with ep x etp inside a node, not below {MIN_EXPERT_SLICE:,}"
-    " columns",
+    f"sliced experts (etp) have ep x etp inside a node, and slices of at least {MIN_EXPERT_SLICE:,} columns",
     f"micro-batches are powers of two up to {MAX_MICRO_BATCH} sequences and {MAX_MICRO_BATCH_TOKENS:,} tokens a GPU",
     "schedules with several virtual stages a device split the layers evenly, embedding and head counting as a layer"
     " each where the layers alone do not divide; interleaved then only where no other number of virtual stages divides",
@@ -128,7 +127,7 @@ def layer_shapes(problem: Problem) -> Iterator[LayerShape]:
     """Every shape of the space, largest groups last."""
     for group in _groups(problem):
         for cp in _context_degrees(problem, group):
-            for ep, etp in _expert_degrees(problem, group):
+            for ep, etp in _expert_degrees(problem):
                 for micro_batch in _micro_batches(problem, group * cp):
                     yield LayerShape(group=group, cp=cp, ep=ep, etp=etp, micro_batch=micro_batch)
 
@@ -161,8 +160,8 @@ def _context_degrees(problem: Problem, group: int) -> Iterator[int]:
         yield cp
 
 
-def _expert_degrees(problem: Problem, group: int) -> Iterator[tuple[int, int]]:
-    fixes = problem.fixes
+def _expert_degrees(problem: Problem) -> Iterator[tuple[int, int]]:
+    fixes, node = problem.fixes, problem.cluster.gpus_per_node
     moes = [layer.ffn for layer in problem.model.layer_types if isinstance(layer.ffn, MoeFfnSpec)]
     if not moes:
         if fixes.allows(ep=1, etp=1):
@@ -173,8 +172,8 @@ def _expert_degrees(problem: Problem, group: int) -> Iterator[tuple[int, int]]:
             continue
         if (fixes.ffn is FfnChoice.EXPERT and ep == 1) or (fixes.ffn is FfnChoice.TENSOR and ep > 1):
             continue
-        for etp in (fixes.etp,) if fixes.etp else divisors(group):
-            outside = etp > 1 and ep * etp > problem.cluster.gpus_per_node and not fixes.etp
+        for etp in (fixes.etp,) if fixes.etp else divisors(node):
+            outside = etp > 1 and ep * etp > node and not fixes.etp
             if fixes.allows(etp=etp) and not outside and all(_slices(moe, etp, fixes) for moe in moes):
                 yield ep, etp
 

@@ -68,21 +68,27 @@ class Checkpointer:
         model, where none is whole, and for tensors that are missing or of another shape or format.
         """
         self.wait()
-        damaged = self._damaged
+        whole = self._first_whole(model_sha256, path)
+        if whole is None:
+            return None
+        found, manifest = whole
+        self._agreement.all_do(lambda: read_pieces(found, state, is_summed=bool(manifest.crc32)))
+        if self._damaged and self._agreement.ranks.rank == 0:
+            passed_over(f"skipped: {'; '.join(map(str, self._damaged.values()))}; resumes from {found.name}")
+        return manifest
+
+    def _first_whole(self, model_sha256: str, path: Path | None) -> tuple[Path, Manifest] | None:
+        """The checkpoint at the path, or the newest without damage; those with damage are noted."""
         while True:
-            found = self._agreement.first_alone(lambda: path or self.folder.newest_whole(damaged).path)
+            found = self._agreement.first_alone(lambda: path or self.folder.newest_whole(self._damaged).path)
             if found is None:
                 return None
             manifest, damage = self._looked_at(found, model_sha256)
             if damage is None:
-                break
+                return found, manifest
             if path is not None:
                 raise damage.error
-            damaged[found] = damage.error
-        self._agreement.all_do(lambda: read_pieces(found, state, is_summed=bool(manifest.crc32)))
-        if damaged and self._agreement.ranks.rank == 0:
-            passed_over(f"skipped: {'; '.join(map(str, damaged.values()))}; resumes from {found.name}")
-        return manifest
+            self._damaged[found] = damage.error
 
     def _looked_at(self, path: Path, model_sha256: str) -> tuple[Manifest, Damage | None]:
         """The manifest of a checkpoint of this model, and the first damaged file that any rank has found."""

@@ -120,6 +120,8 @@ TWO = {
     "odd vocabulary: tp": "tp=2,mbs=2",
     "moe: etp": "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp, allgather": "sp=2,ep=1,etp=2,mbs=2,dispatch=allgather",
+    "moe: etp over dp": "dp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
+    "moe: etp over dp, allgather": "dp=2,ep=1,etp=2,mbs=2,dispatch=allgather",
     "dense: 1f1b, activations in host memory": "pp=2,mbs=1,schedule=1f1b",
     "dense: gpipe, activations in host memory": "pp=2,mbs=2,schedule=gpipe",
     "dense: interleaved, activations in host memory": "pp=2,vp=2,mbs=1,schedule=interleaved",
