@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
+from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import Dispatch, ZeroStage
 from meshwright.costmodel.value import Value
 from meshwright.planner.validation.free_parameters import Values
@@ -40,7 +41,7 @@ class PrintedSetting(Value, frozen=True, kw_only=True):
     `precision` restricts it to rows of one number format. `base` names another runtime to start from; `runtime` has
     fields of `RuntimeSpec`, nested ones merged. `unfolded`: experts are split over tensor-parallel ranks as well
     (ETP = TP), as in Megatron-Core before parallel folding. `interleaved`: the source prints no virtual stages, and the
-    table's 1 means one layer a chunk. `step_share`: the share of the logged time that is training steps. `why` says
+    table's 1 means one layer a chunk. `two_chunk_schedule`: with two chunks a device. `step_share`: the share of the logged time that is training steps. `why` says
     where the meaning of the phrase is documented.
     """
 
@@ -54,6 +55,7 @@ class PrintedSetting(Value, frozen=True, kw_only=True):
     unfolded: bool = False
     zero: ZeroStage | None = None
     interleaved: bool = False
+    two_chunk_schedule: ScheduleKind | None = None
     step_share: float = 1.0
 
     def applies(self, row: PrintedRun) -> bool:
@@ -79,6 +81,12 @@ def settings_of(row: PrintedRun) -> tuple[PrintedSetting, ...]:
 def interleaved(row: PrintedRun) -> bool:
     """Whether virtual stages are not printed, and known to be as many as layers allow."""
     return any(setting.interleaved for setting in settings_of(row))
+
+
+def two_chunk_schedule(row: PrintedRun) -> ScheduleKind | None:
+    """The schedule that the row prints, if it is one with two chunks a device."""
+    printed = [setting.two_chunk_schedule for setting in settings_of(row) if setting.two_chunk_schedule is not None]
+    return printed[-1] if printed else None
 
 
 def step_share(row: PrintedRun) -> float:

@@ -35,6 +35,7 @@ from meshwright.planner.validation.printed_settings import (
     runtime_name_of,
     runtime_of,
     settings_of,
+    two_chunk_schedule,
 )
 from meshwright.planner.validation.rows import TrainingRow
 
@@ -205,6 +206,9 @@ def pipeline_of(row: TrainingRow, model: ModelSpec) -> Pipeline:
 
     A local batch that is not split (as torchtitan prints it) becomes one micro-batch for each stage.
     """
+    printed = two_chunk_schedule(row)
+    if printed is not None:
+        return Pipeline(schedule=printed, virtual_stages=2, micro_batch=row.micro_batch)
     unprinted = row.virtual_stages == 0 or (row.virtual_stages == 1 and interleaved(row))
     virtual = _most_virtual_stages(row, model) if unprinted else row.virtual_stages
     micro_batch = row.micro_batch

@@ -58,6 +58,14 @@ def test_megascale_has_one_layer_a_chunk_and_gathers_tokens() -> None:
     assert run.runtime.expert_load_deviation > 0.0
 
 
+def test_deepseeks_own_framework_has_two_chunks_a_device_and_16_bit_moments() -> None:
+    own = next(text for text in read_table(packaged_path("peers.csv")) if "2,048 H800" in text.id)
+    run = describe(parse_row(own))
+    assert (run.pipeline.schedule, run.pipeline.virtual_stages) == (ScheduleKind.DUALPIPE_V, 2)
+    assert len(run.stages) == 2 * run.mesh.pp
+    assert run.runtime.optimizer_state_bytes == 4 + 2 + 2
+
+
 def test_partly_full_recomputation_takes_that_many_layers() -> None:
     policies = [strategy.recompute for strategy in describe(row("T0501")).stages[0]]
     assert policies == [Recompute.FULL] * 5 + [Recompute.NONE] * 27
