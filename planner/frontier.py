@@ -13,9 +13,10 @@ from meshwright.costmodel.strategy import Mesh
 from meshwright.planner.bounds import Pipe, known_boundaries, step_bound_s
 from meshwright.planner.fixes import OffloadChoice
 from meshwright.planner.point_problem import HOST_OPTIMIZER_FRACTION
-from meshwright.planner.shape_bounds import ShapeBound, shape_bound
+from meshwright.planner.shape_bounds import ShapeBound, shape_bounds
 from meshwright.planner.shortfall import Shortfalls
 from meshwright.planner.space import (
+    LARGE_END_FRACTION,
     LARGE_STATE_FRACTION,
     LayerShape,
     OuterPoint,
@@ -38,48 +39,78 @@ class Frontier:
         self.problem, self.runtime = problem, runtime
         self.limit_bytes, self.shortfalls = limit_bytes, shortfalls
         self.num_rejected = 0
+        self._bounds: dict[LayerShape, tuple[ShapeBound, ...]] = {}
 
     def points(self) -> Iterator[tuple[float, OuterPoint]]:
-        """(lower bound in seconds, point) of every point whose model state and one micro-batch may fit."""
-        for shape in layer_shapes(self.problem):
-            bound = shape_bound(self.problem, self.runtime, shape)
-            if bound is not None:
-                yield from self._points(bound, shape)
+        """(lower bound in seconds, point) of every point whose model state and one micro-batch may fit.
 
-    def _points(self, bound: ShapeBound, shape: LayerShape) -> Iterator[tuple[float, OuterPoint]]:
-        model, num_layers = self.problem.model, self.problem.model.num_layers
+        Embedding and head are split as the fastest strategy of the first layer is; another way, too, where that saves
+        much, and instead, where only that may fit.
+        """
+        for shape in layer_shapes(self.problem):
+            self._bounds[shape] = shape_bounds(self.problem, self.runtime, shape)
+            if self._bounds[shape]:
+                yield from self._points(shape)
+
+    def resplit(self, point: OuterPoint) -> Iterator[tuple[float, OuterPoint]]:
+        """A point that turned out not to fit, with embedding and head split in the other ways not seen so far."""
+        first, *others = self._bounds[point.shape]
+        if (point.mesh.tp, point.mesh.sp) != first.split:
+            return
+        for bound in others:
+            mesh = _with_ends(point.mesh, bound)
+            if self._may_fit(bound, mesh, point.sharding) and not self._saves_much(bound, first, mesh, point.sharding):
+                other = msgspec.structs.replace(point, mesh=mesh)
+                yield self._step_bound_s(bound, other), other
+
+    def _points(self, shape: LayerShape) -> Iterator[tuple[float, OuterPoint]]:
+        first, *others = self._bounds[shape]
         for plain_mesh, num_micro_batches in meshes(self.problem, shape):
-            split_mesh = msgspec.structs.replace(plain_mesh, tp=bound.split[0], sp=bound.split[1])
+            split_mesh = _with_ends(plain_mesh, first)
             for order, sharding in product(orders(self.problem, split_mesh), shardings(self.problem, split_mesh)):
                 mesh = msgspec.structs.replace(split_mesh, order=order)
-                if sharding.offload_optimizer and not self._state_is_large(bound, mesh, sharding):
+                if sharding.offload_optimizer and not self._state_is_large(first, mesh, sharding):
                     continue
                 pipes = list(pipelines(self.problem, mesh, num_micro_batches))
-                if not self._may_fit(bound, mesh, sharding):
+                fits = self._may_fit(first, mesh, sharding)
+                if not fits:
                     self.num_rejected += len(pipes)
-                    continue
-                state = StateModel(cluster=self.problem.cluster, mesh=mesh, sharding=sharding, runtime=self.runtime)
-                layers = bound.with_state(model, state)
-                for kind, virtual_stages in pipes:
-                    pipe = Pipe(
-                        kind=kind,
-                        num_stages=mesh.pp,
-                        num_micro_batches=num_micro_batches,
+                chosen = [first] if fits else []
+                chosen += (
+                    bound
+                    for bound in others
+                    if (not fits or self._saves_much(bound, first, mesh, sharding))
+                    and self._may_fit(bound, mesh, sharding)
+                )
+                for bound, (kind, virtual_stages) in product(chosen, pipes):
+                    point = OuterPoint(
+                        shape=shape,
+                        mesh=_with_ends(mesh, bound),
+                        schedule=kind,
                         virtual_stages=virtual_stages,
-                        boundaries=known_boundaries(mesh.pp, _split(self.problem, mesh.pp, virtual_stages), num_layers),
-                        ends=bound.ends,
+                        sharding=sharding,
+                        num_micro_batches=num_micro_batches,
                     )
-                    yield (
-                        step_bound_s(layers, pipe),
-                        OuterPoint(
-                            shape=shape,
-                            mesh=mesh,
-                            schedule=kind,
-                            virtual_stages=virtual_stages,
-                            sharding=sharding,
-                            num_micro_batches=num_micro_batches,
-                        ),
-                    )
+                    yield self._step_bound_s(bound, point), point
+
+    def _step_bound_s(self, bound: ShapeBound, point: OuterPoint) -> float:
+        problem, mesh = self.problem, point.mesh
+        state = StateModel(cluster=problem.cluster, mesh=mesh, sharding=point.sharding, runtime=self.runtime)
+        split = _split(problem, mesh.pp, point.virtual_stages)
+        pipe = Pipe(
+            kind=point.schedule,
+            num_stages=mesh.pp,
+            num_micro_batches=point.num_micro_batches,
+            virtual_stages=point.virtual_stages,
+            boundaries=known_boundaries(mesh.pp, split, problem.model.num_layers),
+            ends=bound.ends,
+        )
+        return step_bound_s(bound.with_state(problem.model, state), pipe)
+
+    def _saves_much(self, bound: ShapeBound, first: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
+        """Whether embedding and head, split another way than the fastest, take so much less that it may matter."""
+        saved = first.end_bytes(mesh, sharding, self.runtime) - bound.end_bytes(mesh, sharding, self.runtime)
+        return saved > LARGE_END_FRACTION * self.limit_bytes
 
     def _may_fit(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
         needed = bound.static_bytes(mesh, sharding, self.runtime)
@@ -112,6 +143,12 @@ class Frontier:
             mesh, sharding.stage, self.runtime
         )
         return on_node <= HOST_OPTIMIZER_FRACTION * cluster.host_memory_bytes
+
+
+def _with_ends(mesh: Mesh, bound: ShapeBound) -> Mesh:
+    """The mesh with embedding and head split as the bound says: no layer's strategy depends on it."""
+    tp, sp = bound.split
+    return msgspec.structs.replace(mesh, tp=tp, sp=sp)
 
 
 def _split(problem: Problem, pp: int, virtual_stages: int) -> tuple[int, ...]:

@@ -40,11 +40,12 @@ def point_problem(
 
     In the `best_case` every pass takes what no order of its operators betters: a relaxation, cheaper to cost.
     """
-    context = msgspec.structs.replace(point_context(problem, runtime, point), best_case=best_case)
     kinds = problem.model.layer_types
-    choices = tuple(_choices(problem, context, point, layer) for layer in kinds)
+    unsplit = msgspec.structs.replace(point, mesh=msgspec.structs.replace(point.mesh, tp=point.shape.group, sp=1))
+    choices = tuple(_choices(problem, runtime, unsplit, layer, best_case) for layer in kinds)
     if not all(choices):
         return None
+    context = msgspec.structs.replace(point_context(problem, runtime, point), best_case=best_case)
     ends = end_strategy(point.mesh)
     limit_bytes = _limit_bytes(problem)
     trial = _trial_configuration(problem, runtime, point)
@@ -81,8 +82,16 @@ def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
     )
 
 
-def _choices(problem: Problem, context: CostContext, point: OuterPoint, layer: LayerSpec) -> tuple[Choice, ...]:
-    """The choices of one layer kind: those that may be best for some state, with the state of this point."""
+@lru_cache(maxsize=2048)
+def _choices(
+    problem: Problem, runtime: RuntimeSpec, point: OuterPoint, layer: LayerSpec, best_case: bool
+) -> tuple[Choice, ...]:
+    """The choices of one layer kind: those that may be best for some state, with the state of this point.
+
+    How the point's mesh splits its groups counts for embedding and head alone: points that differ in nothing else share
+    these choices.
+    """
+    context = msgspec.structs.replace(point_context(problem, runtime, point), best_case=best_case)
     if point.sharding.stage < ZERO_GRADIENTS:
         strategies = _undominated(problem, context.runtime, point.shape, layer, point.schedule, context.best_case)
     else:

@@ -138,6 +138,8 @@ class _Search:
             usable = format_bytes(problem.cluster.gpu.usable_memory_bytes)
             raise ClusterError(problem.cluster.name, "memory", f"{usable} a GPU leave nothing beside what is set aside")
         self.shortfalls = Shortfalls(problem, self.limit_bytes)
+        self.frontier = Frontier(problem, runtime, self.limit_bytes, self.shortfalls)
+        self.order = count()
         self.heap: list[tuple[float, int, OuterPoint, PointProblem | Stage]] = []
         self.hopeless: list[tuple[float, int, OuterPoint, PointProblem]] = []
         self.solved: list[Solved] = []
@@ -204,13 +206,17 @@ class _Search:
     # The frontier.
 
     def _open_points(self) -> None:
-        order = count()
-        frontier = Frontier(self.problem, self.runtime, self.limit_bytes, self.shortfalls)
-        for bound_s, point in frontier.points():
-            self.heap.append((bound_s, next(order), point, Stage.OPENED))
-        self.rejected = frontier.num_rejected
+        for bound_s, point in self.frontier.points():
+            self.heap.append((bound_s, next(self.order), point, Stage.OPENED))
+        self.rejected = self.frontier.num_rejected
         self.candidates = len(self.heap) + self.rejected
         heapq.heapify(self.heap)
+
+    def _open_resplit(self, point: OuterPoint) -> None:
+        """A point does not fit: it may with embedding and head split another way."""
+        for bound_s, other in self.frontier.resplit(point):
+            self.candidates += 1
+            heapq.heappush(self.heap, (bound_s, next(self.order), other, Stage.OPENED))
 
     # Closing a point.
 
@@ -246,6 +252,7 @@ class _Search:
         if isinf(sharper_s):
             self.rejected += 1
             self.hopeless.append((excess_bytes(inner), order, point, inner))
+            self._open_resplit(point)
             return
         entry = Stage.BOUNDED if stage is Stage.OPENED else inner
         heapq.heappush(self.heap, (max(bound_s, sharper_s), order, point, entry))
@@ -269,6 +276,7 @@ class _Search:
         if solution.status is PointStatus.INFEASIBLE:
             self.rejected += 1
             self.shortfalls.note(point, solution.reason)
+            self._open_resplit(point)
             return None
         self.closed[point] = max(bound_s, solution.lower_bound_s, self.closed.get(point, 0.0))
         if not solution.assignment:

@@ -29,8 +29,9 @@ RESIDUAL_BYTES = 2.0
 class ShapeBound(Value, frozen=True, kw_only=True):
     """What every plan of a shape takes at least: the least times of its layers, in order.
 
-    `split` is the (tp, sp) of the fastest strategy of the first layer, which embedding and head follow.
+    `split` is the (tp, sp) of embedding and head, one that the first layer may have.
     `dense_parameters` and `expert_parameters`: what the ranks of one stage would hold at least, had it all layers;
+    `end_parameters`: what one rank holds of the larger of the two ends;
     `kept_bytes`: the inputs of all its layers for one micro-batch, which no recomputation drops; `head_bytes`: what the
     head keeps and passes in its forward.
     """
@@ -41,6 +42,7 @@ class ShapeBound(Value, frozen=True, kw_only=True):
     ways: tuple[tuple[LayerSpec, tuple[tuple[LayerStrategy, LayerCost], ...]], ...]
     dense_parameters: float
     expert_parameters: float
+    end_parameters: float
     kept_bytes: float
     head_bytes: float
 
@@ -75,12 +77,19 @@ class ShapeBound(Value, frozen=True, kw_only=True):
         zero_stage = sharding.stage
         on_gpu = 0.0 if sharding.offload_optimizer else self.optimizer_bytes(mesh, zero_stage, runtime)
         held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
-        others = sum(
-            parameter_bytes(count, zero_stage, shards)
-            + gradient_bytes(count, zero_stage, shards, fp32=runtime.fp32_gradients)
-            for count, shards in held
-        )
+        others = sum(_weight_bytes(count, zero_stage, shards, runtime) for count, shards in held)
         return on_gpu + others / mesh.pp
+
+    def end_bytes(self, mesh: Mesh, sharding: Sharding, runtime: RuntimeSpec) -> float:
+        """Model state on the GPU of the larger of embedding and head."""
+        held, shards, each = self.end_parameters, mesh.stage_gpus, runtime.optimizer_state_bytes
+        on_gpu = 0.0 if sharding.offload_optimizer else optimizer_bytes(held, sharding.stage, shards, each)
+        return on_gpu + _weight_bytes(held, sharding.stage, shards, runtime)
+
+
+def _weight_bytes(count: float, zero_stage: int, shards: int, runtime: RuntimeSpec) -> float:
+    gradients = gradient_bytes(count, zero_stage, shards, fp32=runtime.fp32_gradients)
+    return parameter_bytes(count, zero_stage, shards) + gradients
 
 
 def shape_context(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> CostContext:
@@ -99,40 +108,50 @@ def shape_context(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> 
     )
 
 
-def shape_bound(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> ShapeBound | None:
-    """The bound of a shape; None where some layer has no legal strategy."""
+def shape_bounds(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> tuple[ShapeBound, ...]:
+    """The bounds of a shape, one for each way to split embedding and head; none where some layer has no strategy.
+
+    The first is split as the fastest strategy of the first layer.
+    """
     context = shape_context(problem, runtime, shape)
     policies = recompute_policies(problem.fixes)
     policy = Recompute.NONE if Recompute.NONE in policies else policies[0]
     costs = {layer: _costs(problem, context, shape, layer, policy) for layer in problem.model.layer_types}
     if not all(costs.values()):
-        return None
-    first = costs[problem.model.layers[0]]
-    fastest = min(first, key=lambda strategy: first[strategy].forward.total_s + first[strategy].backward.total_s)
+        return ()
     numbers = Counter(problem.model.layers)
     minima = {layer: layer_minimum([_pass_times(cost) for cost in ways.values()]) for layer, ways in costs.items()}
-    split = _end_split(shape, fastest)
-    embedding, head = context.compute(ModelEnd.EMBEDDING, split), context.compute(ModelEnd.HEAD, split)
-    ends = embedding.weights.non_expert + head.weights.non_expert
-    return ShapeBound(
-        layers=tuple(minima[layer] for layer in problem.model.layers),
-        ends=(layer_minimum([_pass_times(embedding)]), layer_minimum([_pass_times(head)])),
-        split=(fastest.tp, fastest.sp),
-        ways=tuple((layer, tuple(ways.items())) for layer, ways in costs.items()),
-        dense_parameters=ends
-        + sum(numbers[layer] * min(cost.weights.non_expert for cost in ways.values()) for layer, ways in costs.items()),
-        expert_parameters=sum(
-            numbers[layer] * min(cost.weights.expert for cost in ways.values()) for layer, ways in costs.items()
-        ),
-        kept_bytes=problem.model.num_layers * _input_bytes(problem, shape),
-        head_bytes=head.kept_bytes + _forward_bytes(context, split),
+    non_expert = {layer: min(cost.weights.non_expert for cost in ways.values()) for layer, ways in costs.items()}
+    expert = {layer: min(cost.weights.expert for cost in ways.values()) for layer, ways in costs.items()}
+    first = costs[problem.model.layers[0]]
+    fastest_first = sorted(
+        first, key=lambda strategy: first[strategy].forward.total_s + first[strategy].backward.total_s
     )
+    bounds = []
+    for tp, sp in dict.fromkeys((strategy.tp, strategy.sp) for strategy in fastest_first):
+        split = _end_split(shape, tp, sp)
+        embedding, head = context.compute(ModelEnd.EMBEDDING, split), context.compute(ModelEnd.HEAD, split)
+        ends = embedding.weights.non_expert + head.weights.non_expert
+        bounds.append(
+            ShapeBound(
+                layers=tuple(minima[layer] for layer in problem.model.layers),
+                ends=(layer_minimum([_pass_times(embedding)]), layer_minimum([_pass_times(head)])),
+                split=(tp, sp),
+                ways=tuple((layer, tuple(ways.items())) for layer, ways in costs.items()),
+                dense_parameters=ends + sum(number * non_expert[layer] for layer, number in numbers.items()),
+                expert_parameters=sum(number * expert[layer] for layer, number in numbers.items()),
+                end_parameters=max(embedding.weights.non_expert, head.weights.non_expert),
+                kept_bytes=problem.model.num_layers * _input_bytes(problem, shape),
+                head_bytes=head.kept_bytes + _forward_bytes(context, split),
+            )
+        )
+    return tuple(bounds)
 
 
-def _end_split(shape: LayerShape, fastest: LayerStrategy) -> LayerStrategy:
+def _end_split(shape: LayerShape, tp: int, sp: int) -> LayerStrategy:
     """How every mesh of the shape splits embedding and head; prediction modules share its experts."""
     experts = shape.ep * shape.etp
-    mesh = Mesh(tp=fastest.tp, sp=fastest.sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)
+    mesh = Mesh(tp=tp, sp=sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)
     return end_strategy(mesh)
 
 

@@ -27,10 +27,13 @@ MIN_CONTEXT_SHARD_TOKENS = 8_192
 MIN_EXPERT_SLICE = 1_024
 MAX_VIRTUAL_STAGES = 12
 LARGE_STATE_FRACTION = 0.5
+LARGE_END_FRACTION = 1 / 32
 
 RULES = (
     "tp x sp stays inside a node; all of it tp or all of it sp (a mix only where pinned)",
     "dense and shared FFN weights split over tp or over tp x sp",
+    "embedding and head split as the first layer's fastest strategy is; another way where only that fits, or where"
+    f" their state then takes less by over 1/{1 / LARGE_END_FRACTION:g} of the memory limit",
     "activations in FP8 on the wire only where training is in FP8, or where pinned",
     f"cp leaves a rank at least {MIN_CONTEXT_SHARD_TOKENS:,} tokens of a sequence",
     f"sliced experts (etp) have ep x etp inside a node, and slices of at least {MIN_EXPERT_SLICE:,} columns",

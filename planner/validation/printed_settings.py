@@ -41,8 +41,8 @@ class PrintedSetting(Value, frozen=True, kw_only=True):
     `precision` restricts it to rows of one number format. `base` names another runtime to start from; `runtime` has
     fields of `RuntimeSpec`, nested ones merged. `unfolded`: experts are split over tensor-parallel ranks as well
     (ETP = TP), as in Megatron-Core before parallel folding. `interleaved`: the source prints no virtual stages, and the
-    table's 1 means one layer a chunk. `two_chunk_schedule`: with two chunks a device. `step_share`: the share of the logged time that is training steps. `why` says
-    where the meaning of the phrase is documented.
+    table's 1 means one layer a chunk. `two_chunk_schedule`: with two chunks a device. `step_share`: the share of the
+    logged time that is training steps. `why` says where the meaning of the phrase is documented.
     """
 
     framework: str

@@ -63,6 +63,24 @@ def test_nothing_leaves_for_host_memory_where_there_is_room() -> None:
     assert not any(layer.offload for stage in result.configuration.stages for layer in stage)
 
 
+def test_embedding_and_head_are_split_another_way_where_only_that_fits() -> None:
+    """Over sp=8, which is faster, every rank has the whole vocabulary, and the first stage is 0.7 GB too large."""
+    problem = Problem(
+        model=load_model("mixtral-8x22b"),
+        cluster=load_cluster("h100", num_gpus=32),
+        workload=Workload(global_batch=64, seq_len=2048),
+        fixes=parse_fixes(("pp=4", "dp=1", "ep=8")),
+    )
+    result = search(problem, runtime=load_runtime("megatron"), top=0)
+    assert result.configuration.mesh.tp == 8
+    pinned = search(
+        msgspec.structs.replace(problem, fixes=parse_fixes(("pp=4", "dp=1", "ep=8", "tp=8"))),
+        runtime=load_runtime("megatron"),
+        top=0,
+    )
+    assert result.certificate.lower_bound_s <= pinned.certificate.objective_s * (1 + 1e-9)
+
+
 def test_the_certificate_counts_every_candidate(found: SearchResult) -> None:
     certificate = found.certificate
     assert certificate.candidates == certificate.rejected + certificate.pruned + certificate.solved

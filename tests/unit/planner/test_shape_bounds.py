@@ -11,15 +11,15 @@ from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, M
 from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.step import SPLIT_BACKWARD
-from meshwright.costmodel.strategy import ZeroStage
+from meshwright.costmodel.strategy import Mesh, ZeroStage
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.choice import Choice, EndCost
 from meshwright.planner.fixes import parse_fixes
 from meshwright.planner.point import PointProblem
 from meshwright.planner.point_problem import point_problem
-from meshwright.planner.shape_bounds import ShapeBound, shape_bound
-from meshwright.planner.space import OuterPoint, Problem, layer_shapes, meshes
+from meshwright.planner.shape_bounds import ShapeBound, shape_bounds
+from meshwright.planner.space import LayerShape, OuterPoint, Problem, layer_shapes, meshes
 
 RUNTIME = load_runtime("meshwright")
 ATTENTION = AttentionSpec(num_heads=16, num_kv_heads=4, head_dim=128, value_head_dim=128)
@@ -39,14 +39,16 @@ def _problem(*fixes: str, mtp_depth: int = 0) -> Problem:
     )
 
 
+def _bounds(problem: Problem, shape: LayerShape) -> tuple[ShapeBound, ...]:
+    return shape_bounds(problem, RUNTIME, shape)
+
+
 def _cases(
     problem: Problem, kind: ScheduleKind, zero: ZeroStage
 ) -> Iterator[tuple[ShapeBound, OuterPoint, PointProblem]]:
     """Every shape with its bound, its first mesh and all choices of its layers."""
-    for shape in layer_shapes(problem):
-        bound = shape_bound(problem, RUNTIME, shape)
-        if bound is None:
-            continue
+    every = [(shape, bound) for shape in layer_shapes(problem) for bound in _bounds(problem, shape)]
+    for shape, bound in every:
         for plain, num_micro_batches in list(meshes(problem, shape))[:1]:
             mesh = msgspec.structs.replace(plain, tp=bound.split[0], sp=bound.split[1])
             point = OuterPoint(
@@ -151,6 +153,18 @@ def test_a_shape_without_a_legal_strategy_has_no_bound() -> None:
     odd = msgspec.structs.replace(
         problem, model=model, cluster=cluster, workload=Workload(global_batch=24, seq_len=4608)
     )
-    bounds = {shape.group: shape_bound(odd, RUNTIME, shape) for shape in layer_shapes(odd)}
-    assert bounds[24] is None, "16 key-value heads over 24 ranks"
-    assert bounds[8] is not None
+    bounds = {shape.group: _bounds(odd, shape) for shape in layer_shapes(odd)}
+    assert not bounds[24], "16 key-value heads over 24 ranks"
+    assert bounds[8]
+
+
+def test_each_split_of_embedding_and_head_has_a_bound_the_fastest_first() -> None:
+    problem = _problem()
+    shape = next(shape for shape in layer_shapes(problem) if shape.group == 4)
+    bounds = {bound.split: bound for bound in _bounds(problem, shape)}
+    assert set(bounds) == {(1, 4), (4, 1)}
+    mesh, sharding = Mesh(tp=4, dp=4, pp=1), Sharding(zero=ZeroStage.NONE)
+    whole, quarter = (bounds[split].end_bytes(mesh, sharding, RUNTIME) for split in ((1, 4), (4, 1)))
+    # 16-bit weights, 32-bit gradients and optimizer state: 2 + 4 + 12 bytes each; every rank has all of the norm.
+    assert whole == 18 * (32_000 + 1) * 2_048
+    assert quarter == 18 * (32_000 / 4 + 1) * 2_048
