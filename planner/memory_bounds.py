@@ -36,8 +36,11 @@ def busy_within_memory_s(problem: PointProblem, boundaries: Sequence[int]) -> tu
     for device, chunks in enumerate(problem.placement):
         room = problem.memory_limit_bytes - _ends_bytes(problem, chunks, held[device])
         layers: Counter[tuple[int, int, float]] = Counter()
-        for chunk, stage in enumerate(chunks):
-            share = overlapped_share(problem.kind, problem.num_stages, problem.num_micro_batches, device, chunk)
+        shares = [
+            overlapped_share(problem.kind, problem.num_stages, problem.num_micro_batches, device, chunk)
+            for chunk in range(len(chunks))
+        ]
+        for chunk, (stage, share) in enumerate(zip(chunks, shares, strict=True)):
             for kind in problem.layer_types[boundaries[stage] : boundaries[stage + 1]]:
                 layers[kind, held[device][chunk], share] += 1
         for kind, count, share in layers:
@@ -45,7 +48,7 @@ def busy_within_memory_s(problem: PointProblem, boundaries: Sequence[int]) -> tu
                 hulls[kind, count, share] = _hull(problem.choices[kind], count, problem.kind, share)
         room -= max((_least_transient(problem.choices[kind]) for kind, _, _ in layers), default=0.0)
         mix_s = _mix_s([(number, hulls[key]) for key, number in layers.items()], room)
-        times.append(mix_s + sum(_seconds(part, problem.kind, 1.0) for _, part in _ends(problem, chunks)))
+        times.append(mix_s + sum(_seconds(part, problem.kind, shares[chunk]) for chunk, part in _ends(problem, chunks)))
     return tuple(times)
 
 

@@ -73,10 +73,10 @@ def test_what_does_not_fit_names_stage_and_bytes(large_configuration: TrainingCo
 
 
 def test_a_choice_that_fits_nowhere(searched_plan: Plan) -> None:
-    """A GPU with 2 GiB less: nothing can be replicated any more, and expert parallelism is what made it fit."""
+    """A GPU with 2 GiB less: nothing can be replicated any more, and to split the experts is what made it fit."""
     usable = 2.2 * 2**30
     cluster = msgspec.structs.replace(searched_plan.cluster, usable_memory_bytes=usable)
-    answer = why_not(msgspec.structs.replace(searched_plan, cluster=cluster), ("zero=0,pp=1,ep=1",))
+    answer = why_not(msgspec.structs.replace(searched_plan, cluster=cluster), ("zero=0,pp=1,ep=1,etp=1",))
     assert answer.verdict is Verdict.DOES_NOT_FIT
     assert answer.reason.startswith("no plan fits: ")
     assert "over the limit of" in answer.reason
