@@ -61,8 +61,7 @@ def offloads(policy: Recompute, fixes: Fixes) -> tuple[bool, ...]:
     possible = policy in OFFLOADING
     if fixes.offload is OffloadChoice.ACTIVATIONS:
         return (True,) if possible else ()
-    free = fixes.offload is None and fixes.recompute is None
-    return (False, True) if possible and free else (False,)
+    return (False, True) if possible and fixes.offload is None else (False,)
 
 
 def attention_splits(layer: LayerSpec, shape: LayerShape, fixes: Fixes) -> Iterator[tuple[int, int]]:

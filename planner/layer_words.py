@@ -66,8 +66,8 @@ def attention_words(strategy: LayerStrategy) -> str:
     return ", ".join(words) or "not split"
 
 
-def ffn_words(strategy: LayerStrategy, *, is_moe: bool) -> str:
-    """How the feed-forward block is split.
+def ffn_words(strategy: LayerStrategy, *, is_moe: bool, has_shared: bool = False) -> str:
+    """How the feed-forward block is split; `has_shared`: it has shared experts.
 
     >>> ffn_words(LayerStrategy(sp=8, ep=8, dispatch=Dispatch.ALL_GATHER), is_moe=True)
     'EP 8 by all-gather/reduce-scatter'
@@ -82,4 +82,4 @@ def ffn_words(strategy: LayerStrategy, *, is_moe: bool) -> str:
     if not words:
         return "experts not split"
     text = f"{' x '.join(words)} by {DISPATCH_WORDS[strategy.dispatch]}"
-    return f"{text}; shared TP {strategy.ffn_tp}" if strategy.ffn_tp > 1 else text
+    return f"{text}; shared TP {strategy.ffn_tp}" if has_shared and strategy.ffn_tp > 1 else text

@@ -27,7 +27,7 @@ MIN_CONTEXT_SHARD_TOKENS = 8_192
 MIN_EXPERT_SLICE = 1_024
 MAX_VIRTUAL_STAGES = 12
 LARGE_STATE_FRACTION = 0.5
-LARGE_END_FRACTION = 1 / 32
+LARGE_END_FRACTION = 1 / 256
 
 RULES = (
     "tp x sp stays inside a node; all of it tp or all of it sp (a mix only where pinned)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, ZeroStage
 from meshwright.planner.describe.section import Section, percent, ranges
 from meshwright.planner.layer_words import RECOMPUTE_WORDS, attention_words, ffn_words, layer_kind
@@ -66,7 +66,7 @@ def _layer_row(layer: LayerSpec, strategy: LayerStrategy, numbers: list[int]) ->
         _which(numbers),
         layer_kind(layer),
         attention_words(strategy),
-        ffn_words(strategy, is_moe=layer.is_moe),
+        ffn_words(strategy, is_moe=layer.is_moe, has_shared=_has_shared(layer)),
         RECOMPUTE_WORDS[strategy.recompute] + ("; gate and up outputs wait in host memory" if strategy.offload else ""),
     )
 
@@ -105,3 +105,7 @@ def _stage_sizes(stages: tuple[StageRecord, ...]) -> str:
     for num_layers, run in groupby(stages, key=lambda stage: stage.num_layers):
         texts.append(f"{num_layers} in {ranges(stage.virtual_stage for stage in run)}")
     return "; ".join(texts)
+
+
+def _has_shared(layer: LayerSpec) -> bool:
+    return isinstance(layer.ffn, MoeFfnSpec) and layer.ffn.shared_intermediate > 0

@@ -126,7 +126,7 @@ def test_recomputation_is_free_or_pinned() -> None:
 def test_offload_stands_beside_keeping_or_sar() -> None:
     free, pinned = parse_fixes(()), parse_fixes(("recompute=none",))
     assert {policy for policy in Recompute if True in offloads(policy, free)} == {Recompute.NONE, Recompute.SELECTIVE}
-    assert offloads(Recompute.NONE, pinned) == (False,)
+    assert offloads(Recompute.NONE, pinned) == (False, True), "what is recomputed says nothing of where the rest waits"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_offload_stands_beside_keeping_or_sar() -> None:
         ("offload=optimizer", {(policy, False) for policy in OFFLOADING}),
         ("offload=activations", {(policy, True) for policy in OFFLOADING}),
         ("offload=activations,recompute=none", {(policy, True) for policy in OFFLOADING}),
-        ("recompute=none", {(policy, False) for policy in OFFLOADING}),
+        ("recompute=none", {(policy, offload) for policy in OFFLOADING for offload in (False, True)}),
     ],
 )
 def test_what_waits_in_host_memory(text: str, expected: set[tuple[Recompute, bool]]) -> None:

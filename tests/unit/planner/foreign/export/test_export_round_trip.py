@@ -36,7 +36,7 @@ MEGATRON = {
         {},
     ),
     "dense, ZeRO-0": ("llama-3.2-1b", 8, 16, "zero=0,pp=1,sp=1,recompute=none", {}),
-    "dense, ZeRO-2": (LLAMA, 8, 16, "zero=2,pp=1,sp=1,recompute=none", {}),
+    "dense, ZeRO-2": (LLAMA, 8, 16, "zero=2,pp=1,sp=1,recompute=none,offload=none", {}),
     "dense, ZeRO-3": (LLAMA, 8, 16, "zero=3,pp=1,sp=1,recompute=full", {}),
     "dense, FP8": (LLAMA, 8, 16, "tp=2,pp=1,sp=1,recompute=none", {"precision": "fp8"}),
     "Mixtral, ep": (MIXTRAL, 32, 64, "pp=2,schedule=1f1b,ep=8,etp=1,sp=1,dispatch=alltoall,recompute=ffn", {}),
