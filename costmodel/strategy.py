@@ -97,13 +97,6 @@ class Mesh(Value, frozen=True, kw_only=True):
                 f"ep {self.ep} x etp {self.etp} does not divide dp {self.dp} x cp {self.cp} x sp {self.sp}"
                 f" x tp {self.tp} = {self.stage_gpus} GPUs of a pipeline stage",
             )
-        if self.order is AxisOrder.DP_OUTERMOST and self.pp > 1 and self.ep * self.etp > self.replica_gpus:
-            raise StrategyError(
-                "mesh",
-                "order",
-                f"dp-outermost puts all stages between ranks of dp, over which ep {self.ep} x etp {self.etp} reaches;"
-                " expected pp-outermost",
-            )
 
     @property
     def num_gpus(self) -> int:

@@ -81,10 +81,3 @@ def test_whole_tokens_on_every_tensor_rank_exclude_exchanges() -> None:
         LayerStrategy(tp=4, ep=2, etp=2, sequence_parallel=False)
     with pytest.raises(StrategyError, match="layer: ffn_tp: 2 must be 1 or tp 4 without sequence_parallel"):
         LayerStrategy(tp=4, ffn_tp=2, sequence_parallel=False)
-
-
-def test_stages_between_ranks_of_dp_that_experts_reach_over_are_refused() -> None:
-    """Each group of experts would span as many stages' GPUs as lie between its ranks."""
-    assert Mesh(pp=2, dp=2, tp=2, ep=2, order=AxisOrder.DP_OUTERMOST).edp == 2
-    with pytest.raises(StrategyError, match=r"order: dp-outermost .* ep 2 x etp 2 .* expected pp-outermost"):
-        Mesh(pp=2, dp=2, tp=2, ep=2, etp=2, order=AxisOrder.DP_OUTERMOST)
