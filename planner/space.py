@@ -32,8 +32,8 @@ LARGE_END_FRACTION = 1 / 256
 RULES = (
     "tp x sp stays inside a node; all of it tp or all of it sp (a mix only where pinned)",
     "dense and shared FFN weights split over tp or over tp x sp",
-    "embedding and head split as the first layer's fastest strategy is, or another way where only that fits or their state"
-    f" takes less by over 1/{1 / LARGE_END_FRACTION:g} of the memory limit",
+    "embedding and head split as the first layer's fastest strategy is, or another way where only that fits or their"
+    f" state takes less by over 1/{1 / LARGE_END_FRACTION:g} of the memory limit",
     "activations in FP8 on the wire only where training is in FP8, or where pinned",
     f"cp leaves a rank at least {MIN_CONTEXT_SHARD_TOKENS:,} tokens of a sequence",
     f"sliced experts (etp) have ep x etp inside a node, and slices of at least {MIN_EXPERT_SLICE:,} columns",
