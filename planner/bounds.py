@@ -7,7 +7,7 @@ others it holds for every split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 
@@ -38,10 +38,13 @@ class LayerMinimum(Value, frozen=True, kw_only=True):
 
     `joined_s` runs the backward as one action, `split_s` input and weight gradients apart, and `overlapped_s` runs
     a forward and a backward at the same time (DualPipe). `through_s` is the forward and the input gradient.
+    Backwards alone: `backward_s` as one action, `gradients_s` apart.
     Once a step: parameters gathered, gradients reduced, optimizer.
     """
 
     forward_s: float
+    backward_s: float
+    gradients_s: float
     through_s: float
     joined_s: float
     split_s: float
@@ -54,13 +57,23 @@ class LayerMinimum(Value, frozen=True, kw_only=True):
         """Forward and backward as a schedule runs them."""
         if kind is ScheduleKind.DUALPIPE_V:
             return self.overlapped_s
+        return self.apart_s(kind)
+
+    def apart_s(self, kind: ScheduleKind) -> float:
+        """Forward and backward one after the other."""
         return self.split_s if kind in SPLIT_BACKWARD else self.joined_s
+
+    def backward_alone_s(self, kind: ScheduleKind) -> float:
+        """The backward alone, as a schedule runs it."""
+        return self.gradients_s if kind in SPLIT_BACKWARD else self.backward_s
 
 
 def layer_minimum(ways: Sequence[PassTimes]) -> LayerMinimum:
     """The least of each figure over the ways to run a layer."""
     return LayerMinimum(
         forward_s=min(way.forward_s for way in ways),
+        backward_s=min(way.backward_s for way in ways),
+        gradients_s=min(way.dgrad_s + way.wgrad_s for way in ways),
         through_s=min(way.forward_s + way.dgrad_s for way in ways),
         joined_s=min(way.forward_s + way.backward_s for way in ways),
         split_s=min(way.forward_s + way.dgrad_s + way.wgrad_s for way in ways),
@@ -128,31 +141,44 @@ def _even_bound_s(layers: Sequence[LayerMinimum], pipe: Pipe, busy_s: Sequence[f
     """The longest of the devices' own paths where the split is known.
 
     Device p starts when a micro-batch has come through the chunks 0 of the devices below it, and no forward of all its
-    layers ends before all its parameters are gathered. It ends with its last backward, whose input gradients (where the
-    backward is one action) still pass those chunks, or with the reduction of its gradients after it. `busy_s`: what
-    each device works for one micro-batch, where more is known of it than the sum over its layers.
+    layers ends before all its parameters are gathered: all but that forward comes after. It ends with its last
+    backward, whose input gradients (where the backward is one action) still pass those chunks, or with the reduction of
+    its gradients, which comes after all but that backward.
+
+    `busy_s`: what each device works for one micro-batch, where more is known of it than the sum over its layers. A path
+    that leaves out a forward or a backward may leave out the very pass that takes longer than the sum knows, so one
+    micro-batch counts with that sum; where passes run side by side, all of them.
     """
-    boundaries = pipe.boundaries
-    forward = _sums([layer.forward_s for layer in layers], boundaries)
-    both = _sums([layer.both_passes_s(pipe.kind) for layer in layers], boundaries)
-    split = _sums([layer.split_s for layer in layers], boundaries)
-    gathered = _sums([layer.gather_s for layer in layers], boundaries)
-    reduced = _sums([layer.reduce_s for layer in layers], boundaries)
-    for stage, end in zip((0, -1), pipe.ends, strict=False):
-        forward[stage] += end.forward_s
-        both[stage] += end.both_passes_s(pipe.kind)
-        split[stage] += end.split_s
-        gathered[stage] += end.gather_s
-        reduced[stage] += end.reduce_s
-    longest_s, below_s, above_s = 0.0, 0.0, 0.0
-    for device, chunks in enumerate(placement(pipe.kind, pipe.num_stages, pipe.virtual_stages)):
-        one_s = busy_s[device] if busy_s else _device_s(pipe, device, [(both[s], split[s]) for s in chunks])
-        device_s = pipe.num_micro_batches * one_s + max(0.0, gathered[chunks[0]] - below_s - forward[chunks[0]])
-        reduces_s = min(reduced[stage] + forward[stage] - both[stage] for stage in chunks)
-        longest_s = max(longest_s, above_s + device_s, below_s + device_s + reduces_s)
-        below_s += forward[chunks[0]]
-        above_s += (forward if pipe.kind in SPLIT_BACKWARD else both)[chunks[0]]
+    kind, but_one = pipe.kind, pipe.num_micro_batches - 1
+    forward = _by_stage(pipe, layers, lambda layer: layer.forward_s)
+    backward = _by_stage(pipe, layers, lambda layer: layer.backward_alone_s(kind))
+    both = _by_stage(pipe, layers, lambda layer: layer.both_passes_s(kind))
+    apart = _by_stage(pipe, layers, lambda layer: layer.apart_s(kind))
+    gathered = _by_stage(pipe, layers, lambda layer: layer.gather_s)
+    reduced = _by_stage(pipe, layers, lambda layer: layer.reduce_s)
+    longest_s, below_s, around_s, above_s = 0.0, 0.0, 0.0, 0.0
+    for device, chunks in enumerate(placement(kind, pipe.num_stages, pipe.virtual_stages)):
+        sum_s = _device_s(pipe, device, [(both[stage], apart[stage]) for stage in chunks])
+        one_s = busy_s[device] if busy_s else sum_s
+        least_s = sum_s + but_one * (sum_s if kind is ScheduleKind.DUALPIPE_V else one_s)
+        first = chunks[0]
+        gathered_s = gathered[first] - apart[first] + backward[first]
+        reduced_s = min(reduced[stage] - apart[stage] + forward[stage] for stage in chunks)
+        returned_s = max(around_s + (but_one + 1) * one_s, gathered_s + least_s + above_s)
+        longest_s = max(longest_s, returned_s, max(below_s, gathered_s) + least_s + reduced_s)
+        below_s += forward[first]
+        around_s += (forward if kind in SPLIT_BACKWARD else both)[first]
+        above_s += 0.0 if kind in SPLIT_BACKWARD else backward[first]
     return longest_s
+
+
+def _by_stage(pipe: Pipe, layers: Sequence[LayerMinimum], seconds: Callable[[LayerMinimum], float]) -> list[float]:
+    """Sums over the layers of each virtual stage, embedding and head with the first and the last."""
+    prefix = [0.0, *accumulate(seconds(layer) for layer in layers)]
+    sums = [prefix[end] - prefix[start] for start, end in pairwise(pipe.boundaries)]
+    for stage, end in zip((0, -1), pipe.ends, strict=False):
+        sums[stage] += seconds(end)
+    return sums
 
 
 def _device_s(pipe: Pipe, device: int, chunks: list[tuple[float, float]]) -> float:
@@ -161,11 +187,6 @@ def _device_s(pipe: Pipe, device: int, chunks: list[tuple[float, float]]) -> flo
         return sum(both for both, _ in chunks)
     shares = [overlapped_share(pipe.kind, pipe.num_stages, pipe.num_micro_batches, device, chunk) for chunk in (0, 1)]
     return sum(share * both + (1.0 - share) * split for share, (both, split) in zip(shares, chunks, strict=True))
-
-
-def _sums(values: list[float], boundaries: Sequence[int]) -> list[float]:
-    prefix = [0.0, *accumulate(values)]
-    return [prefix[end] - prefix[start] for start, end in pairwise(boundaries)]
 
 
 def known_boundaries(num_stages: int, boundaries: tuple[int, ...], num_layers: int) -> tuple[int, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from meshwright.costmodel.simulate import (
     chunk_durations,
     step_time_s,
 )
-from meshwright.planner.bounds import LayerMinimum, Pipe, one_f_one_b_factor, step_bound_s
+from meshwright.planner.bounds import LayerMinimum, PassTimes, Pipe, layer_minimum, one_f_one_b_factor, step_bound_s
 from meshwright.planner.memory_bounds import overlapped_share
 
 seconds = st.floats(min_value=0.01, max_value=3.0)
@@ -31,6 +33,8 @@ def _minimum(times: LayerTimes) -> LayerMinimum:
     both = forward + dgrad + wgrad
     return LayerMinimum(
         forward_s=forward,
+        backward_s=dgrad + wgrad,
+        gradients_s=dgrad + wgrad,
         through_s=forward + dgrad,
         joined_s=both,
         split_s=both,
@@ -40,17 +44,21 @@ def _minimum(times: LayerTimes) -> LayerMinimum:
     )
 
 
-def _simulated_s(layers: list[LayerTimes], pipe: Pipe, boundaries: list[int]) -> float:
+def _simulated_s(
+    layers: Sequence[LayerTimes], pipe: Pipe, boundaries: list[int], savings: Sequence[float] = ()
+) -> float:
     schedule = build_schedule(pipe.kind, pipe.num_stages, pipe.num_micro_batches, pipe.virtual_stages)
     sums = [np.sum(layers[start:end], axis=0) if end > start else np.zeros(5) for start, end in _pairs(boundaries)]
     placed = np.array([[sums[stage] for stage in chunks] for chunks in schedule.placement])
     counts = np.array([[max(1, boundaries[s + 1] - boundaries[s]) for s in chunks] for chunks in schedule.placement])
+    saved = [sum(savings[start:end]) for start, end in _pairs(boundaries)]
     durations = chunk_durations(
         TermLayout(num_stages=pipe.num_stages, num_chunks=pipe.virtual_stages),
         forward_s=placed[..., 0],
         backward_input_s=placed[..., 1],
         backward_weight_s=placed[..., 2],
         num_layers=counts,
+        overlap_saving_s=np.array([[saved[stage] for stage in chunks] for chunks in schedule.placement]),
         param_gather_s=placed[..., 3],
         grad_reduce_s=placed[..., 4],
     )
@@ -130,3 +138,64 @@ def test_the_share_of_overlapped_forwards_is_that_of_the_schedule(num_stages: in
             together = sum(1 for slot in slots if len(slot) > 1 and slot[0].chunk == chunk)
             share = overlapped_share(ScheduleKind.DUALPIPE_V, num_stages, num_micro_batches, device, chunk)
             assert share == pytest.approx(together / num_micro_batches)
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_what_devices_work_at_least_keeps_the_bound_below_every_choice(data: st.DataObject) -> None:
+    """Minima over several ways to run each layer, with the very work of one choice of them: the most that `busy_s` may
+    say of it.
+    """
+    kinds = [ScheduleKind.ONE_F_ONE_B, ScheduleKind.INTERLEAVED, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V]
+    kind = data.draw(st.sampled_from(kinds))
+    num_stages = 1 if kind is ScheduleKind.ONE_F_ONE_B else data.draw(st.integers(2, 3))
+    chunks = 1 if kind is ScheduleKind.ONE_F_ONE_B else 2
+    num_micro_batches = data.draw(st.integers(num_stages, 3 * num_stages))
+    try:
+        check_combination(kind, num_stages, num_micro_batches, chunks)
+    except StrategyError:
+        return
+    share = data.draw(st.integers(1, 3))
+    count = share * num_stages * chunks
+    several = st.lists(st.builds(_way, *[seconds] * 3, st.floats(0.0, 1.0)), min_size=1, max_size=3)
+    ways = data.draw(st.lists(several, min_size=count, max_size=count))
+    states = data.draw(st.lists(st.tuples(seconds, seconds), min_size=count, max_size=count))
+    chosen = [data.draw(st.sampled_from(layer_ways)) for layer_ways in ways]
+    minima = [
+        msgspec.structs.replace(layer_minimum(layer_ways), gather_s=gather_s, reduce_s=reduce_s)
+        for layer_ways, (gather_s, reduce_s) in zip(ways, states, strict=True)
+    ]
+    boundaries = list(range(0, count + 1, share))
+    pipe = Pipe(
+        kind=kind,
+        num_stages=num_stages,
+        num_micro_batches=num_micro_batches,
+        virtual_stages=chunks,
+        boundaries=tuple(boundaries),
+    )
+    busy_s = [
+        sum(
+            _passes_s(way, overlapped_share(kind, num_stages, num_micro_batches, device, chunk))
+            for chunk, stage in enumerate(stages)
+            for way in chosen[boundaries[stage] : boundaries[stage + 1]]
+        )
+        for device, stages in enumerate(build_schedule(kind, num_stages, num_micro_batches, chunks).placement)
+    ]
+    layers = [(way.forward_s, way.dgrad_s, way.wgrad_s, *state) for way, state in zip(chosen, states, strict=True)]
+    savings = [way.overlap_saving_s for way in chosen]
+    simulated_s = _simulated_s(layers, pipe, boundaries, savings)
+    assert step_bound_s(minima, pipe, busy_s) <= simulated_s * (1 + 1e-9)
+
+
+def _way(forward_s: float, dgrad_s: float, wgrad_s: float, saved: float) -> PassTimes:
+    return PassTimes(
+        forward_s=forward_s,
+        backward_s=dgrad_s + wgrad_s,
+        dgrad_s=dgrad_s,
+        wgrad_s=wgrad_s,
+        overlap_saving_s=saved * min(forward_s, dgrad_s),
+    )
+
+
+def _passes_s(way: PassTimes, share: float) -> float:
+    return way.forward_s + way.dgrad_s + way.wgrad_s - share * way.overlap_saving_s
