@@ -1,4 +1,4 @@
-"""Cheap lower bounds of the step time at an outer point, for best-first search: no schedule is built for them.
+"""Lower bounds of the step time at an outer point, for best-first search: those of shapes need no schedule.
 
 Each layer counts with the least time of all its choices, whatever memory they need. For schedules with several virtual
 stages a device, whose split of layers is even and so known, the bound follows the paths through each device; for the
@@ -18,6 +18,7 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.costmodel.value import Value
 from meshwright.planner.choice import Choice, EndCost
+from meshwright.planner.least_step import least_step_s
 from meshwright.planner.memory_bounds import busy_within_memory_s, least_excess_bytes, overlapped_share
 from meshwright.planner.point import PointProblem
 from meshwright.planner.stage_totals import MEMORY_TOLERANCE
@@ -194,10 +195,11 @@ def known_boundaries(num_stages: int, boundaries: tuple[int, ...], num_layers: i
     return boundaries or ((0, num_layers) if num_stages == 1 else ())
 
 
-def problem_bound_s(problem: PointProblem) -> float:
+def problem_bound_s(problem: PointProblem, *, best_case: bool = False) -> float:
     """The bound of an inner problem: its choices know what sharding adds to every micro-batch, and what must fit.
 
-    Infinite where nothing fits.
+    Infinite where nothing fits. What a forward saves beside a backward is not the least of any order of operators in
+    the `best_case`, where only both together are: then DualPipe is not simulated.
     """
     minima = [_minimum(choices) for choices in problem.choices]
     pipe = Pipe(
@@ -210,8 +212,13 @@ def problem_bound_s(problem: PointProblem) -> float:
     )
     if excess_bytes(problem) > MEMORY_TOLERANCE * problem.memory_limit_bytes:
         return float("inf")
-    busy_s = busy_within_memory_s(problem, pipe.boundaries) if pipe.boundaries else ()
-    return step_bound_s([minima[kind] for kind in problem.layer_types], pipe, busy_s)
+    layers = [minima[kind] for kind in problem.layer_types]
+    if not pipe.boundaries:
+        return step_bound_s(layers, pipe)
+    bound_s = step_bound_s(layers, pipe, busy_within_memory_s(problem, pipe.boundaries))
+    if best_case and pipe.kind is ScheduleKind.DUALPIPE_V:
+        return bound_s
+    return max(bound_s, least_step_s(problem, pipe.boundaries))
 
 
 def excess_bytes(problem: PointProblem) -> float:

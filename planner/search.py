@@ -244,17 +244,18 @@ class _Search:
 
         First without ordering any operators, then, if that does not bound it away, with their orders.
         """
-        inner = point_problem(self.problem, self.runtime, point, best_case=stage is Stage.OPENED)
+        best_case = stage is Stage.OPENED
+        inner = point_problem(self.problem, self.runtime, point, best_case=best_case)
         if inner is None:
             self.rejected += 1
             return
-        sharper_s = problem_bound_s(inner)
+        sharper_s = problem_bound_s(inner, best_case=best_case)
         if isinf(sharper_s):
             self.rejected += 1
             self.hopeless.append((excess_bytes(inner), order, point, inner))
             self._open_resplit(point)
             return
-        entry = Stage.BOUNDED if stage is Stage.OPENED else inner
+        entry = Stage.BOUNDED if best_case else inner
         heapq.heappush(self.heap, (max(bound_s, sharper_s), order, point, entry))
 
     @property

@@ -50,7 +50,8 @@ class ShapeBound(Value, frozen=True, kw_only=True):
         """The layers' least times on a mesh: with the least that its collectives of parameters and the update take."""
         minima = dict(zip(model.layers, self.layers, strict=True))
         for layer, ways in self.ways:
-            costs = [state.cost(cost.weights, strategy) for strategy, cost in ways]
+            held = {(cost.weights, strategy.tp, strategy.ffn_tp): strategy for strategy, cost in ways}
+            costs = [state.cost(weights, strategy) for (weights, _, _), strategy in held.items()]
             if state.sharding.stage >= ZERO_GRADIENTS:
                 sharded = [_pass_times(state.with_sharded_parameters(cost, strategy)) for strategy, cost in ways]
                 minima[layer] = layer_minimum(sharded)

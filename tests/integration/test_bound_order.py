@@ -49,4 +49,4 @@ def test_costing_every_choice_never_lowers_the_bound(model: str, precision: str)
         best_case, inner = (point_problem(problem, runtime, point, best_case=best) for best in (True, False))
         assert best_case is not None
         assert inner is not None
-        assert max(bound_s, problem_bound_s(best_case)) <= problem_bound_s(inner) * (1 + 1e-9)
+        assert max(bound_s, problem_bound_s(best_case, best_case=True)) <= problem_bound_s(inner) * (1 + 1e-9)

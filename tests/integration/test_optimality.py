@@ -153,7 +153,7 @@ def _optimum_by_solving_s(problem: Problem) -> float:
     for inner, best_case in zip(_inner_problems(problem), _inner_problems(problem, best_case=True), strict=True):
         solution = solve_point(inner, relative_gap=1e-6, effort=20_000.0)
         assert solution.status in (PointStatus.OPTIMAL, PointStatus.INFEASIBLE)
-        assert problem_bound_s(best_case) <= solution.step_time_s * (1 + NO_GAP)
+        assert problem_bound_s(best_case, best_case=True) <= solution.step_time_s * (1 + NO_GAP)
         best_s = min(best_s, solution.step_time_s)
     return best_s
 

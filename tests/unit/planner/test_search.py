@@ -86,7 +86,11 @@ def test_the_certificate_counts_every_candidate(found: SearchResult) -> None:
     assert certificate.candidates == certificate.rejected + certificate.pruned + certificate.solved
     assert certificate.solved >= 1
     assert 0 < certificate.lower_bound_s <= certificate.objective_s
-    assert certificate.gap == pytest.approx(1 - certificate.lower_bound_s / certificate.objective_s)
+    from_bound = 1 - certificate.lower_bound_s / certificate.objective_s
+    if certificate.lower_bound_s < found.prediction.step_time_s:
+        assert certificate.gap == pytest.approx(from_bound)
+    else:  # The plan's own orders of operators went below the bound, which is given as its step.
+        assert 0.0 <= certificate.gap <= from_bound
     assert found.prediction.step_time_s <= certificate.objective_s, "solved orders are no slower than listed ones"
     assert all(rule in certificate.space for rule in RULES)
     assert "every split of 4 layers" in certificate.space
