@@ -87,8 +87,12 @@ class TrainingConfiguration(Value, frozen=True, kw_only=True):
         """Micro-batches of one data-parallel replica in a step."""
         return self.workload.global_batch // (self.mesh.dp * self.pipeline.micro_batch)
 
-    def layers_of(self, virtual_stage: int) -> Counter[tuple[LayerSpec, LayerStrategy]]:
-        """How many layers of each kind and strategy a virtual stage has."""
+    def layers_in_order(self, virtual_stage: int) -> tuple[tuple[LayerSpec, LayerStrategy], ...]:
+        """The layers of a virtual stage, each with its strategy."""
         start = sum(len(stage) for stage in self.stages[:virtual_stage])
         strategies = self.stages[virtual_stage]
-        return Counter(zip(self.model.layers[start : start + len(strategies)], strategies, strict=True))
+        return tuple(zip(self.model.layers[start : start + len(strategies)], strategies, strict=True))
+
+    def layers_of(self, virtual_stage: int) -> Counter[tuple[LayerSpec, LayerStrategy]]:
+        """How many layers of each kind and strategy a virtual stage has."""
+        return Counter(self.layers_in_order(virtual_stage))

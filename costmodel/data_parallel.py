@@ -104,8 +104,18 @@ class StateModel(Value, frozen=True, kw_only=True):
             summed["optimizer_s"] += self.runtime.step_host_s_per_layer
         if beside is not None:
             summed["gather_slowdown_s"] = self._gather_slowdown_s(weights, strategy, beside.forward.total_s)
-            summed["reduce_slowdown_s"] = self._reduce_slowdown_s(weights, strategy, beside.backward.total_s)
+            summed["reduce_slowdown_s"] = self._reduce_slowdown_s(weights, strategy, beside.whole_backward_s)
         return StateCost(**summed)
+
+    def held_bytes(self, weights: Weights, strategy: LayerStrategy) -> float:
+        """All that a GPU holds of a layer throughout the step: `static_bytes` of its cost."""
+        held = [(count, self._num_shards(group)) for count, group in self._held(weights, strategy)]
+        return sum(
+            memory.parameter_bytes(count, self.sharding.stage, shards)
+            + self.gradient_bytes(count, shards)
+            + self.optimizer_bytes(count, shards)
+            for count, shards in held
+        )
 
     def _held(self, weights: Weights, strategy: LayerStrategy) -> list[tuple[float, Group]]:
         """Parameters by the group of ranks that hold copies of them."""

@@ -98,6 +98,11 @@ class LayerCost(Value, frozen=True, kw_only=True):
     kept_bytes: float
     transient_bytes: float
 
+    @property
+    def whole_backward_s(self) -> float:
+        """Both gradients, in one action or in two."""
+        return self.backward.total_s or self.dgrad.total_s + self.wgrad.total_s
+
 
 @lru_cache(maxsize=65536)
 def layer_cost(

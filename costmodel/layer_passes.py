@@ -40,11 +40,12 @@ _KINDS = {
 }
 
 
-def passes_of(kind: ScheduleKind) -> LayerPasses:
-    """The passes that a schedule runs."""
-    if kind is ScheduleKind.DUALPIPE_V:
+def passes_of(kind: ScheduleKind, *, beside: bool = True) -> LayerPasses:
+    """The passes that a schedule runs; `beside`: its slots of two actions run them at the same time."""
+    if kind is ScheduleKind.DUALPIPE_V and beside:
         return LayerPasses.OVERLAPPED
-    return LayerPasses.SPLIT if kind in (ScheduleKind.ZB_H1, ScheduleKind.ZB_V) else LayerPasses.JOINED
+    splits = (ScheduleKind.ZB_H1, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
+    return LayerPasses.SPLIT if kind in splits else LayerPasses.JOINED
 
 
 @lru_cache(maxsize=65536)

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import msgspec
 
+from meshwright.costmodel.beside import met, runs_beside
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import StateCost, StateModel
 from meshwright.costmodel.expert_load import EVEN, BusiestRank, busiest_rank
@@ -70,6 +71,11 @@ class CostContext(Value, frozen=True, kw_only=True):
         group = place_group(strategy.ep, strategy.etp, self.cluster.gpus_per_node)
         return busiest_rank(layer.ffn, load, capacity, group.size, group.num_nodes)
 
+    def passes_of(self, part: LayerSpec | ModelEnd) -> LayerPasses:
+        """The passes that the schedule runs of a part: an end of the model never meets another in a slot."""
+        is_end = isinstance(part, ModelEnd) and self.passes is LayerPasses.OVERLAPPED
+        return LayerPasses.SPLIT if is_end else self.passes
+
     def setting(self, layer: LayerSpec, strategy: LayerStrategy) -> ProgramSetting:
         """The surroundings of a layer's program with this strategy."""
         return ProgramSetting(
@@ -91,12 +97,12 @@ class CostContext(Value, frozen=True, kw_only=True):
         """Cost of one micro-batch in a layer or an end of the model, apart from its state."""
         program, recompute = self.program(part, strategy), recompute_of(part, strategy)
         if self.best_case:
-            cost = layer_bound(program, recompute, self.cluster, self.runtime, self.passes)
+            cost = layer_bound(program, recompute, self.cluster, self.runtime, self.passes_of(part))
         else:
             order = self.orders.find(part, strategy)
-            cost = layer_cost(program, recompute, self.cluster, self.runtime, self.passes, order)
+            cost = layer_cost(program, recompute, self.cluster, self.runtime, self.passes_of(part), order)
         if self.reserves:
-            reserve = reserved_bytes(program, recompute, self.runtime, self.passes)
+            reserve = reserved_bytes(program, recompute, self.runtime, self.passes_of(part))
             cost = msgspec.structs.replace(cost, transient_bytes=reserve)
         if strategy.offload and isinstance(part, LayerSpec):
             return without_offloaded(cost, offloaded_bytes(program, recompute))
@@ -106,7 +112,7 @@ class CostContext(Value, frozen=True, kw_only=True):
         """The passes of a layer or an end of the model, in the order of the book or as list scheduling finds it."""
         program, order = self.program(layer, strategy), self.orders.find(layer, strategy)
         recompute = recompute_of(layer, strategy)
-        return ordered_passes(program, recompute, self.cluster, self.runtime, self.passes, order)
+        return ordered_passes(program, recompute, self.cluster, self.runtime, self.passes_of(layer), order)
 
     def timelines(self, layer: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerTimelines:
         """What runs when in each pass of a layer."""
@@ -177,7 +183,7 @@ def cost_context(configuration: TrainingConfiguration) -> CostContext:
             runtime=configuration.runtime,
         ),
         micro_batch=configuration.pipeline.micro_batch,
-        passes=passes_of(configuration.pipeline.schedule),
+        passes=passes_of(configuration.pipeline.schedule, beside=runs_beside(configuration)),
         orders=configuration.orders,
     )
 
@@ -210,9 +216,8 @@ def recompute_of(part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> Recompu
 class StageCost(Value, frozen=True, kw_only=True):
     """One virtual stage: seconds of one micro-batch by kind, of its state once a step, and bytes.
 
-    `kept_bytes` is held per micro-batch in flight, `transient_bytes` once. `last_layer` and `first_layer` are the
-    parts at the ends of the stage, whose share of gathers and reductions cannot overlap. `overlap_saving_s` is what a
-    forward saves that runs at the same time as a backward (DualPipe's F&B).
+    `kept_bytes` is held per micro-batch in flight, `transient_bytes` once. `overlap_saving_s` is what a
+    forward saves that runs at the same time as a backward of the device's other virtual stage (DualPipe's F&B).
     """
 
     forward: Terms
@@ -258,7 +263,19 @@ def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
         if key not in summed:
             summed[key] = _sum_parts(parts), parts
         costs.append(summed[key][0])
-    return tuple(costs)
+    if not runs_beside(configuration):
+        return tuple(costs)
+    return tuple(
+        msgspec.structs.replace(cost, overlap_saving_s=_saving_s(context, configuration, stage))
+        for stage, cost in enumerate(costs)
+    )
+
+
+def _saving_s(context: CostContext, configuration: TrainingConfiguration, stage: int) -> float:
+    """What a virtual stage's forward saves beside the backward of the other one on its device: where layers meet."""
+    other = len(configuration.stages) - 1 - stage
+    layers = met(configuration.layers_in_order(stage), configuration.layers_in_order(other))
+    return sum(context.layer(layer, strategy).compute.overlap_saving_s for layer, strategy in layers)
 
 
 def end_strategy(mesh: Mesh) -> LayerStrategy:
@@ -282,7 +299,7 @@ def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
         backward=terms("backward"),
         dgrad=terms("dgrad"),
         wgrad=terms("wgrad"),
-        overlap_saving_s=sum(part.compute.overlap_saving_s * count for part, count in parts),
+        overlap_saving_s=0.0,
         num_parts=sum(count for _, count in parts),
         param_gather_s=state("param_gather_s"),
         grad_reduce_s=state("grad_reduce_s"),

@@ -59,7 +59,8 @@ class Frontier:
             return
         for bound in others:
             mesh = _with_ends(point.mesh, bound)
-            if self._may_fit(bound, mesh, point.sharding) and not self._saves_much(bound, first, mesh, point.sharding):
+            state = self._state(mesh, point.sharding)
+            if self._may_fit(bound, state) and not self._saves_much(bound, first, state):
                 other = msgspec.structs.replace(point, mesh=mesh)
                 yield self._step_bound_s(bound, other), other
 
@@ -69,19 +70,14 @@ class Frontier:
             split_mesh = _with_ends(plain_mesh, first)
             for order, sharding in product(orders(self.problem, split_mesh), shardings(self.problem, split_mesh)):
                 mesh = msgspec.structs.replace(split_mesh, order=order)
-                if sharding.offload_optimizer and not self._state_is_large(first, mesh, sharding):
+                state = self._state(mesh, sharding)
+                if sharding.offload_optimizer and not self._state_is_large(first, state):
                     continue
                 pipes = list(pipelines(self.problem, mesh, num_micro_batches))
-                fits = self._may_fit(first, mesh, sharding)
-                if not fits:
-                    self.num_rejected += len(pipes)
-                chosen = [first] if fits else []
-                chosen += (
-                    bound
-                    for bound in others
-                    if (not fits or self._saves_much(bound, first, mesh, sharding))
-                    and self._may_fit(bound, mesh, sharding)
-                )
+                fits = self._may_fit(first, state)
+                others_tried = [bound for bound in others if not fits or self._saves_much(bound, first, state)]
+                chosen = [*([first] if fits else []), *(bound for bound in others_tried if self._may_fit(bound, state))]
+                self.num_rejected += len(pipes) * (1 + len(others_tried) - len(chosen))
                 for bound, (kind, virtual_stages) in product(chosen, pipes):
                     point = OuterPoint(
                         shape=shape,
@@ -93,9 +89,12 @@ class Frontier:
                     )
                     yield self._step_bound_s(bound, point), point
 
+    def _state(self, mesh: Mesh, sharding: Sharding) -> StateModel:
+        return StateModel(cluster=self.problem.cluster, mesh=mesh, sharding=sharding, runtime=self.runtime)
+
     def _step_bound_s(self, bound: ShapeBound, point: OuterPoint) -> float:
         problem, mesh = self.problem, point.mesh
-        state = StateModel(cluster=problem.cluster, mesh=mesh, sharding=point.sharding, runtime=self.runtime)
+        state = self._state(mesh, point.sharding)
         split = _split(problem, mesh.pp, point.virtual_stages)
         pipe = Pipe(
             kind=point.schedule,
@@ -107,42 +106,43 @@ class Frontier:
         )
         return step_bound_s(bound.with_state(problem.model, state), pipe)
 
-    def _saves_much(self, bound: ShapeBound, first: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
+    def _saves_much(self, bound: ShapeBound, first: ShapeBound, state: StateModel) -> bool:
         """Whether embedding and head, split another way than the fastest, take so much less that it may matter."""
-        saved = first.end_bytes(mesh, sharding, self.runtime) - bound.end_bytes(mesh, sharding, self.runtime)
-        return saved > LARGE_END_FRACTION * self.limit_bytes
+        return first.end_bytes(state) - bound.end_bytes(state) > LARGE_END_FRACTION * self.limit_bytes
 
-    def _may_fit(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
-        needed = bound.static_bytes(mesh, sharding, self.runtime)
-        if sharding.offload_optimizer and not self._host_holds(bound, mesh, sharding):
+    def _may_fit(self, bound: ShapeBound, state: StateModel) -> bool:
+        needed = bound.static_bytes(state)
+        if state.sharding.offload_optimizer and not self._host_holds(bound, state, needed):
             return False
         if needed > self.limit_bytes:
-            self.shortfalls.note_state(mesh, sharding, needed)
+            self.shortfalls.note_state(state.mesh, state.sharding, needed)
             return False
-        with_activations = bound.least_bytes(mesh, needed)
+        with_activations = bound.least_bytes(state.mesh, needed)
         if with_activations > self.limit_bytes:
-            self.shortfalls.note_activations(mesh, sharding, with_activations)
+            self.shortfalls.note_activations(state.mesh, state.sharding, with_activations)
             return False
         return True
 
-    def _state_is_large(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
+    def _state_is_large(self, bound: ShapeBound, state: StateModel) -> bool:
         """Whether model state with its optimizer on the GPU would take enough of it for offload to be looked at.
 
         Always where it is pinned.
         """
         if self.problem.fixes.offload is OffloadChoice.OPTIMIZER:
             return True
-        on_gpu = msgspec.structs.replace(sharding, offload_optimizer=False)
-        needed = bound.static_bytes(mesh, on_gpu, self.runtime)
-        return needed > LARGE_STATE_FRACTION * self.limit_bytes
+        return bound.static_bytes(_on_gpu(state)) > LARGE_STATE_FRACTION * self.limit_bytes
 
-    def _host_holds(self, bound: ShapeBound, mesh: Mesh, sharding: Sharding) -> bool:
-        """Whether a node's memory holds the optimizer state of its GPUs."""
+    def _host_holds(self, bound: ShapeBound, state: StateModel, on_gpu_bytes: float) -> bool:
+        """Whether a node's memory holds the optimizer state of its GPUs, were all stages alike."""
         cluster = self.problem.cluster
-        on_node = min(cluster.num_gpus, cluster.gpus_per_node) * bound.optimizer_bytes(
-            mesh, sharding.stage, self.runtime
-        )
+        each_bytes = bound.static_bytes(_on_gpu(state)) - on_gpu_bytes
+        on_node = min(cluster.num_gpus, cluster.gpus_per_node) * each_bytes
         return on_node <= HOST_OPTIMIZER_FRACTION * cluster.host_memory_bytes
+
+
+def _on_gpu(state: StateModel) -> StateModel:
+    sharding = msgspec.structs.replace(state.sharding, offload_optimizer=False)
+    return msgspec.structs.replace(state, sharding=sharding)
 
 
 def _with_ends(mesh: Mesh, bound: ShapeBound) -> Mesh:

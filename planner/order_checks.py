@@ -27,7 +27,7 @@ def check_orders(plan: Plan, where: str, configuration: TrainingConfiguration) -
         number = numbers.get((part, strategy if isinstance(part, LayerSpec) else None))
         if number is None:
             raise PlanError(where, "orders", f"has none of part {part!s}")
-        for kind in stored(context.passes):
+        for kind in stored(context.passes_of(part)):
             if plan.orders[number].order.of(kind) is None:
                 schedule = configuration.pipeline.schedule
                 raise PlanError(where, f"orders[{number}].order.{kind}", f"missing; {schedule} runs it")

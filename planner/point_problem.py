@@ -7,11 +7,12 @@ from math import ceil
 
 import msgspec
 
+from meshwright.costmodel.beside import may_run_beside
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
-from meshwright.costmodel.data_parallel import StateModel
+from meshwright.costmodel.data_parallel import Sharding, StateModel
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.layer_cost import LayerCost
-from meshwright.costmodel.layer_passes import passes_of
+from meshwright.costmodel.layer_passes import LayerPasses, passes_of
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
@@ -20,6 +21,7 @@ from meshwright.costmodel.step import barrier_s, hop_times_s, step_overlap
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.planner.catalogue import layer_strategies, offloads, recompute_policies
 from meshwright.planner.choice import Choice, EndCost, pareto_choices
+from meshwright.planner.fixes import OffloadChoice
 from meshwright.planner.point import PointProblem, PointSolution
 from meshwright.planner.shape_bounds import ZERO_GRADIENTS, shape_context
 from meshwright.planner.space import LayerShape, OuterPoint, Problem, even_split
@@ -77,7 +79,7 @@ def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
         runtime=runtime,
         state=StateModel(cluster=problem.cluster, mesh=point.mesh, sharding=point.sharding, runtime=runtime),
         micro_batch=point.shape.micro_batch,
-        passes=passes_of(point.schedule),
+        passes=_passes_of(problem, point.schedule, point.sharding),
         reserves=True,
     )
 
@@ -95,20 +97,27 @@ def _choices(
     if point.sharding.stage < ZERO_GRADIENTS:
         strategies = _undominated(problem, context.runtime, point.shape, layer, point.schedule, context.best_case)
     else:
-        strategies = _strategies(problem, point.shape, layer)
+        strategies = _strategies(problem, point.shape, layer, point.schedule)
     fitting = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
     limit_bytes = _limit_bytes(problem)
     costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy), limit_bytes)) for strategy in fitting)
     return pareto_choices(tuple(costed), point.schedule)
 
 
-def _strategies(problem: Problem, shape: LayerShape, layer: LayerSpec) -> tuple[LayerStrategy, ...]:
+def _passes_of(problem: Problem, kind: ScheduleKind, sharding: Sharding) -> LayerPasses:
+    offloads = problem.fixes.offload is OffloadChoice.ACTIVATIONS
+    return passes_of(kind, beside=may_run_beside(sharding, offloads=offloads))
+
+
+def _strategies(problem: Problem, shape: LayerShape, layer: LayerSpec, kind: ScheduleKind) -> tuple[LayerStrategy, ...]:
+    """What a layer may do under a schedule. Where forwards run beside backwards, nothing is offloaded unless pinned."""
     precision, node = problem.workload.precision, problem.cluster.gpus_per_node
     return tuple(
         msgspec.structs.replace(strategy, recompute=policy, offload=offload)
         for strategy in layer_strategies(layer, shape, problem.fixes, precision, node)
         for policy in recompute_policies(problem.fixes)
         for offload in offloads(policy, problem.fixes)
+        if not (offload and kind is ScheduleKind.DUALPIPE_V and problem.fixes.offload is None)
     )
 
 
@@ -123,9 +132,10 @@ def _undominated(
 ) -> tuple[LayerStrategy, ...]:
     """Strategies that none with the same weights in the same places (so with the same state on any mesh) dominates."""
     context = shape_context(problem, runtime, shape)
-    context = msgspec.structs.replace(context, passes=passes_of(kind), best_case=best_case)
+    passes = _passes_of(problem, kind, context.state.sharding)
+    context = msgspec.structs.replace(context, passes=passes, best_case=best_case)
     alike: dict[object, list[Choice]] = {}
-    for strategy in _strategies(problem, shape, layer):
+    for strategy in _strategies(problem, shape, layer, kind):
         cost = context.compute(layer, strategy)
         place = (cost.weights, strategy.tp, strategy.ffn_tp, strategy.offload)
         alike.setdefault(place, []).append(Choice(key=strategy, **_compute_numbers(cost, _limit_bytes(problem))))

@@ -25,16 +25,18 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import ClusterError
 from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.runtime import RuntimeSpec, load_runtime
+from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.step import StepPrediction, predict
 from meshwright.costmodel.units import format_bytes
 from meshwright.costmodel.value import Value
 from meshwright.planner.bounds import excess_bytes, problem_bound_s
 from meshwright.planner.cutting_planes import solve_point
 from meshwright.planner.frontier import Frontier
+from meshwright.planner.held.offload import host_optimizer_bytes
 from meshwright.planner.operator_order import order_gap, ordered_configuration
 from meshwright.planner.plan import Alternative, SearchRecord
 from meshwright.planner.point import PointProblem, PointSolution, PointStatus
-from meshwright.planner.point_problem import point_problem, solved_configuration
+from meshwright.planner.point_problem import HOST_OPTIMIZER_FRACTION, point_problem, solved_configuration
 from meshwright.planner.runners_up import describe_alternative
 from meshwright.planner.shortfall import Shortfalls
 from meshwright.planner.space import (
@@ -284,8 +286,16 @@ class _Search:
             self.pruned += 1
             return None
         entry = Solved(point=point, inner=inner, solution=solution)
+        if point.sharding.offload_optimizer and not self._host_holds(entry):
+            self.pruned += 1
+            return None
         self.solved.append(entry)
         return entry
+
+    def _host_holds(self, entry: Solved) -> bool:
+        """Whether a node of the fullest stage has room for its optimizer state, of which points know the mean."""
+        room_bytes = HOST_OPTIMIZER_FRACTION * self.problem.cluster.host_memory_bytes
+        return host_optimizer_bytes(self._configuration(entry)) <= room_bytes
 
     def _report(self) -> None:
         if self.progress is not None:
@@ -303,7 +313,7 @@ class _Search:
 
     def _certificate(self, configuration: TrainingConfiguration, prediction: StepPrediction) -> SearchRecord:
         open_bound_s = self.heap[0][0] if self.heap else float("inf")
-        best_s = self._best.solution.step_time_s
+        best_s = self._objective_s(self._best)
         lower_bound_s = min(best_s, self._closed_bound_s, open_bound_s)
         return SearchRecord(
             candidates=self.candidates,
@@ -321,6 +331,12 @@ class _Search:
 
     def _configuration(self, entry: Solved) -> TrainingConfiguration:
         return solved_configuration(self.problem, self.runtime, entry.point, entry.inner, entry.solution)
+
+    def _objective_s(self, entry: Solved) -> float:
+        """The step with list-scheduled operators. A solve lets every layer of DualPipe meet another; some do not."""
+        if entry.point.schedule is not ScheduleKind.DUALPIPE_V:
+            return entry.solution.step_time_s
+        return max(entry.solution.step_time_s, predict(self._configuration(entry)).step_time_s)
 
     def _families(self, number: int) -> list[Solved]:
         """The best plan of each family, fastest first; solves more points until there are `number` families.

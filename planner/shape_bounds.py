@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from meshwright.costmodel.data_parallel import Sharding, StateModel
-from meshwright.costmodel.formulas.memory import gradient_bytes, optimizer_bytes, parameter_bytes
 from meshwright.costmodel.layer_cost import LayerCost
 from meshwright.costmodel.layer_passes import LayerPasses
 from meshwright.costmodel.model import LayerSpec, ModelSpec
 from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.order_memory import order_memory
+from meshwright.costmodel.program.program import Weights
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.stage_cost import CostContext, end_strategy
 from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute
@@ -26,34 +27,47 @@ ZERO_GRADIENTS = 2
 RESIDUAL_BYTES = 2.0
 
 
+class KindWays(Value, frozen=True, kw_only=True):
+    """The layers of one kind, `number` of them: what each strategy costs.
+
+    `held`: the ways that differ in what a rank holds, or in who holds the same.
+    """
+
+    layer: LayerSpec
+    number: int
+    costs: tuple[tuple[LayerStrategy, LayerCost], ...]
+    held: tuple[tuple[Weights, LayerStrategy], ...]
+
+
 class ShapeBound(Value, frozen=True, kw_only=True):
     """What every plan of a shape takes at least: the least times of its layers, in order.
 
-    `split` is the (tp, sp) of embedding and head, one that the first layer may have.
-    `dense_parameters` and `expert_parameters`: what the ranks of one stage would hold at least, had it all layers;
-    `end_parameters`: what one rank holds of the larger of the two ends;
-    `kept_bytes`: the inputs of all its layers for one micro-batch, which no recomputation drops; `head_bytes`: what the
-    head keeps and passes in its forward.
+    `end_strategy`: how embedding and head are split, one way that the first layer may be; `end_weights`: what a rank
+    has of each. `ways`: per kind of layer its number and costs. `kept_bytes`: the inputs of all layers for one
+    micro-batch, which no recomputation drops; `head_bytes`: what the head keeps and passes in its forward.
     """
 
     layers: tuple[LayerMinimum, ...]
     ends: tuple[LayerMinimum, LayerMinimum]
-    split: tuple[int, int]
-    ways: tuple[tuple[LayerSpec, tuple[tuple[LayerStrategy, LayerCost], ...]], ...]
-    dense_parameters: float
-    expert_parameters: float
-    end_parameters: float
+    end_strategy: LayerStrategy
+    end_weights: tuple[Weights, Weights]
+    ways: tuple[KindWays, ...]
     kept_bytes: float
     head_bytes: float
+
+    @property
+    def split(self) -> tuple[int, int]:
+        """(tp, sp) of embedding and head."""
+        return self.end_strategy.tp, self.end_strategy.sp
 
     def with_state(self, model: ModelSpec, state: StateModel) -> tuple[LayerMinimum, ...]:
         """The layers' least times on a mesh: with the least that its collectives of parameters and the update take."""
         minima = dict(zip(model.layers, self.layers, strict=True))
-        for layer, ways in self.ways:
-            held = {(cost.weights, strategy.tp, strategy.ffn_tp): strategy for strategy, cost in ways}
-            costs = [state.cost(weights, strategy) for (weights, _, _), strategy in held.items()]
+        for kind in self.ways:
+            costs = [state.cost(weights, strategy) for weights, strategy in kind.held]
+            layer = kind.layer
             if state.sharding.stage >= ZERO_GRADIENTS:
-                sharded = [_pass_times(state.with_sharded_parameters(cost, strategy)) for strategy, cost in ways]
+                sharded = [_pass_times(state.with_sharded_parameters(cost, strategy)) for strategy, cost in kind.costs]
                 minima[layer] = layer_minimum(sharded)
             minima[layer] = msgspec.structs.replace(
                 minima[layer],
@@ -63,34 +77,18 @@ class ShapeBound(Value, frozen=True, kw_only=True):
             )
         return tuple(minima[layer] for layer in model.layers)
 
-    def optimizer_bytes(self, mesh: Mesh, zero_stage: int, runtime: RuntimeSpec) -> float:
-        """Optimizer state of a GPU, the mean over the stages, wherever it lives."""
-        held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
-        each = runtime.optimizer_state_bytes
-        return sum(optimizer_bytes(count, zero_stage, shards, each) for count, shards in held) / mesh.pp
-
     def least_bytes(self, mesh: Mesh, static_bytes: float) -> float:
         """What some device holds at least beside or with so much state: one micro-batch in its layers, or the head."""
         return max(static_bytes + self.kept_bytes / mesh.pp, self.head_bytes)
 
-    def static_bytes(self, mesh: Mesh, sharding: Sharding, runtime: RuntimeSpec) -> float:
-        """Model state that some device of a pipeline of `mesh.pp` stages must hold: the mean over its devices."""
-        zero_stage = sharding.stage
-        on_gpu = 0.0 if sharding.offload_optimizer else self.optimizer_bytes(mesh, zero_stage, runtime)
-        held = ((self.dense_parameters, mesh.stage_gpus), (self.expert_parameters, mesh.edp))
-        others = sum(_weight_bytes(count, zero_stage, shards, runtime) for count, shards in held)
-        return on_gpu + others / mesh.pp
+    def static_bytes(self, state: StateModel) -> float:
+        """Model state that some device of the pipeline must hold: the mean over all, every layer at its least."""
+        layers = sum(kind.number * min(state.held_bytes(*held) for held in kind.held) for kind in self.ways)
+        return (layers + self.end_bytes(state)) / state.mesh.pp
 
-    def end_bytes(self, mesh: Mesh, sharding: Sharding, runtime: RuntimeSpec) -> float:
-        """Model state on the GPU of the larger of embedding and head."""
-        held, shards, each = self.end_parameters, mesh.stage_gpus, runtime.optimizer_state_bytes
-        on_gpu = 0.0 if sharding.offload_optimizer else optimizer_bytes(held, sharding.stage, shards, each)
-        return on_gpu + _weight_bytes(held, sharding.stage, shards, runtime)
-
-
-def _weight_bytes(count: float, zero_stage: int, shards: int, runtime: RuntimeSpec) -> float:
-    gradients = gradient_bytes(count, zero_stage, shards, fp32=runtime.fp32_gradients)
-    return parameter_bytes(count, zero_stage, shards) + gradients
+    def end_bytes(self, state: StateModel) -> float:
+        """Model state of embedding and head together on a GPU that has both."""
+        return sum(state.held_bytes(weights, self.end_strategy) for weights in self.end_weights)
 
 
 def shape_context(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> CostContext:
@@ -121,35 +119,51 @@ def shape_bounds(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> t
     if not all(costs.values()):
         return ()
     numbers = Counter(problem.model.layers)
-    minima = {layer: layer_minimum([_pass_times(cost) for cost in ways.values()]) for layer, ways in costs.items()}
-    non_expert = {layer: min(cost.weights.non_expert for cost in ways.values()) for layer, ways in costs.items()}
-    expert = {layer: min(cost.weights.expert for cost in ways.values()) for layer, ways in costs.items()}
-    first = costs[problem.model.layers[0]]
-    fastest_first = sorted(
-        first, key=lambda strategy: first[strategy].forward.total_s + first[strategy].backward.total_s
+    ways = tuple(
+        KindWays(layer=layer, number=numbers[layer], costs=tuple(found.items()), held=_held(found))
+        for layer, found in costs.items()
     )
-    bounds = []
-    for tp, sp in dict.fromkeys((strategy.tp, strategy.sp) for strategy in fastest_first):
-        split = _end_split(shape, tp, sp)
-        embedding, head = context.compute(ModelEnd.EMBEDDING, split), context.compute(ModelEnd.HEAD, split)
-        ends = embedding.weights.non_expert + head.weights.non_expert
-        bounds.append(
-            ShapeBound(
-                layers=tuple(minima[layer] for layer in problem.model.layers),
-                ends=(layer_minimum([_pass_times(embedding)]), layer_minimum([_pass_times(head)])),
-                split=(tp, sp),
-                ways=tuple((layer, tuple(ways.items())) for layer, ways in costs.items()),
-                dense_parameters=ends + sum(number * non_expert[layer] for layer, number in numbers.items()),
-                expert_parameters=sum(number * expert[layer] for layer, number in numbers.items()),
-                end_parameters=max(embedding.weights.non_expert, head.weights.non_expert),
-                kept_bytes=problem.model.num_layers * _input_bytes(problem, shape),
-                head_bytes=head.kept_bytes + _forward_bytes(context, split),
-            )
-        )
-    return tuple(bounds)
+    minima = {layer: layer_minimum([_pass_times(cost) for cost in found.values()]) for layer, found in costs.items()}
+    layers = tuple(minima[layer] for layer in problem.model.layers)
+    return tuple(
+        _shape_bound(problem, context, shape, split, layers, ways)
+        for split in _end_splits(costs[problem.model.layers[0]])
+    )
 
 
-def _end_split(shape: LayerShape, tp: int, sp: int) -> LayerStrategy:
+def _held(costs: Mapping[LayerStrategy, LayerCost]) -> tuple[tuple[Weights, LayerStrategy], ...]:
+    ways = {(cost.weights, strategy.tp, strategy.ffn_tp): strategy for strategy, cost in costs.items()}
+    return tuple((weights, strategy) for (weights, _, _), strategy in ways.items())
+
+
+def _end_splits(costs: Mapping[LayerStrategy, LayerCost]) -> Iterable[tuple[int, int]]:
+    """(tp, sp) of a layer's strategies, from the fastest to the slowest."""
+    fastest_first = sorted(costs, key=lambda one: costs[one].forward.total_s + costs[one].backward.total_s)
+    return dict.fromkeys((strategy.tp, strategy.sp) for strategy in fastest_first)
+
+
+def _shape_bound(
+    problem: Problem,
+    context: CostContext,
+    shape: LayerShape,
+    split: tuple[int, int],
+    layers: tuple[LayerMinimum, ...],
+    ways: tuple[KindWays, ...],
+) -> ShapeBound:
+    strategy = _end_strategy(shape, *split)
+    embedding, head = context.compute(ModelEnd.EMBEDDING, strategy), context.compute(ModelEnd.HEAD, strategy)
+    return ShapeBound(
+        layers=layers,
+        ends=(layer_minimum([_pass_times(embedding)]), layer_minimum([_pass_times(head)])),
+        end_strategy=strategy,
+        end_weights=(embedding.weights, head.weights),
+        ways=ways,
+        kept_bytes=problem.model.num_layers * _input_bytes(problem, shape),
+        head_bytes=head.kept_bytes + _forward_bytes(context, strategy),
+    )
+
+
+def _end_strategy(shape: LayerShape, tp: int, sp: int) -> LayerStrategy:
     """How every mesh of the shape splits embedding and head; prediction modules share its experts."""
     experts = shape.ep * shape.etp
     mesh = Mesh(tp=tp, sp=sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)

@@ -45,7 +45,8 @@ RULES = (
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
     "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs"
     " or, where model state would take more than half of their memory, in half of the host memory, updated by the CPUs",
-    "offload of the FFN's widest tensors beside keeping or SAR, within a quarter of the host memory",
+    "offload of the FFN's widest tensors beside keeping or SAR, within a quarter of the host memory, and under"
+    " dualpipe-v only where pinned",
     "recomputation by named sets of tensors (every-second-gemm only where pinned)",
     "transient memory is rounded up to 1/256 of the memory limit",
     "operators of a layer run in the order that list scheduling finds, within"

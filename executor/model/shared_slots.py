@@ -1,30 +1,19 @@
-"""Whether a forward and a backward of one slot (DualPipe) share passes, or run one behind the other."""
+"""The order of a part as it is run, where a forward and a backward may share a slot (DualPipe)."""
 
 from __future__ import annotations
 
 import msgspec
 
+from meshwright.costmodel.beside import runs_beside
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.order.launch_order import LayerOrder, PassKind
 from meshwright.costmodel.order.order_book import ModelEnd
-from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.stage_cost import cost_context
 from meshwright.costmodel.strategy import LayerStrategy
 
 ROUNDING = 1e-9
 """Relative, of sums of seconds."""
-
-
-def runs_beside(configuration: TrainingConfiguration) -> bool:
-    """Whether slots of two actions are run as planned.
-
-    Not under ZeRO-2 and 3, which have room for two parts of the model: the one at work and the next. Nor where layers'
-    activations wait in host memory: copies go from layer to layer of one pass.
-    """
-    keeps = not any(strategy.offload for stage in configuration.stages for strategy in stage)
-    is_planned = configuration.pipeline.schedule is ScheduleKind.DUALPIPE_V
-    return is_planned and keeps and configuration.sharding.stage < 2
 
 
 def run_order(

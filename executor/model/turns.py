@@ -1,39 +1,21 @@
 """The forward of one stage beside the backward of another, both of a rank: layers of one kind in one pass (DualPipe).
 
-As the cost model has it: what a layer's forward saves beside a backward of its kind, it saves wherever that layer is.
-So as many layers as possible are to meet one of their kind.
+Which layers meet is the cost model's (`costmodel.beside`), so that what a plan saves is what its run saves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from meshwright.costmodel.beside import Turn, turns_of
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.model.part import Part
 from meshwright.executor.model.stage_passes import BackwardPass, ForwardPass, PartPass, Watch
 
-Turn = tuple[bool, bool]
-"""Whether the forward takes its next part, and whether the backward does: together in one pass if both."""
-
 
 def turns(forward: Sequence[Part], backward: Sequence[Part]) -> tuple[Turn, ...]:
-    """In which turns two orders of parts go on, so that most meet one of their kind: a longest common subsequence."""
-    alike = [[_meet(one, other) for other in backward] for one in forward]
-    longest = [[0] * (len(backward) + 1) for _ in range(len(forward) + 1)]
-    for i in reversed(range(len(forward))):
-        for j in reversed(range(len(backward))):
-            apart = max(longest[i + 1][j], longest[i][j + 1])
-            longest[i][j] = max(apart, 1 + longest[i + 1][j + 1]) if alike[i][j] else apart
-    found, i, j = [], 0, 0
-    while i < len(forward) or j < len(backward):
-        if i < len(forward) and j < len(backward) and alike[i][j] and longest[i][j] == 1 + longest[i + 1][j + 1]:
-            turn = (True, True)
-        else:
-            is_forward = j == len(backward) or (i < len(forward) and longest[i + 1][j] >= longest[i][j + 1])
-            turn = (is_forward, not is_forward)
-        found.append(turn)
-        i, j = i + turn[0], j + turn[1]
-    return tuple(found)
+    """In which turns two orders of parts go on, so that most meet one of their kind."""
+    return turns_of(forward, backward, _meet)
 
 
 def _meet(one: Part, other: Part) -> bool:

@@ -18,7 +18,6 @@ from meshwright.costmodel.program.program import with_prefix
 from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.stage_cost import cost_context
 from meshwright.costmodel.step import predict
-from meshwright.executor.model.shared_slots import runs_beside
 from meshwright.executor.train.record import AsRun
 from meshwright.executor.train.stage_times import predicted_parts
 
@@ -81,28 +80,15 @@ def _unfused(level: OverlapLevel) -> OverlapLevel:
 
 def _one_by_one(configuration: TrainingConfiguration) -> OrderBook:
     """The plan's orders without fused kernels: this executor has none, and launches their operators in turn."""
-    context, shares_passes = cost_context(configuration), runs_beside(configuration)
+    context = cost_context(configuration)
     entries = []
     for entry in configuration.orders.entries:
         program = context.program(entry.part, entry.strategy)
         beside = with_prefix(program, BESIDE)
         operators = {op.name: op for op in (*program.forward, *program.backward, *beside.forward)}
         passes = {name: _apart(getattr(entry.order, name), operators) for name in LayerOrder.__struct_fields__}
-        if not shares_passes:
-            passes["joint"] = _one_behind_the_other(passes)
         entries.append(OrderEntry(part=entry.part, strategy=entry.strategy, order=LayerOrder(**passes)))
     return OrderBook(entries=tuple(entries))
-
-
-def _one_behind_the_other(passes: Mapping[str, PassOrder | None]) -> PassOrder | None:
-    """A joint pass that launches the forward, then the two halves of the backward."""
-    forward, dgrad, wgrad = (passes[name] for name in ("forward", "dgrad", "wgrad"))
-    if passes["joint"] is None or forward is None or dgrad is None or wgrad is None:
-        return None
-    beside = tuple(
-        replace(launch, operators=tuple(BESIDE + name for name in launch.operators)) for launch in forward.launches
-    )
-    return replace(passes["joint"], launches=(*beside, *dgrad.launches, *wgrad.launches))
 
 
 def _apart(order: PassOrder | None, operators: Mapping[str, Operator]) -> PassOrder | None:

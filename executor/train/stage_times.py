@@ -8,13 +8,13 @@ from statistics import fmean, median
 
 import torch.distributed as dist
 
+from meshwright.costmodel.beside import runs_beside
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.layer_cost import Terms
 from meshwright.costmodel.stage_cost import StageCost
 from meshwright.costmodel.step import SPLIT_BACKWARD, schedule_of, step_inputs
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.groups import Communicator
-from meshwright.executor.model.shared_slots import runs_beside
 from meshwright.executor.stopwatch import PartTimes, StepPart
 from meshwright.executor.train.record import SETTLING_STEPS, SlowRank, StageTimes
 

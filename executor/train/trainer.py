@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from meshwright.costmodel.beside import runs_beside
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.model import MoeFfnSpec
@@ -21,7 +22,6 @@ from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.build import RankModel, end_devices
 from meshwright.executor.model.micro_batch_tokens import MicroBatchTokens, own_tokens
 from meshwright.executor.model.numerics import Numerics
-from meshwright.executor.model.shared_slots import runs_beside
 from meshwright.executor.model.sm_shares import strategy_sms
 from meshwright.executor.observe.observer import StepObserver
 from meshwright.executor.observe.whereabouts import Whereabouts

@@ -137,7 +137,7 @@ def part_term(context: CostContext, part: Part, strategy: LayerStrategy, layers:
     passes = tuple(
         _pass_term(context, kind, one, cost.compute, strategy, cites)
         for kind, one in ordered.items()
-        if kind in PASSES[context.passes]
+        if kind in PASSES[context.passes_of(part)]
     )
     state = state_terms(context.state, program.weights, strategy)
     return PartTerm(

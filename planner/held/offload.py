@@ -27,9 +27,15 @@ def check_host_memory(configuration: TrainingConfiguration) -> None:
         )
 
 
+def host_optimizer_bytes(configuration: TrainingConfiguration) -> float:
+    """Optimizer state in the host memory of a node whose GPUs are all of the stage that has most of it."""
+    optimizer, placed = _optimizer_bytes(configuration), schedule_of(configuration).placement
+    return _gpus_of_node(configuration) * max(sum(optimizer[stage] for stage in chunks) for chunks in placed)
+
+
 def host_bytes(configuration: TrainingConfiguration) -> float:
     """Bytes in the host memory of a node whose GPUs are all of the stage that offloads most."""
-    gpus = min(configuration.cluster.gpus_per_node, configuration.cluster.num_gpus)
+    gpus = _gpus_of_node(configuration)
     activations, optimizer = _activation_bytes(configuration), _optimizer_bytes(configuration)
     placed = schedule_of(configuration).placement
     vectors = in_flight(schedule_of(configuration))
@@ -38,6 +44,10 @@ def host_bytes(configuration: TrainingConfiguration) -> float:
         + max(sum(count * activations[stage] for count, stage in zip(vector, chunks, strict=True)) for vector in held)
         for held, chunks in zip(vectors, placed, strict=True)
     )
+
+
+def _gpus_of_node(configuration: TrainingConfiguration) -> int:
+    return min(configuration.cluster.gpus_per_node, configuration.cluster.num_gpus)
 
 
 def _offloads(configuration: TrainingConfiguration) -> bool:

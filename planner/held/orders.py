@@ -60,11 +60,11 @@ def _candidates(book: OrderBook, part: LayerSpec | ModelEnd, strategy: LayerStra
 
 def _runs(context: CostContext, part: LayerSpec | ModelEnd, strategy: LayerStrategy, order: LayerOrder) -> bool:
     """Whether the order has all passes and the part's operators can be launched in it."""
-    if any(order.of(kind) is None for kind in stored(context.passes)):
+    if any(order.of(kind) is None for kind in stored(context.passes_of(part))):
         return False
     program, recompute = context.program(part, strategy), recompute_of(part, strategy)
     try:
-        ordered_passes(program, recompute, context.cluster, context.runtime, context.passes, order)
+        ordered_passes(program, recompute, context.cluster, context.runtime, context.passes_of(part), order)
     except StrategyError:
         return False
     return True

@@ -46,7 +46,7 @@ def parts_of(configuration: TrainingConfiguration) -> tuple[tuple[LayerSpec | Mo
 
 def layer_order(context: CostContext, part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerOrder:
     """The best order found of a part, whatever the context's own orders."""
-    orders = {kind: _pass_order(context, part, strategy, kind) for kind in stored(context.passes)}
+    orders = {kind: _pass_order(context, part, strategy, kind) for kind in stored(context.passes_of(part))}
     return LayerOrder(**{kind.value: order for kind, order in orders.items()})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshwright.costmodel.beside import turns_of
 from meshwright.costmodel.layer_cost import Terms
 from meshwright.costmodel.order.timeline import PassTimeline
 from meshwright.costmodel.simulate.actions import ActionKind, Slot
@@ -71,19 +72,28 @@ def _waits_for(terms: Terms) -> str:
 
 def _joint_runs(forward: tuple[Piece, ...], backward: tuple[Piece, ...]) -> Iterator[Run]:
     """Forward and backward of two micro-batches at once: like pieces together, the rest one after another."""
-    left = list(reversed(backward))
-    for piece in forward:
-        beside = next((other for other in left if other.is_like(piece)), None)
-        if beside is None or piece.timelines.joint is None or not piece.cost.overlap_saving_s:
-            yield from _piece_runs(ActionKind.FORWARD, piece)
+    backwards, forwards = iter(tuple(reversed(backward))), iter(forward)
+    for is_forward, is_backward in turns_of(forward, tuple(reversed(backward)), _meet):
+        one, other = (next(forwards) if is_forward else None), (next(backwards) if is_backward else None)
+        if one is not None and other is not None and one.cost.overlap_saving_s:
+            yield _joint_run(one, other)
             continue
-        left.remove(beside)
-        cost = piece.cost
-        apart_s = cost.forward.total_s + cost.dgrad.total_s + cost.wgrad.total_s
-        yield Run(
-            name=f"{piece.name} forward beside {beside.name} backward",
-            time_s=apart_s - cost.overlap_saving_s,
-            timeline=piece.timelines.joint,
-        )
-    for piece in left:
-        yield from _piece_runs(ActionKind.BACKWARD, piece)
+        if one is not None:
+            yield from _piece_runs(ActionKind.FORWARD, one)
+        if other is not None:
+            yield from _piece_runs(ActionKind.BACKWARD, other)
+
+
+def _meet(forward: Piece, backward: Piece) -> bool:
+    return forward.is_like(backward) and forward.timelines.joint is not None
+
+
+def _joint_run(forward: Piece, backward: Piece) -> Run:
+    cost = forward.cost
+    apart_s = cost.forward.total_s + cost.dgrad.total_s + cost.wgrad.total_s
+    assert forward.timelines.joint is not None  # the pieces meet
+    return Run(
+        name=f"{forward.name} forward beside {backward.name} backward",
+        time_s=apart_s - cost.overlap_saving_s,
+        timeline=forward.timelines.joint,
+    )

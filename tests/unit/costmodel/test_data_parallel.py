@@ -306,6 +306,15 @@ def test_computation_loses_no_more_than_all_of_it_is_slowed_by(cluster: ClusterS
     assert exchanged.reduce_slowdown_s <= pass_s * compute * (1 + 1e-12)
 
 
+def test_a_backward_in_two_actions_loses_what_one_in_one_does(cluster: ClusterSpec) -> None:
+    joined = _layer(1e-4)
+    split = msgspec.structs.replace(
+        joined, passes=LayerPasses.SPLIT, backward=Terms(), dgrad=Terms(gemm_s=7e-5), wgrad=Terms(gemm_s=3e-5)
+    )
+    one, two = (_state(cluster, Sharding()).cost(DENSE_ALONE, STRATEGY, cost) for cost in (joined, split))
+    assert one.reduce_slowdown_s == pytest.approx(two.reduce_slowdown_s) != 0.0
+
+
 def test_computation_loses_nothing_beside_collectives_that_it_waits_for(cluster: ClusterSpec) -> None:
     runtime = msgspec.structs.replace(RUNTIME, overlap_gradient_reduce=False, overlap_parameter_gather=False)
     cost = _state(cluster, Sharding(), runtime=runtime).cost(DENSE_ALONE, STRATEGY, _layer(1.0))
