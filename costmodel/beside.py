@@ -6,21 +6,18 @@ one kind and strategy can meet: their operators then are one pass. All others ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import TypeAlias, TypeVar
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
-from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.simulate import ScheduleKind
-from meshwright.costmodel.strategy import LayerStrategy
 
 Turn: TypeAlias = tuple[bool, bool]
 """Whether the forward takes its next part, and whether the backward does: together in one pass if both."""
 
 Part = TypeVar("Part")
-Sequential: TypeAlias = tuple[tuple[LayerSpec, LayerStrategy], ...]
 FIRST_WITHOUT = 2
 """The ZeRO stage from which passes run one behind the other."""
 
@@ -62,8 +59,8 @@ def turns_of(forward: Sequence[Part], backward: Sequence[Part], meet: Callable[[
 
 
 @lru_cache(maxsize=4096)
-def met(forward: Sequential, backward: Sequential) -> Sequential:
-    """The layers of a chunk whose forward meets the backward of one of their kind in the other chunk."""
+def met(forward: tuple[Hashable, ...], backward: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
+    """The layers of a chunk whose forward meets the backward of an equal one in the other chunk."""
     order = turns_of(forward, tuple(reversed(backward)), lambda one, other: one == other)
     taken = iter(forward)
     return tuple(layer for is_forward, is_backward in order if is_forward for layer in (next(taken),) if is_backward)

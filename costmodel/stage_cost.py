@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 
 import msgspec
@@ -266,7 +267,10 @@ def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
     if not runs_beside(configuration):
         return tuple(costs)
     return tuple(
-        msgspec.structs.replace(cost, overlap_saving_s=_saving_s(context, configuration, stage))
+        msgspec.structs.replace(
+            cost,
+            overlap_saving_s=min(_saving_s(context, configuration, stage), cost.forward.total_s),  # more by rounding
+        )
         for stage, cost in enumerate(costs)
     )
 
@@ -274,8 +278,8 @@ def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
 def _saving_s(context: CostContext, configuration: TrainingConfiguration, stage: int) -> float:
     """What a virtual stage's forward saves beside the backward of the other one on its device: where layers meet."""
     other = len(configuration.stages) - 1 - stage
-    layers = met(configuration.layers_in_order(stage), configuration.layers_in_order(other))
-    return sum(context.layer(layer, strategy).compute.overlap_saving_s for layer, strategy in layers)
+    found = Counter(met(configuration.layers_in_order(stage), configuration.layers_in_order(other)))
+    return sum(found[key] * context.layer(*key).compute.overlap_saving_s for key in configuration.layers_of(stage))
 
 
 def end_strategy(mesh: Mesh) -> LayerStrategy:

@@ -133,7 +133,9 @@ class PointModel:
         row = {self.step: 1.0}
         for name, columns in self._totals.items():
             row.update(zip(columns.tolist(), (-paid.pop(name)).tolist(), strict=True))
-        once_s = np.sum([np.outer(times, table.column(name)) for name, times in paid.items()], axis=0)
+        saved_s = np.outer(paid["overlap_saving_s"], table.column("overlap_saving_s")) * table.meets
+        once = ((name, times) for name, times in paid.items() if name != "overlap_saving_s")
+        once_s = np.sum([saved_s, *(np.outer(times, table.column(name)) for name, times in once)], axis=0)
         row.update(zip(*self._counts.row(-once_s * self.per_second), strict=True))
         row.update({self._shares.column(stage, name): -times for stage, name, times in self._shares.paid(path)})
         fixed_s = sum(float(times @ table.end(name)) for name, times in paid.items()) + _fixed_s(path, self.problem)

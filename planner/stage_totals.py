@@ -5,14 +5,24 @@ This is what the search is judged by; every other formula of the inner solve is 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from meshwright.costmodel.simulate import CutCoefficients, Durations, chunk_durations, critical_path, in_flight
+from meshwright.costmodel.beside import met
+from meshwright.costmodel.simulate import (
+    CutCoefficients,
+    Durations,
+    ScheduleKind,
+    chunk_durations,
+    critical_path,
+    in_flight,
+)
 from meshwright.costmodel.simulate import step_time_s as simulated_step_time_s
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.costmodel.step import SPLIT_BACKWARD, state_slowdown_s
@@ -33,6 +43,8 @@ class Tables:
     """A problem in arrays: `items` are (layer type, choice), `costs` [item, field], `ends` [virtual stage, field].
 
     `num_ends`: embeddings and heads of each virtual stage. `device`, `chunk`: where each virtual stage lies.
+    `meets`: [virtual stage, item], the share of a stage's layers of the item's type whose forward finds one of its type
+    to run beside (DualPipeV).
     """
 
     items: tuple[tuple[int, int], ...]
@@ -45,6 +57,7 @@ class Tables:
     device: npt.NDArray[np.int64]
     chunk: npt.NDArray[np.int64]
     reserved_bytes: Array
+    meets: Array
 
     def column(self, name: str) -> Array:
         """One number of every item."""
@@ -82,7 +95,21 @@ def tables(problem: PointProblem) -> Tables:
         device=device,
         chunk=chunk,
         reserved_bytes=np.array(problem.reserved_bytes or np.zeros(problem.num_stages), dtype=np.float64),
+        meets=_meets(problem)[:, [kind for kind, _ in items]],
     )
+
+
+def _meets(problem: PointProblem) -> Array:
+    """[virtual stage, layer type]; all layers meet one where the split is not known."""
+    shares = np.ones((problem.num_virtual_stages, len(problem.choices)))
+    if problem.kind is not ScheduleKind.DUALPIPE_V or not problem.boundaries:
+        return shares
+    layers = [problem.layer_types[start:end] for start, end in pairwise(problem.boundaries)]
+    for stage, (own, other) in enumerate(zip(layers, reversed(layers), strict=True)):
+        found, numbers = Counter(met(own, other)), Counter(own)
+        for kind, number in numbers.items():
+            shares[stage, kind] = found[kind] / number
+    return shares
 
 
 def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
@@ -95,6 +122,7 @@ def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
         return result
 
     split = problem.kind in SPLIT_BACKWARD
+    saving = ((counts * table.meets) @ table.column("overlap_saving_s"))[table.stage_at]
     weight = total("wgrad_s") if split else np.minimum(total("wgrad_s"), total("backward_s"))
     num_parts = np.maximum(1, counts.sum(axis=1) + table.num_ends)[table.stage_at]
     return chunk_durations(
@@ -103,7 +131,7 @@ def durations(problem: PointProblem, counts: Array | Counts) -> Durations:
         backward_input_s=(total("dgrad_s") if split else total("backward_s") - weight) + problem.wait_s,
         backward_weight_s=weight,
         num_layers=num_parts,
-        overlap_saving_s=total("overlap_saving_s"),
+        overlap_saving_s=np.minimum(saving, total("forward_s")),  # but for rounding it is less
         forward_hop_s=problem.hops_s or 0.0,
         backward_hop_s=problem.hops_s or 0.0,
         param_gather_s=total("param_gather_s"),

@@ -55,10 +55,11 @@ def test_every_pass_gets_an_order_that_is_no_slower_and_fits(
     for part, strategy in parts_of(plain):
         order = ordered.orders.find(part, strategy)
         assert order is not None
-        assert {one for one in PassKind if order.of(one) is not None} == stored
+        expected = stored - {PassKind.JOINT} if isinstance(part, ModelEnd) else stored
+        assert {one for one in PassKind if order.of(one) is not None} == expected
         program, policy = found.program(part, strategy), recompute_of(part, strategy)
         after, before = found.ordered(part, strategy), listed.ordered(part, strategy)
-        for one in stored:
+        for one in expected:
             assert after[one].total_s <= before[one].total_s
             assert order_memory(program, policy, one).fits(after[one].indices())
     prediction = predict(ordered)
