@@ -95,18 +95,20 @@ def _choices(
     if point.sharding.stage < ZERO_GRADIENTS:
         strategies = _undominated(problem, context.runtime, point.shape, layer, point.schedule, context.best_case)
     else:
-        strategies = _strategies(problem, point.shape, layer)
+        strategies = _strategies(problem, context.runtime, point.shape, layer)
     fitting = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
     limit_bytes = _limit_bytes(problem)
     costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy), limit_bytes)) for strategy in fitting)
     return pareto_choices(tuple(costed), point.schedule)
 
 
-def _strategies(problem: Problem, shape: LayerShape, layer: LayerSpec) -> tuple[LayerStrategy, ...]:
+def _strategies(
+    problem: Problem, runtime: RuntimeSpec, shape: LayerShape, layer: LayerSpec
+) -> tuple[LayerStrategy, ...]:
     precision, node = problem.workload.precision, problem.cluster.gpus_per_node
     return tuple(
         msgspec.structs.replace(strategy, recompute=policy, offload=offload)
-        for strategy in layer_strategies(layer, shape, problem.fixes, precision, node)
+        for strategy in layer_strategies(layer, shape, problem.fixes, precision, node, runtime)
         for policy in recompute_policies(problem.fixes)
         for offload in offloads(policy, problem.fixes)
     )
@@ -125,7 +127,7 @@ def _undominated(
     context = shape_context(problem, runtime, shape)
     context = msgspec.structs.replace(context, passes=passes_of(kind), best_case=best_case)
     alike: dict[object, list[Choice]] = {}
-    for strategy in _strategies(problem, shape, layer):
+    for strategy in _strategies(problem, runtime, shape, layer):
         cost = context.compute(layer, strategy)
         place = (cost.weights, strategy.tp, strategy.ffn_tp, strategy.offload)
         alike.setdefault(place, []).append(Choice(key=strategy, **_compute_numbers(cost, _limit_bytes(problem))))

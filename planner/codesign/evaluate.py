@@ -61,7 +61,7 @@ def _searched(task: ShapeTask, model: ModelSpec) -> ShapeOutcome:
     setting = task.setting
     problem = Problem(model=model, cluster=setting.cluster, workload=setting.workload, fixes=setting.fixes)
     try:
-        check_fixes(problem)
+        check_fixes(problem, setting.runtime)
         result = search(problem, top=0, gap=setting.gap, runtime=setting.runtime)
     except InputError as error:
         return outcome(task, Status.ILLEGAL, reason=f"{error.where} {error.field}: {error.problem}".replace(" :", ":"))
