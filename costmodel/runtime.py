@@ -14,6 +14,8 @@ import msgspec
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.overlap import LayerOverlap
+from meshwright.costmodel.program.operators import Precision
+from meshwright.costmodel.strategy import Dispatch, LayerStrategy
 from meshwright.costmodel.tables import AttentionBackend
 from meshwright.costmodel.value import Value
 
@@ -61,6 +63,8 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
         gradients are sharded and not accumulated.
     norm_reads_gradients: a pass over the reduced gradients finds their norm, before the update reads them.
     one_pass_update: clipping, Adam and rounding to the weights are one kernel, as fast as adding a residual.
+    combines_exchange_forms: deduplicated dispatch, slices of experts (etp) and FP8 on the wire go together in a layer;
+        else it runs at most one of the three, and searches leave the rest out.
     """
 
     name: str
@@ -98,6 +102,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     norm_reads_gradients: bool = False
     one_pass_update: bool = False
     gradient_slots: int = 0
+    combines_exchange_forms: bool = True
 
     def __post_init__(self) -> None:
         for name in ("attention_time_factor", "host_operators_per_kernel"):
@@ -107,6 +112,15 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
         for name in ("gradient_reduce_bytes", "parameter_gather_bytes"):
             _require(name, getattr(self, name) in (1, 2, 4), getattr(self, name), "1, 2 or 4")
 
+    def runs_exchange(self, strategy: LayerStrategy) -> bool:
+        """Whether it runs this combination of dispatch, slices of experts and format on the wire."""
+        deduplicated = strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP
+        forms = (deduplicated, strategy.etp > 1, strategy.communication is Precision.FP8)
+        return self.combines_exchange_forms or sum(forms) <= 1
+
+
+ONE_EXCHANGE_FORM = "at most one of deduplicated dispatch, sliced experts (etp > 1) and FP8 on the wire in a layer"
+"""What a runtime runs that does not combine them."""
 
 NOT_NEGATIVE = (
     "step_host_s_per_layer",

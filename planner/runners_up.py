@@ -9,6 +9,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import LayerStrategy
+from meshwright.planner.layer_splits import layers_mesh, strategies_of
 from meshwright.planner.plan import Alternative
 
 
@@ -18,7 +19,7 @@ def describe_alternative(best: TrainingConfiguration, other: TrainingConfigurati
     growth = {name: seconds - reference.breakdown_s[name] for name, seconds in prediction.breakdown_s.items()}
     worst = sorted(growth, key=lambda name: growth[name], reverse=True)[:2]
     return Alternative(
-        mesh=other.mesh,
+        mesh=layers_mesh(other.mesh, strategies_of(other)),
         schedule=other.pipeline.schedule,
         virtual_stages=other.pipeline.virtual_stages,
         micro_batch_size=other.pipeline.micro_batch,

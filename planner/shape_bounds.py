@@ -186,7 +186,7 @@ def _costs(
     problem: Problem, context: CostContext, shape: LayerShape, layer: LayerSpec, policy: Recompute
 ) -> dict[LayerStrategy, LayerCost]:
     precision, node = problem.workload.precision, problem.cluster.gpus_per_node
-    strategies = layer_strategies(layer, shape, problem.fixes, precision, node)
+    strategies = layer_strategies(layer, shape, problem.fixes, precision, node, context.runtime)
     return {strategy: context.compute(layer, _with(strategy, policy)) for strategy in strategies}
 
 

@@ -15,6 +15,7 @@ from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.model import ModelSpec, MoeFfnSpec
 from meshwright.costmodel.order_memory import RESERVE
+from meshwright.costmodel.runtime import ONE_EXCHANGE_FORM, RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind, check_combination
 from meshwright.costmodel.strategy import AxisOrder, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
@@ -52,10 +53,21 @@ RULES = (
     "operators of a layer run in the order that list scheduling finds, within"
     f" {RESERVE:g} times the passing memory of program order, collectives inside a node on the SMs that the library"
     " takes",
-    "dispatch by all-to-all sends a token once to each rank (over nodes by way of one copy for each) or,"
-    " where its ranks span nodes, once to each expert",
 )
-"""What bounds the space; a pinned choice overrides the rule on it."""
+"""What bounds the space whatever the runtime; a pinned choice overrides the rule on it."""
+
+DISPATCH_RULE = (
+    "dispatch by all-to-all sends a token once to each rank (over nodes by way of one copy for each) or,"
+    " where its ranks span nodes{or_else}, once to each expert"
+)
+
+
+def rules(runtime: RuntimeSpec) -> tuple[str, ...]:
+    """What bounds the space of plans for a runtime."""
+    if runtime.combines_exchange_forms:
+        return (*RULES, DISPATCH_RULE.format(or_else=""))
+    or_else = " or that would combine what the runtime does not"
+    return (*RULES, DISPATCH_RULE.format(or_else=or_else), f"{ONE_EXCHANGE_FORM}, as {runtime.name} runs them")
 
 
 class Problem(Value, frozen=True, kw_only=True):

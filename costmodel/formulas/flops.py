@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from meshwright.costmodel.formulas.attention_pairs import causal_pairs
 from meshwright.costmodel.formulas.parameters import attention_matrix_parameters, ffn_parameters
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, ModelSpec, MoeFfnSpec
@@ -143,8 +145,22 @@ def flops_per_token_by_part(model: ModelSpec, seq_len: int) -> FlopsPerToken:
     )
 
 
+def mtp_flops_per_token(model: ModelSpec, seq_len: int) -> float:
+    """What multi-token-prediction modules, which published parameter counts leave out, add to a token's FLOPs.
+
+    Equation: `flops_per_token` - `flops_per_token` without them.
+    Source: DeepSeek-V3 (arXiv 2412.19437) section 2.2.
+
+    >>> from meshwright.costmodel.presets import load_model
+    >>> round(mtp_flops_per_token(load_model("deepseek-v3"), 4096) / 1e9, 2)
+    10.19
+    """
+    without = msgspec.structs.replace(model, mtp_depth=0)
+    return flops_per_token(model, seq_len) - flops_per_token(without, seq_len)
+
+
 def flops_per_token(model: ModelSpec, seq_len: int) -> float:
-    """Forward and backward FLOPs of one token of a sequence of `seq_len`.
+    """Forward and backward FLOPs of one token of a sequence of `seq_len`, multi-token prediction included.
 
     Equation: the sum of `flops_per_token_by_part`.
     Source: MegaScale-MoE (arXiv 2505.11432): 282.5 GFLOP/token reproduces the stated MFU of the 352B model.

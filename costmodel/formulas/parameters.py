@@ -234,7 +234,7 @@ def mtp_parameters(model: ModelSpec) -> int:
     """All multi-token-prediction modules; embedding and head are the main model's own.
 
     Equation: D (last layer + 2 h h + 3 h).
-    Source: DeepSeek-V3 (arXiv 2412.19437) section 2.2.
+    Source: DeepSeek-V3 (arXiv 2412.19437) section 2.2. Its model card says 14B: with copies of both ends (1.9B).
 
     >>> from meshwright.costmodel.presets import load_model
     >>> round(mtp_parameters(load_model("deepseek-v3")) / 1e9, 2)
@@ -242,6 +242,21 @@ def mtp_parameters(model: ModelSpec) -> int:
     """
     projection, norms = 2 * model.hidden**2, norm_parameters(model.hidden, 3, model.layers[-1].norm_bias)
     return model.mtp_depth * (layer_parameters(model.layers[-1], model.hidden).total + projection + norms)
+
+
+def mtp_active_parameters(model: ModelSpec) -> int:
+    """Parameters of all multi-token-prediction modules that one token meets, the main model's head not counted again.
+
+    Equation: D (last layer - (E - k) expert + 2 h h + 3 h).
+    Source: DeepSeek-V3 (arXiv 2412.19437) section 2.2.
+
+    >>> from meshwright.costmodel.presets import load_model
+    >>> round(mtp_active_parameters(load_model("deepseek-v3")) / 1e9, 2)
+    0.69
+    """
+    last = model.layers[-1]
+    idle = layer_parameters(last, model.hidden).total - active_layer_parameters(last, model.hidden)
+    return mtp_parameters(model) - model.mtp_depth * idle
 
 
 def total_parameters(model: ModelSpec) -> int:

@@ -15,6 +15,7 @@ from meshwright.executor.emulate.emulation import Emulation, emulate
 from meshwright.executor.train.balancing import BALANCED, check_balancing, check_has_experts
 from meshwright.executor.train.failure import FailureRecord, write_failure
 from meshwright.executor.train.fit import check_cpu_ranks, check_gpus, check_world
+from meshwright.executor.train.host_memory import available_host_bytes, check_host_memory
 from meshwright.executor.train.inputs import RunInputs, open_inputs, with_restart
 from meshwright.executor.train.launch import launch_ranks
 from meshwright.executor.train.meeting import Meeting, meet, own_restarts
@@ -54,6 +55,8 @@ def run(request: RunRequest, arguments: Sequence[str], told: Callable[[StepRecor
         _check_host(request, plan, where)
     configuration = configuration_of(plan)
     check_runs(configuration, where)
+    if request.device is DeviceChoice.CPU and not is_supervised():  # whose memory others of the run already take
+        check_host_memory(configuration, request, where, _ranks_of_host(plan), available_host_bytes())
     check_balancing(request.balancing, configuration)
     if request.balanced:
         check_has_experts(BALANCED, configuration if emulation is None else emulation.full)
@@ -115,6 +118,11 @@ def _ranks_here(device: DeviceChoice) -> int:
     if is_started_rank():
         return int(os.environ["WORLD_SIZE"])
     return torch.cuda.device_count() if device is DeviceChoice.CUDA else EMULATED_CPU_RANKS
+
+
+def _ranks_of_host(plan: Plan) -> int:
+    """The plan's ranks that run on this host."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if is_started_rank() else plan.mesh.num_gpus
 
 
 def _check_host(request: RunRequest, plan: Plan, where: str) -> None:

@@ -20,6 +20,7 @@ from meshwright.planner.codesign.grid import Shape
 from meshwright.planner.codesign.outcome import ShapeOutcome, ShapePlan, Status
 from meshwright.planner.fixes import Fixes
 from meshwright.planner.goodput import training_outlook
+from meshwright.planner.layer_splits import layers_mesh, strategies_of
 from meshwright.planner.search import SearchResult, search
 from meshwright.planner.space import Problem
 from meshwright.planner.sweep.worker import forget
@@ -61,7 +62,7 @@ def _searched(task: ShapeTask, model: ModelSpec) -> ShapeOutcome:
     setting = task.setting
     problem = Problem(model=model, cluster=setting.cluster, workload=setting.workload, fixes=setting.fixes)
     try:
-        check_fixes(problem)
+        check_fixes(problem, setting.runtime)
         result = search(problem, top=0, gap=setting.gap, runtime=setting.runtime)
     except InputError as error:
         return outcome(task, Status.ILLEGAL, reason=f"{error.where} {error.field}: {error.problem}".replace(" :", ":"))
@@ -107,7 +108,7 @@ def _plan(result: SearchResult, setting: Setting) -> ShapePlan:
     budget = outlook.expected
     recompute = Counter(strategy.recompute.value for strategy in chain.from_iterable(configuration.stages))
     return ShapePlan(
-        mesh=configuration.mesh,
+        mesh=layers_mesh(configuration.mesh, strategies_of(configuration)),
         schedule=configuration.pipeline.schedule,
         virtual_stages=configuration.pipeline.virtual_stages,
         micro_batch_size=configuration.pipeline.micro_batch,

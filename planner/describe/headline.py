@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from meshwright.costmodel.formulas.flops import mtp_flops_per_token
+from meshwright.costmodel.formulas.parameters import mtp_active_parameters, mtp_parameters
 from meshwright.planner.describe.section import Section
 from meshwright.planner.plan import Plan, PredictionRecord
+from meshwright.planner.plan_conversion import model_of
 
 _RUNTIME_WORDS = {"meshwright": ", as designed; its overlap is not measured yet (--runtime evaluates another)"}
 
@@ -26,11 +29,21 @@ def headline_section(plan: Plan, remark: str = "") -> Section:
 
 
 def model_words(plan: Plan) -> str:
-    """Parameters and FLOPs of the model."""
-    model = plan.model
-    total, active = billions(model.total_parameters), billions(model.active_parameters)
-    parameters = f"{total} parameters" + (f", {active} active" if active != total else "")
-    return f"{parameters}, {plan.prediction.flops_per_token / 1e9:,.1f} GFLOP/token"
+    """Parameters and FLOPs of the model as published, and what modules for multi-token prediction add to both."""
+    record = plan.model
+    model = model_of(record)
+    added_flops = mtp_flops_per_token(model, plan.workload.seq_len)
+    flops = plan.prediction.flops_per_token - added_flops
+    words = _counts(record.total_parameters, record.active_parameters, flops, "parameters")
+    if not record.mtp_depth:
+        return words
+    return f"{words}; MTP adds {_counts(mtp_parameters(model), mtp_active_parameters(model), added_flops)}"
+
+
+def _counts(total: int, active: int, flops: float, what: str = "") -> str:
+    counted = f"{billions(total)} {what}".strip()
+    activated = f", {billions(active)} active" if billions(active) != billions(total) else ""
+    return f"{counted}{activated}, {flops / 1e9:,.1f} GFLOP/token"
 
 
 def billions(number: int) -> str:

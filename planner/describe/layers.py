@@ -7,6 +7,7 @@ from itertools import groupby
 from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, ZeroStage
 from meshwright.planner.describe.section import Section, percent, ranges
+from meshwright.planner.layer_splits import layers_mesh, other_splits, plan_strategies
 from meshwright.planner.layer_words import RECOMPUTE_WORDS, attention_words, ffn_words, layer_kind
 from meshwright.planner.plan import Plan, StageRecord
 
@@ -20,11 +21,13 @@ ZERO_WORDS = {
 
 
 def mesh_section(plan: Plan) -> Section:
-    """Degrees of both views of the GPUs, the order of ranks, sharding."""
-    mesh = plan.mesh
+    """Degrees of both views of the GPUs as most layers split them, who splits otherwise, rank order, sharding."""
+    strategies = plan_strategies(plan)
+    mesh = layers_mesh(plan.mesh, strategies)
     lines = [f"{_degrees(mesh, ('pp', 'dp', 'cp', 'sp', 'tp'))} = {mesh.num_gpus:,} GPUs"]
     if mesh.ep * mesh.etp > 1:
         lines.append(f"{_degrees(mesh, ('pp', 'edp', 'ep', 'etp'))} as the experts see them")
+    lines += [f"{who} over {split} instead" for who, split in other_splits(plan.mesh, strategies).items()]
     if mesh.pp > 1 and mesh.dp > 1:
         outer = "dp, pp" if mesh.order is AxisOrder.PP_OUTERMOST else "pp, dp"
         lines.append(f"neighbouring ranks lie along tp, then sp, cp, {outer}")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import chain
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy
 from meshwright.planner.fixes import AttentionChoice, FfnChoice, Fixes, OffloadChoice, parse_fixes
+from meshwright.planner.layer_splits import strategies_of
 
 WHY_NOT = "--why-not"
+SPLITS = ("tp", "sp")
+"""What layers choose; the mesh has it as embedding and head do."""
+
 AXES = ("tp", "sp", "cp", "pp", "ep", "etp", "dp")
 
 
@@ -35,6 +38,8 @@ def words(fixes: Fixes) -> str:
 
 def made(configuration: TrainingConfiguration, name: str) -> Counter[object]:
     """What a configuration chose under a name; for a choice of layers, how many layers made it which way."""
+    if name in SPLITS:
+        return Counter(getattr(strategy, name) for strategy in strategies_of(configuration))
     if name in AXES:
         return Counter({getattr(configuration.mesh, name): 1})
     whole = {
@@ -47,8 +52,7 @@ def made(configuration: TrainingConfiguration, name: str) -> Counter[object]:
         return Counter({whole[name]: 1})
     if name == "offload" and configuration.sharding.offload_optimizer:
         return Counter({OffloadChoice.OPTIMIZER: 1})
-    strategies = chain.from_iterable(configuration.stages)
-    layers = zip(configuration.model.layers, strategies, strict=True)
+    layers = zip(configuration.model.layers, strategies_of(configuration), strict=True)
     found = (_of_layer(name, layer, strategy) for layer, strategy in layers)
     return Counter(value for value in found if value is not None)
 

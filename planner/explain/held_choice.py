@@ -8,6 +8,7 @@ from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import InputError, StrategyError
 from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.runtime import ONE_EXCHANGE_FORM, RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy, Mesh
 from meshwright.planner.draft import changed_configuration, draft_of
@@ -31,7 +32,7 @@ def held_configuration(configuration: TrainingConfiguration, fixes: Fixes) -> Tr
     draft = draft_of(configuration)
     mesh = _mesh(configuration, fixes)
     strategies = tuple(
-        _strategy(layer, strategy, mesh, fixes)
+        _strategy(layer, strategy, mesh, fixes, keeps_split=_keeps_split(configuration.mesh, mesh, fixes))
         for layer, strategy in zip(configuration.model.layers, draft.strategies, strict=True)
     )
     changed = msgspec.structs.replace(
@@ -41,7 +42,13 @@ def held_configuration(configuration: TrainingConfiguration, fixes: Fixes) -> Tr
         pipeline=_pipeline(configuration.pipeline, fixes),
         strategies=strategies,
     )
+    _check_runtime(configuration.runtime, strategies)
     return changed_configuration(configuration, changed)
+
+
+def _check_runtime(runtime: RuntimeSpec, strategies: tuple[LayerStrategy, ...]) -> None:
+    if not all(runtime.runs_exchange(strategy) for strategy in strategies):
+        raise StrategyError("layer", "dispatch", f"{runtime.name} runs {ONE_EXCHANGE_FORM}")
 
 
 def reason_of(error: InputError) -> str:
@@ -74,11 +81,20 @@ def _mesh(configuration: TrainingConfiguration, fixes: Fixes) -> Mesh:
     return msgspec.structs.replace(mesh, **degrees)
 
 
-def _strategy(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh, fixes: Fixes) -> LayerStrategy:
+def _keeps_split(before: Mesh, after: Mesh, fixes: Fixes) -> bool:
+    """Whether layers keep their own tp and sp, which need not be those of embedding and head."""
+    shared = fixes.attention in (AttentionChoice.TENSOR, AttentionChoice.ULYSSES)
+    return not (fixes.tp or fixes.sp or shared) and after.tp * after.sp == before.tp * before.sp
+
+
+def _strategy(
+    layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh, fixes: Fixes, *, keeps_split: bool
+) -> LayerStrategy:
     group = mesh.tp * mesh.sp
-    changes: dict[str, object] = {"tp": mesh.tp, "sp": mesh.sp, "cp": mesh.cp}
+    tp, sp = (strategy.tp, strategy.sp) if keeps_split else (mesh.tp, mesh.sp)
+    changes: dict[str, object] = {"tp": tp, "sp": sp, "cp": mesh.cp}
     wide = strategy.ffn_tp > strategy.tp or (strategy.ffn_tp == strategy.tp > 1)
-    changes["ffn_tp"] = (group if strategy.ffn_tp > strategy.tp else mesh.tp) if wide else min(strategy.ffn_tp, mesh.tp)
+    changes["ffn_tp"] = (group if strategy.ffn_tp > strategy.tp else tp) if wide else min(strategy.ffn_tp, tp)
     if fixes.ffn is not None and not layer.is_moe:
         changes["ffn_tp"] = group if fixes.ffn is FfnChoice.TENSOR else 1
     if layer.is_moe:

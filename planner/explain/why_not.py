@@ -91,7 +91,7 @@ def why_not(plan: Plan, texts: tuple[str, ...], progress: Callable[[SearchProgre
         return answer
     problem = problem_of(configuration, fixes)
     try:
-        check_fixes(problem)
+        check_fixes(problem, configuration.runtime)
     except StrategyError as error:
         return msgspec.structs.replace(answer, verdict=Verdict.ILLEGAL, reason=reason_of(error))
     held = hold(configuration, fixes)

@@ -65,7 +65,7 @@ def _best_plan(
     for schedule in _schedules(framework, configuration):
         problem = _problem(configuration, schedule)
         try:
-            check_fixes(problem)
+            check_fixes(problem, runtime)
             results.append(search(problem, top=0, runtime=runtime, progress=progress))
         except MeshwrightError:
             continue

@@ -17,6 +17,7 @@ from meshwright.planner.foreign.best_plan import BestPlan
 from meshwright.planner.foreign.check import FRAMEWORKS, CheckResult
 from meshwright.planner.foreign.settings import IgnoredUse
 from meshwright.planner.foreign.violation import Violation
+from meshwright.planner.layer_splits import layers_mesh, strategies_of
 from meshwright.planner.layer_words import RECOMPUTE_WORDS
 from meshwright.planner.plan import Plan, SearchRecord
 from meshwright.planner.plan_conversion import build_plan
@@ -164,7 +165,7 @@ def _best_section(result: CheckResult) -> Section:
 
 def _best_lines(best: BestPlan) -> Iterable[str]:
     configuration = best.configuration
-    mesh, pipeline = configuration.mesh, configuration.pipeline
+    mesh, pipeline = layers_mesh(configuration.mesh, strategies_of(configuration)), configuration.pipeline
     degrees = " ".join(f"{axis} {getattr(mesh, axis)}" for axis in AXES if getattr(mesh, axis) > 1) or "one GPU"
     chunks = f" x {pipeline.virtual_stages}" if pipeline.virtual_stages > 1 else ""
     yield f"{seconds(best.step_time_s)}, {gib(best.peak_memory_bytes)} GiB at the fullest stage"

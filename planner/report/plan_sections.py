@@ -76,6 +76,7 @@ def _tiles(plan: Plan) -> Iterator[Html]:
                 figure("prediction.tflops_per_gpu", prediction.tflops_per_gpu, f"{prediction.tflops_per_gpu:,.1f}"),
                 text(" TFLOP/s a GPU, "),
                 figure("prediction.flops_per_token", prediction.flops_per_token, _gflop(prediction.flops_per_token)),
+                text(" with multi-token prediction" if plan.model.mtp_depth else ""),
             )
         ),
     )

@@ -10,6 +10,7 @@ from meshwright.planner.describe.headline import model_words, seconds
 from meshwright.planner.describe.layers import ZERO_WORDS
 from meshwright.planner.describe.section import gib, percent
 from meshwright.planner.describe.step_time import TERMS
+from meshwright.planner.layer_splits import layers_mesh, other_splits, plan_strategies
 from meshwright.planner.layer_words import RECOMPUTE_WORDS
 from meshwright.planner.plan import Plan
 
@@ -69,7 +70,8 @@ def _job(plan: Plan) -> str:
 
 
 def _mesh(plan: Plan) -> str:
-    mesh = plan.mesh
+    strategies = plan_strategies(plan)
+    mesh = layers_mesh(plan.mesh, strategies)
     ways = (
         (mesh.tp, "split each weight matrix (tensor parallelism)"),
         (mesh.sp, "share each sequence and exchange heads for tokens around attention (Ulysses)"),
@@ -86,8 +88,10 @@ def _mesh(plan: Plan) -> str:
     experts = f" The experts of a layer lie on {counted(mesh.ep, 'GPU')}" if mesh.ep > 1 else ""
     if mesh.etp > 1:
         experts += f"{', each expert' if experts else ' Each expert is'} split over {mesh.etp}"
+    others = "; ".join(f"{who} over {split}" for who, split in other_splits(plan.mesh, strategies).items())
+    otherwise = f" Split otherwise: {others}." if others else ""
     zero = ZERO_WORDS[plan.sharding.zero]
-    return f"{replicas}{stages}{inside}.{experts}{'.' if experts else ''} {zero[0].upper()}{zero[1:]}."
+    return f"{replicas}{stages}{inside}.{experts}{'.' if experts else ''}{otherwise} {zero[0].upper()}{zero[1:]}."
 
 
 def _pipeline(plan: Plan) -> str:

@@ -63,7 +63,7 @@ def best_plan(baseline: Baseline, values: Mapping[str, str], fixes: tuple[str, .
         model=draft.model, cluster=draft.cluster, workload=draft.workload, fixes=parse_fixes((*fixes, *pins))
     )
     problem.cluster.gpu.peak_flops_per_s(problem.workload.precision)  # refuses FP8 where the GPU has none
-    check_fixes(problem)
+    check_fixes(problem, draft.runtime)
     found = search(problem, top=0, runtime=draft.runtime)
     configuration, prediction = found.configuration, found.prediction
     if configuration.circumstances != draft.circumstances:

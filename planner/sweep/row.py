@@ -6,6 +6,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.step import StepPrediction
 from meshwright.costmodel.value import Value
 from meshwright.planner.goodput import TrainingOutlook
+from meshwright.planner.layer_splits import layers_mesh, strategies_of
 
 HOUR_S, TRILLION = 3600.0, 1e12
 
@@ -93,7 +94,7 @@ def outcome_of(
 
 def mesh_words(configuration: TrainingConfiguration) -> str:
     """The degrees above 1."""
-    mesh = configuration.mesh
+    mesh = layers_mesh(configuration.mesh, strategies_of(configuration))
     degrees = ((axis, getattr(mesh, axis)) for axis in ("pp", "dp", "tp", "sp", "cp", "ep", "etp"))
     return " ".join(f"{axis}{degree}" for axis, degree in degrees if degree > 1) or "one GPU"
 

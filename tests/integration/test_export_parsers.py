@@ -46,8 +46,9 @@ MEGATRON = [
 
 
 def _plan(model: str, gpus: int, fixes: str, runtime: str) -> Plan:
-    problem = problem_of(model, "h100", gpus, 1024 if gpus > 64 else 64, 4096, "bf16", 1.0, (fixes,))
-    result = search(problem, top=0, runtime=load_runtime(runtime))
+    executing = load_runtime(runtime)
+    problem = problem_of(model, "h100", gpus, 1024 if gpus > 64 else 64, 4096, "bf16", 1.0, (fixes,), executing)
+    result = search(problem, top=0, runtime=executing)
     return build_plan(result.configuration, result.prediction, result.certificate)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+import msgspec
 from msgspec import UNSET
 
 from meshwright.costmodel.configuration import TrainingConfiguration
@@ -15,6 +16,7 @@ from meshwright.costmodel.model import LayerSpec, ModelSpec, MoeFfnSpec
 from meshwright.costmodel.program.operators import Axis, Precision
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.planner.foreign.export.same import same_sharding
+from meshwright.planner.layer_splits import ENDS, layers_mesh, other_splits, strategies_of
 from meshwright.planner.layer_words import RECOMPUTE_WORDS
 
 SPLITS = ("tp", "sp", "cp", "ffn_tp", "ep", "etp", "sequence_parallel", "dispatch", "context_method")
@@ -46,6 +48,19 @@ def misfits(plan: TrainingConfiguration, read: TrainingConfiguration, title: str
         return
     for (name, ours, theirs), count in _strategy_differences(plan, read, SPLITS):
         yield f"{SPLIT_WORDS.get(name, name)} {ours} in {_layers(count)}; {title} runs all layers with {theirs}"
+
+
+def ends_as_layers(plan: TrainingConfiguration) -> TrainingConfiguration:
+    """The plan with embedding and head split as most layers are, which frameworks do."""
+    mesh = layers_mesh(plan.mesh, strategies_of(plan))
+    return plan if mesh == plan.mesh else msgspec.structs.replace(plan, mesh=mesh)
+
+
+def ends_note(plan: TrainingConfiguration, exported: TrainingConfiguration, title: str) -> Iterator[str]:
+    """What the framework does otherwise with embedding and head."""
+    if exported.mesh != plan.mesh:
+        ours = other_splits(plan.mesh, strategies_of(plan))[ENDS]
+        yield f"{ENDS} are split over {ours} in the plan, as the layers in {title}"
 
 
 def differences(plan: TrainingConfiguration, read: TrainingConfiguration, title: str) -> Iterator[str]:

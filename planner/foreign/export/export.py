@@ -17,7 +17,7 @@ from meshwright.costmodel.step import StepPrediction, predict
 from meshwright.costmodel.units import format_bytes
 from meshwright.costmodel.value import Value
 from meshwright.planner.describe.headline import seconds
-from meshwright.planner.foreign.export.differences import differences, misfits
+from meshwright.planner.foreign.export.differences import differences, ends_as_layers, ends_note, misfits
 from meshwright.planner.foreign.export.plan_command import plan_command
 from meshwright.planner.foreign.exporter import Exporter
 from meshwright.planner.foreign.framework import Source
@@ -67,10 +67,13 @@ def export(plan: Plan, to: str) -> Export:
     cannot run the plan; its last line is the `plan` command whose plan it can run.
     """
     exporter = _exporter(to)
-    configuration = configuration_of(plan)
+    planned = configuration_of(plan)
+    configuration = ends_as_layers(planned)
     best = _best(exporter, configuration)
     title = exporter.framework.title
     unmodelled = tuple(f"{use.option}: {use.why}" for use in exporter.unmodelled(best.settings, configuration))
+    otherwise = (*ends_note(planned, configuration, title), *best.differences)
+    best = msgspec.structs.replace(best, differences=otherwise)
     comments = _comments(plan, best, exporter, unmodelled)
     text = exporter.write(best.settings, configuration, comments)
     _check_text(exporter, best.settings, text)

@@ -98,7 +98,8 @@ def command(
     from meshwright.costmodel.runtime import load_runtime
     from meshwright.planner.codesign import codesign, parse_vary
 
-    problem = problem_of(model, cluster, gpus, global_batch, seq_len, precision, 1.0, tuple(fix or ()))
+    executing = load_runtime(runtime)
+    problem = problem_of(model, cluster, gpus, global_batch, seq_len, precision, 1.0, tuple(fix or ()), executing)
     _check_outputs(csv, plot)
     with _progress_bar() as progress:
         study = codesign(
@@ -110,7 +111,7 @@ def command(
             tolerance_fraction=tolerance,
             capacity=capacity,
             tokens=tokens,
-            runtime=load_runtime(runtime),
+            runtime=executing,
             workers=workers,
             force=force,
             progress=progress,

@@ -26,6 +26,8 @@ COLUMNS = (
     "total [B]",
     "active [B]",
     f"GFLOP/token s={SEQ_LEN_TOKENS}",
+    "+ MTP [B]",
+    "+ MTP GFLOP",
 )
 
 
@@ -34,6 +36,8 @@ class ModelFigures:
     """What is printed of one preset. In a dense model `num_experts` and `top_k` are 0.
 
     Where layers differ, `num_heads`, `num_kv_heads`, `num_experts` and `top_k` are those of the largest.
+    `mtp_parameters`, `mtp_active_parameters` and `mtp_flops_per_token`: what modules for multi-token prediction add in
+    training; the other figures leave them out.
     """
 
     name: str
@@ -48,6 +52,9 @@ class ModelFigures:
     active_parameters: int
     seq_len: int
     flops_per_token: float
+    mtp_parameters: int
+    mtp_active_parameters: int
+    mtp_flops_per_token: float
     source: str
 
 
@@ -69,11 +76,17 @@ def command(
 
 def model_figures(name: str, model: ModelSpec) -> ModelFigures:
     """The main figures of a model; FLOPs per token are those of training at `SEQ_LEN_TOKENS`."""
-    from meshwright.costmodel.formulas.flops import flops_per_token
-    from meshwright.costmodel.formulas.parameters import active_parameters, total_parameters
+    from meshwright.costmodel.formulas.flops import flops_per_token, mtp_flops_per_token
+    from meshwright.costmodel.formulas.parameters import (
+        active_parameters,
+        mtp_active_parameters,
+        mtp_parameters,
+        total_parameters,
+    )
     from meshwright.costmodel.model import MoeFfnSpec
 
     experts = [layer.ffn for layer in model.layer_types if isinstance(layer.ffn, MoeFfnSpec)]
+    added_flops = mtp_flops_per_token(model, SEQ_LEN_TOKENS)
     return ModelFigures(
         name=name,
         num_layers=model.num_layers,
@@ -86,7 +99,10 @@ def model_figures(name: str, model: ModelSpec) -> ModelFigures:
         total_parameters=total_parameters(model),
         active_parameters=active_parameters(model),
         seq_len=SEQ_LEN_TOKENS,
-        flops_per_token=flops_per_token(model, SEQ_LEN_TOKENS),
+        flops_per_token=flops_per_token(model, SEQ_LEN_TOKENS) - added_flops,
+        mtp_parameters=mtp_parameters(model),
+        mtp_active_parameters=mtp_active_parameters(model),
+        mtp_flops_per_token=added_flops,
         source=model.source,
     )
 
@@ -104,4 +120,6 @@ def _row(figures: ModelFigures) -> tuple[str, ...]:
         f"{figures.total_parameters / 1e9:.2f}",
         f"{figures.active_parameters / 1e9:.2f}",
         f"{figures.flops_per_token / 1e9:.1f}",
+        f"{figures.mtp_parameters / 1e9:.2f}" if figures.mtp_parameters else "-",
+        f"{figures.mtp_flops_per_token / 1e9:.1f}" if figures.mtp_parameters else "-",
     )

@@ -52,10 +52,11 @@ def command(
     from meshwright.planner.plan_conversion import build_plan
     from meshwright.planner.serialise import check_writable, plan_json, write_plan
 
-    problem = problem_of(model, cluster, gpus, global_batch, seq_len, precision, expert_imbalance, tuple(fix or ()))
+    executing, fixes = load_runtime(runtime), tuple(fix or ())
+    problem = problem_of(model, cluster, gpus, global_batch, seq_len, precision, expert_imbalance, fixes, executing)
     if output is not None:
         check_writable(output)
-    result = _search(problem, load_runtime(runtime), top)
+    result = _search(problem, executing, top)
     plan = build_plan(result.configuration, result.prediction, result.certificate, result.alternatives)
     if output is not None:
         write_plan(plan, output)
@@ -76,6 +77,7 @@ def problem_of(
     precision: str,
     expert_imbalance: float,
     fixes: tuple[str, ...],
+    runtime: RuntimeSpec,
 ) -> Problem:
     """What the options ask for, checked before any search."""
     from meshwright.costmodel.presets import load_model
@@ -96,7 +98,7 @@ def problem_of(
         fixes=parse_fixes(fixes),
     )
     problem.cluster.gpu.peak_flops_per_s(problem.workload.precision)  # refuses FP8 where the GPU has none
-    check_fixes(problem)
+    check_fixes(problem, runtime)
     return problem
 
 

@@ -51,3 +51,22 @@ def test_a_dense_model_has_no_experts() -> None:
     figures = model_figures("dense", ModelSpec(name="dense", hidden=128, vocab=1000, layers=(layer,)))
     assert (figures.num_moe_layers, figures.num_experts, figures.top_k) == (0, 0, 0)
     assert figures.total_parameters == figures.active_parameters
+
+
+def test_multi_token_prediction_is_in_neither_count_and_said_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    """DeepSeek-V3's model card: 671B, 37B active, and 14B of the module with its copies of embedding and head."""
+    main(["models", "--json"])
+    figures = next(one for one in json.loads(capsys.readouterr().out)["models"] if one["name"] == "deepseek-v3")
+    assert round(figures["total_parameters"] / 1e9) == 671
+    assert figures["active_parameters"] / 1e9 == pytest.approx(37, abs=0.6)
+    copies = 2 * 7168 * 129280
+    assert (figures["total_parameters"] + figures["mtp_parameters"] + copies) / 1e9 == pytest.approx(685, abs=0.6)
+    attention = 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168
+    products = attention + 9 * 3 * 7168 * 2048 + 256 * 7168 + 2 * 7168**2
+    scores = 2 * 128 * (192 + 128) * SEQ_LEN_TOKENS / 2
+    by_hand = 6 * (products + 7168 * 129280) + 3 * scores
+    assert figures["mtp_flops_per_token"] == pytest.approx(by_hand, rel=1e-3)
+    norms_and_bias = 1536 + 512 + 2 * 7168 + 256 + 3 * 7168
+    assert figures["mtp_active_parameters"] == products + norms_and_bias
+    main_products = 61 * attention + 3 * 3 * 7168 * 18432 + 58 * (9 * 3 * 7168 * 2048 + 256 * 7168) + 7168 * 129280
+    assert figures["flops_per_token"] == pytest.approx(6 * main_products + 61 * 3 * scores, rel=1e-3)

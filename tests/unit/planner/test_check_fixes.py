@@ -4,6 +4,7 @@ import pytest
 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.presets import load_model
+from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.workload import Workload
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.check_fixes import check_fixes
@@ -22,9 +23,9 @@ def _problem(
     )
 
 
-def _refusal(problem: Problem) -> str:
+def _refusal(problem: Problem, runtime: str = "meshwright") -> str:
     with pytest.raises(StrategyError) as caught:
-        check_fixes(problem)
+        check_fixes(problem, load_runtime(runtime))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -43,7 +44,7 @@ def _refusal(problem: Problem) -> str:
     ],
 )
 def test_what_can_be_met_passes(fixes: str) -> None:
-    check_fixes(_problem(fixes))
+    check_fixes(_problem(fixes), load_runtime("meshwright"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_schedule_that_needs_more_micro_batches_names_a_batch_that_has_them() 
     message = _refusal(_problem("pp=30,dp=48,schedule=dualpipe-v"))
     assert message.startswith("--global-batch: 720 sequences")
     assert message.endswith("the nearest batch is 2880")
-    check_fixes(_problem("pp=30,dp=48,schedule=dualpipe-v", global_batch=2880))
+    check_fixes(_problem("pp=30,dp=48,schedule=dualpipe-v", global_batch=2880), load_runtime("meshwright"))
 
 
 def test_a_batch_that_cannot_be_shared_names_the_nearest_that_can() -> None:
@@ -109,8 +110,8 @@ def test_a_batch_that_cannot_be_shared_names_the_nearest_that_can() -> None:
         "--global-batch: 730 sequences cannot be shared by any legal dp x micro-batch on 1440 GPUs, dp=12, pp=15;"
         " dp can be 12; the nearest batch is 720 or 732"
     )
-    check_fixes(_problem("pp=15,dp=12,sp=8", global_batch=720))
-    check_fixes(_problem("pp=15,dp=12,sp=8", global_batch=732))
+    check_fixes(_problem("pp=15,dp=12,sp=8", global_batch=720), load_runtime("meshwright"))
+    check_fixes(_problem("pp=15,dp=12,sp=8", global_batch=732), load_runtime("meshwright"))
 
 
 def test_a_batch_that_is_far_too_small_names_one_that_is_large_enough() -> None:
@@ -119,15 +120,48 @@ def test_a_batch_that_is_far_too_small_names_one_that_is_large_enough() -> None:
         "--global-batch: 7 sequences cannot be shared by any legal dp x micro-batch on 1440 GPUs;"
     )
     nearest = int(message.rpartition(" ")[2])
-    check_fixes(_problem("", global_batch=nearest))
+    check_fixes(_problem("", global_batch=nearest), load_runtime("meshwright"))
 
 
 def test_a_pinned_micro_batch_that_cannot_share_the_batch_is_refused() -> None:
     message = _refusal(_problem("mbs=7,dp=12,pp=15"))
     assert message.endswith("on 1440 GPUs, dp=12, mbs=7, pp=15; dp can be 12; the nearest batch is 672 or 756")
-    check_fixes(_problem("mbs=7,dp=12,pp=15", global_batch=756))
+    check_fixes(_problem("mbs=7,dp=12,pp=15", global_batch=756), load_runtime("meshwright"))
 
 
 def test_a_sequence_longer_than_the_learned_positions_is_refused() -> None:
     message = _refusal(_problem("", model="gpt3-175b", gpus=64, global_batch=64, seq_len=4096))
     assert message == "--seq-len: 4096 tokens, but gpt3-175b has 2048 learned positions"
+
+
+@pytest.mark.parametrize(
+    ("fixes", "named"),
+    [
+        ("dispatch=alltoall-dedup,etp=2", "dispatch=alltoall-dedup etp=2"),
+        ("dispatch=alltoall-dedup,etp=2,ep=1", "dispatch=alltoall-dedup etp=2"),
+        ("dispatch=alltoall-dedup,wire=fp8", "dispatch=alltoall-dedup wire=fp8"),
+        ("dispatch=alltoall,etp=2,wire=fp8", "dispatch=alltoall etp=2 wire=fp8"),
+        ("ffn=tp,etp=2,wire=fp8", "etp=2 wire=fp8"),
+    ],
+)
+def test_forms_of_exchange_that_a_runtime_does_not_combine_are_refused(fixes: str, named: str) -> None:
+    problem = _problem(fixes)
+    assert _refusal(problem, "meshwright-run") == (
+        f"--fix: {named}: meshwright-run runs at most one of deduplicated dispatch, sliced experts (etp > 1) and FP8 on"
+        " the wire in a layer; free one of them"
+    )
+    check_fixes(problem, load_runtime("meshwright"))
+
+
+@pytest.mark.parametrize(
+    "fixes",
+    [
+        "dispatch=alltoall-dedup",
+        "dispatch=alltoall-dedup,etp=1,wire=bf16",
+        "dispatch=alltoall-dedup,ep=1,wire=fp8",
+        "etp=2",
+        "wire=fp8,dispatch=allgather",
+    ],
+)
+def test_one_form_of_exchange_alone_passes(fixes: str) -> None:
+    check_fixes(_problem(fixes), load_runtime("meshwright-run"))

@@ -41,6 +41,28 @@ def test_the_headline_has_the_figures_people_compare(tiny_plan: Plan) -> None:
     assert "8 GPUs" in text
 
 
+def test_multi_token_prediction_counts_apart_in_parameters_and_flops(
+    tiny_plan: Plan, tiny_configuration: TrainingConfiguration
+) -> None:
+    def model_line(plan: Plan) -> str:
+        return (
+            next(line for line in describe_plan(plan)[0].lines if line.startswith("model "))
+            .removeprefix("model")
+            .strip()
+        )
+
+    more = replace(tiny_configuration, model=replace(tiny_configuration.model, mtp_depth=1))
+    published, added = model_line(build_plan(more, predict(more), tiny_plan.search)).split("; MTP adds ")
+    assert published == model_line(tiny_plan), "as without the module"
+    total, active, flops = added.split(", ")
+    attention, expert, end = 1024 * (1024 + 2 * 512 + 1024), 3 * 1024 * 2048, 1024 * 4096
+    others = attention + 8 * 1024 + 2 * 1024**2
+    assert total == f"{(others + 8 * expert + 5 * 1024) / 1e6:.1f} M"
+    assert active == f"{(others + 2 * expert + 5 * 1024) / 1e6:.1f} M active"
+    scores = 3 * 2 * 2 * 1024 * (2048 + 1) / 2
+    assert flops == f"{(6 * (others + 2 * expert + end) + scores) / 1e9:.1f} GFLOP/token"
+
+
 def test_layers_are_in_words(tiny_plan: Plan) -> None:
     rows = _sections(tiny_plan)["Layers"].rows
     assert rows == (

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import StrategyError
@@ -10,6 +11,11 @@ from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy, Recompute
 from meshwright.planner.explain.choices import attention_choice, is_made, made, parse_choices, words
 from meshwright.planner.fixes import Fixes, OffloadChoice
+
+
+def with_layers(configuration: TrainingConfiguration, **changes: object) -> TrainingConfiguration:
+    stages = tuple(tuple(replace(one, **changes) for one in stage) for stage in configuration.stages)
+    return replace(configuration, stages=stages)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +88,12 @@ def test_every_choice_that_may_be_pinned_can_be_asked_about(tiny_configuration: 
     assert set(found["wire"]) == {Precision.BF16}
     with pytest.raises(StrategyError, match="--why-not: colour: is no choice"):
         made(tiny_configuration, "colour")
+
+
+def test_tp_and_sp_are_those_of_layers(tiny_configuration: TrainingConfiguration) -> None:
+    """Embedding and head stay over sp 2, which the mesh has."""
+    apart = with_layers(tiny_configuration, tp=2, sp=1, ffn_tp=2)
+    assert made(apart, "tp") == Counter({2: 4})
+    assert made(apart, "sp") == Counter({1: 4})
+    assert is_made(apart, parse_choices(("tp=2",)))
+    assert not is_made(apart, parse_choices(("sp=2",)))

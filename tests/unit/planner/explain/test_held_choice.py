@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError
@@ -55,6 +56,17 @@ def test_nothing_else_changes(tiny_configuration: TrainingConfiguration) -> None
         strategy.recompute for stage in tiny_configuration.stages for strategy in stage
     ]
     assert changed.pipeline == tiny_configuration.pipeline
+
+
+def test_layers_that_split_otherwise_than_the_ends_still_do(tiny_configuration: TrainingConfiguration) -> None:
+    stages = tuple(tuple(replace(one, tp=2, sp=1, ffn_tp=2) for one in stage) for stage in tiny_configuration.stages)
+    apart = replace(tiny_configuration, stages=stages)
+    for text in ("ep=2", "pp=1", "dispatch=allgather", "recompute=none"):
+        changed = _held(apart, text)
+        assert {(one.tp, one.sp, one.ffn_tp) for stage in changed.stages for one in stage} == {(2, 1, 2)}, text
+        assert (changed.mesh.tp, changed.mesh.sp) == (1, 2), text
+    swapped = _held(apart, "sp=2")
+    assert {(one.tp, one.sp) for stage in swapped.stages for one in stage} == {(1, 2)}
 
 
 def test_data_parallelism_takes_up_what_is_left(tiny_configuration: TrainingConfiguration) -> None:

@@ -20,8 +20,9 @@ from meshwright.planner.search import search
 
 @lru_cache(maxsize=64)
 def searched(model: str, gpus: int, batch: int, seq_len: int, fixes: str, runtime: str, precision: str) -> Plan:
-    problem = problem_of(model, "h100", gpus, batch, seq_len, precision, 1.0, (fixes,))
-    result = search(problem, top=0, runtime=load_runtime(runtime))
+    executing = load_runtime(runtime)
+    problem = problem_of(model, "h100", gpus, batch, seq_len, precision, 1.0, (fixes,), executing)
+    result = search(problem, top=0, runtime=executing)
     return build_plan(result.configuration, result.prediction, result.certificate)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.order.order_book import OrderBook
 from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.planner.foreign import CheckResult
 from meshwright.planner.foreign.export import export
@@ -150,3 +152,16 @@ def test_a_plan_for_the_framework_is_promised_the_same_step(planned: Planned) ->
     assert exported.differences == ()
     assert exported.step_time_s == exported.plan_step_time_s
     assert exported.peak_memory_bytes <= exported.memory_limit_bytes
+
+
+def test_embedding_and_head_follow_the_layers(
+    planned: Planned, plan_of: Callable[[TrainingConfiguration], Plan]
+) -> None:
+    """A plan may split them over sp where its layers have tp: frameworks have one split for all."""
+    layers = configuration_of(planned(LLAMA, 8, 16, "tp=4,pp=1,sp=1,recompute=core-attention"))
+    ends = replace(layers, mesh=replace(layers.mesh, tp=1, sp=4), orders=OrderBook())
+    exported = export(plan_of(ends), "megatron")
+    assert exported.text.count("--tensor-model-parallel-size 4") == 1
+    assert "--context-parallel-size 1" in exported.text
+    assert exported.differences[0] == "embedding and head are split over sp 4 in the plan, as the layers in Megatron-LM"
+    assert export(plan_of(layers), "megatron").differences == exported.differences[1:]
