@@ -25,7 +25,7 @@ from meshwright.costmodel.program.operators import (
 )
 from meshwright.costmodel.program.program import Weights
 from meshwright.costmodel.runtime import RuntimeSpec
-from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, ZeroStage, place_group
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage, place_over_replicas
 from meshwright.costmodel.value import Value
 
 
@@ -72,17 +72,9 @@ class StateCost(Value, frozen=True, kw_only=True):
 
 
 def copies_group(mesh: Mesh, split: int, gpus_per_node: int) -> Group:
-    """Ranks of a pipeline stage that hold copies of the same parameters, when `split` neighbours share one copy.
-
-    With dp outermost, neighbours along dp lie pp replicas apart; `split` then is at most a replica.
-    """
+    """Ranks of a pipeline stage that hold copies of the same parameters, when `split` neighbours share one copy."""
     size = mesh.stage_gpus // split
-    if mesh.order is AxisOrder.PP_OUTERMOST:
-        return place_group(size, split, gpus_per_node)
-    copies = mesh.replica_gpus // split
-    inside = gcd(copies, max(1, gpus_per_node // split))
-    across = gcd(mesh.dp, max(1, gpus_per_node // mesh.data_stride))
-    return Group(size=size, ranks_per_node=inside * (across if inside == copies else 1))
+    return place_over_replicas(size, split, mesh.replica_gpus, mesh.data_stride, gpus_per_node)
 
 
 class StateModel(Value, frozen=True, kw_only=True):

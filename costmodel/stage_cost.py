@@ -26,10 +26,11 @@ from meshwright.costmodel.order.timeline import LayerTimelines
 from meshwright.costmodel.program.embedding import vocabulary_share
 from meshwright.costmodel.program.ends import build_embedding, build_head
 from meshwright.costmodel.program.layer import build_layer
+from meshwright.costmodel.program.operators import Group
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import RuntimeSpec
-from meshwright.costmodel.strategy import LayerStrategy, Mesh, Recompute, place_group
+from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, Recompute, place_over_replicas
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 
@@ -69,8 +70,20 @@ class CostContext(Value, frozen=True, kw_only=True):
         if self.workload.routes_evenly or not isinstance(layer.ffn, MoeFfnSpec):
             return EVEN
         load, capacity = self.workload.known_load, self.workload.capacity
-        group = place_group(strategy.ep, strategy.etp, self.cluster.gpus_per_node)
+        group = self._expert_group(strategy)
         return busiest_rank(layer.ffn, load, capacity, group.size, group.num_nodes)
+
+    def _expert_group(self, strategy: LayerStrategy) -> Group:
+        mesh = self.state.mesh
+        return place_over_replicas(
+            strategy.ep, strategy.etp, mesh.replica_gpus, mesh.data_stride, self.cluster.gpus_per_node
+        )
+
+    def _data_stride(self, strategy: LayerStrategy) -> int:
+        """Where experts do not reach over replicas it makes no difference: layers of all meshes then are alike."""
+        mesh = self.state.mesh
+        reaches = strategy.ep * strategy.etp > strategy.replica_gpus
+        return mesh.data_stride if reaches and mesh.order is AxisOrder.DP_OUTERMOST else 0
 
     def passes_of(self, part: LayerSpec | ModelEnd) -> LayerPasses:
         """The passes that the schedule runs of a part: an end of the model never meets another in a slot."""
@@ -92,6 +105,7 @@ class CostContext(Value, frozen=True, kw_only=True):
             gate_before_fc2=self.runtime.gate_before_fc2,
             gathers_fp8=self.runtime.fp8_tensor_gather,
             gathers_each_product=self.runtime.gathers_each_product,
+            data_stride=self._data_stride(strategy),
         )
 
     def compute(self, part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> LayerCost:

@@ -70,6 +70,26 @@ def place_group(size: int, stride: int, gpus_per_node: int) -> Group:
     return Group(size=size, ranks_per_node=gcd(size, max(1, gpus_per_node // stride)))
 
 
+def place_over_replicas(size: int, stride: int, replica: int, data_stride: int, gpus_per_node: int) -> Group:
+    """The communicator of `size` ranks of a pipeline stage, `stride` apart, whose replicas lie `data_stride` apart.
+
+    Replicas of 4 ranks, two stages of each in a node of 8: of 8 ranks that are neighbours in their stage, 4 share one.
+
+    >>> place_over_replicas(8, 1, replica=4, data_stride=8, gpus_per_node=8)
+    Group(size=8, ranks_per_node=4)
+    >>> place_over_replicas(8, 1, replica=4, data_stride=4, gpus_per_node=8)
+    Group(size=8, ranks_per_node=8)
+    """
+    if data_stride == replica or size * stride <= replica:
+        return place_group(size, stride, gpus_per_node)
+    if stride >= replica:
+        return place_group(size, stride // replica * data_stride, gpus_per_node)
+    in_replica = replica // stride
+    inside = gcd(in_replica, max(1, gpus_per_node // stride))
+    across = gcd(size // in_replica, max(1, gpus_per_node // data_stride))
+    return Group(size=size, ranks_per_node=inside * (across if inside == in_replica else 1))
+
+
 class Mesh(Value, frozen=True, kw_only=True):
     """Degrees of parallelism. `num_gpus = pp dp cp sp tp`; the experts' view of the same GPUs is pp edp ep etp.
 

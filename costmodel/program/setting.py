@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshwright.costmodel.expert_load import EVEN, BusiestRank
 from meshwright.costmodel.program.operators import Group, Precision
-from meshwright.costmodel.strategy import LayerStrategy, place_group
+from meshwright.costmodel.strategy import LayerStrategy, place_over_replicas
 from meshwright.costmodel.value import Value
 
 
@@ -15,6 +15,7 @@ class ProgramSetting(Value, frozen=True, kw_only=True):
     `fp32_gradients`: weight gradients are accumulated into FP32 buffers. `gate_before_fc2`: the gate weight multiplies
     the FC2 input (MegaScale-MoE section 4.1), so the FC2 output need not be kept. `gathers_fp8`: tensor-parallel ranks
     gather quantized values of one byte. `gathers_each_product`: every product gathers its input by itself.
+    `data_stride`: ranks from one replica of a stage to the next, where they do not lie side by side.
     """
 
     hidden: int
@@ -30,6 +31,7 @@ class ProgramSetting(Value, frozen=True, kw_only=True):
     activation_bytes: int = 2
     gathers_fp8: bool = False
     gathers_each_product: bool = False
+    data_stride: int = 0
 
     @property
     def tokens(self) -> float:
@@ -46,4 +48,5 @@ class ProgramSetting(Value, frozen=True, kw_only=True):
 
     def group(self, size: int, stride: int = 1) -> Group:
         """The communicator of `size` ranks `stride` apart."""
-        return place_group(size, stride, self.gpus_per_node)
+        replica = self.strategy.replica_gpus
+        return place_over_replicas(size, stride, replica, self.data_stride or replica, self.gpus_per_node)

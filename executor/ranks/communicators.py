@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch.distributed as dist
 
 from meshwright.costmodel.data_parallel import Sharding
-from meshwright.costmodel.strategy import LayerStrategy, place_group
+from meshwright.costmodel.strategy import LayerStrategy, Mesh, place_over_replicas
 from meshwright.executor.layer.groups import ALONE, Communicator, LayerGroups
 from meshwright.executor.ranks.place import Place, holder_lines
 
@@ -42,7 +42,7 @@ class Communicators:
         for strategy in strategies:
             for count in counts:
                 self._make(place.all_lines(_key_copies(strategy, count), 1))
-            for size, stride in _lines(strategy, gpus_per_node).values():
+            for size, stride in _lines(strategy, place.mesh, gpus_per_node).values():
                 self._make(place.all_lines(size, stride))
             for split in (1, strategy.tp, strategy.ffn_tp, strategy.ep * strategy.etp):
                 for size, stride in holder_lines(place.mesh, split, sharding):
@@ -51,7 +51,7 @@ class Communicators:
         self._make(place.all_across(tuple(range(place.mesh.pp))))
         self._make(place.all_across(end_devices))
         for strategy, num_sms in sms:
-            for size, stride in _lines(strategy, gpus_per_node).values():
+            for size, stride in _lines(strategy, place.mesh, gpus_per_node).values():
                 lines = place.all_lines(size, stride)
                 self._make((ranks for ranks in lines if _are_in_one_node(ranks, gpus_per_node)), num_sms)
 
@@ -109,7 +109,7 @@ class Communicators:
         `num_sms`: SMs of its collectives inside a node, 0 for what the library takes.
         """
         copies = _key_copies(strategy, key_heads) if key_heads else 1
-        lines = _lines(strategy, self._gpus_per_node)
+        lines = _lines(strategy, self.place.mesh, self._gpus_per_node)
         found = {axis: self._of(self.place.line(*line), num_sms) for axis, line in lines.items()}
         return LayerGroups(**found, key_value=self._of(self.place.line(copies, 1)))
 
@@ -119,10 +119,10 @@ def _key_copies(strategy: LayerStrategy, key_heads: int) -> int:
     return max(1, strategy.tp // key_heads)
 
 
-def _lines(strategy: LayerStrategy, gpus_per_node: int) -> dict[str, tuple[int, int]]:
+def _lines(strategy: LayerStrategy, mesh: Mesh, gpus_per_node: int) -> dict[str, tuple[int, int]]:
     """Size and stride of the groups of a layer, by their names in `LayerGroups`."""
     tp, sp, etp = strategy.tp, strategy.sp, strategy.etp
-    expert = place_group(strategy.ep, etp, gpus_per_node)
+    expert = place_over_replicas(strategy.ep, etp, mesh.replica_gpus, mesh.data_stride, gpus_per_node)
     return {
         "tensor": (tp, 1),
         "sequence": (sp, tp),

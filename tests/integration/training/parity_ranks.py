@@ -91,6 +91,8 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     for path in sorted(Path(folder).glob("*.plan.json")):
         configuration, case = configuration_of(read_plan(path)), path.name.removesuffix(".plan.json")
         options = msgspec.json.decode(path.with_name(f"{case}.options.json").read_bytes(), type=Options)
+        if rank == 0:
+            sys.stderr.write(f"{case}\n")  # the last is the one that a run did not come through
         calls_before = kernel_calls()
         with _on_host_streams() if streams == "host-streams" else nullcontext():
             results, initial, final = train(configuration, rank, numerics, options, one_stream=streams == "one-stream")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.program.operators import Group, Resource
-from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, place_group
+from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, place_group, place_over_replicas
 
 POWERS = st.sampled_from([1, 2, 4, 8, 16, 32])
 
@@ -81,3 +83,20 @@ def test_whole_tokens_on_every_tensor_rank_exclude_exchanges() -> None:
         LayerStrategy(tp=4, ep=2, etp=2, sequence_parallel=False)
     with pytest.raises(StrategyError, match="layer: ffn_tp: 2 must be 1 or tp 4 without sequence_parallel"):
         LayerStrategy(tp=4, ffn_tp=2, sequence_parallel=False)
+
+
+def _counted(size: int, stride: int, replica: int, data_stride: int, gpus_per_node: int) -> tuple[int, set[int]]:
+    """Nodes that the first such ranks lie on, and how many of them on each."""
+    ranks = [rank // replica * data_stride + rank % replica for rank in range(0, size * stride, stride)]
+    nodes = Counter(rank // gpus_per_node for rank in ranks)
+    return len(nodes), set(nodes.values())
+
+
+@pytest.mark.parametrize("pp", [1, 2, 4])
+@pytest.mark.parametrize("replica", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("stride", [1, 2, 4, 16])
+@pytest.mark.parametrize("size", [2, 8, 32])
+def test_ranks_of_a_group_are_on_as_many_nodes_as_counted(size: int, stride: int, replica: int, pp: int) -> None:
+    data_stride = replica * pp
+    group = place_over_replicas(size, stride, replica, data_stride, 8)
+    assert (group.num_nodes, {group.ranks_per_node}) == _counted(size, stride, replica, data_stride, 8)
