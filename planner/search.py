@@ -48,10 +48,14 @@ from meshwright.planner.space import (
 DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
 POINT_EFFORT = 1_000.0
+RUNNER_UP_EFFORT = 300.0
 TIGHTEN_EFFORT = 8_000.0
 EXPLAIN_EFFORT = 300.0
-"""What solving a point may cost (`planner.effort`): in the search, for the best point at its end, and to learn by how
-much a point does not fit."""
+"""What solving a point may cost (`planner.effort`): in the search, for a runner-up and for the best point at its end,
+and to learn by how much a point does not fit."""
+
+SOLVES_A_FAMILY = 4
+"""How many points may be solved for a runner-up."""
 
 RUNTIME = "meshwright"
 MAX_EXPLAINED = 6
@@ -91,6 +95,11 @@ class Solved(Value, frozen=True, kw_only=True):
     point: OuterPoint
     inner: PointProblem
     solution: PointSolution
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether this is about the best that the point can do, not what was found before it was given up."""
+        return self.solution.status is not PointStatus.CUT_OFF
 
 
 def search(
@@ -339,22 +348,41 @@ class _Search:
         return max(entry.solution.step_time_s, predict(self._configuration(entry)).step_time_s)
 
     def _families(self, number: int) -> list[Solved]:
-        """The best plan of each family, fastest first; solves more points until there are `number` families.
+        """The best plan of each family, fastest first; solves more points until no other family can be among `number`.
 
-        A point solved here may turn out the best of all: the search ended within its gap, not at the optimum.
+        At most so many solves a family. A point solved here may turn out the best of all: the search ended within its
+        gap, not at the optimum.
         """
-        chosen = {_family(entry.point) for entry in self.solved}
-        while self.heap and len(chosen) < number:
+        self._reopen_cut_off()
+        left = SOLVES_A_FAMILY * number
+        while self.heap and left and self.heap[0][0] < self._slowest_of(number):
             bound_s, order, point, inner = heapq.heappop(self.heap)
-            if _family(point) in chosen or isinstance(inner, Stage):
-                self._reopen(bound_s, order, point, inner, known=_family(point) in chosen)
+            known = any(_family(entry.point) == _family(point) and entry.is_proven for entry in self.solved)
+            if known or isinstance(inner, Stage):
+                self._reopen(bound_s, order, point, inner, known=known)
                 continue
-            if self._solve(bound_s, point, inner, cutoff_s=None) is not None:
-                chosen.add(_family(point))
+            self._solve(bound_s, point, inner, cutoff_s=self._slowest_of(number), effort=RUNNER_UP_EFFORT)
+            left -= 1
+        return self._fastest_of_families()
+
+    def _fastest_of_families(self) -> list[Solved]:
         fastest: dict[object, Solved] = {}
         for entry in sorted(self.solved, key=lambda entry: entry.solution.step_time_s):
             fastest.setdefault(_family(entry.point), entry)
         return list(fastest.values())
+
+    def _slowest_of(self, number: int) -> float:
+        """The step of the slowest of so many families; infinite while there are fewer."""
+        found = self._fastest_of_families()
+        return found[number - 1].solution.step_time_s if len(found) >= number else float("inf")
+
+    def _reopen_cut_off(self) -> None:
+        """What was found where a solve was cut off says only that its point is not the best: it may do far better."""
+        best = self._best
+        cut_off = [entry for entry in self.solved if not entry.is_proven and entry is not best]
+        self.solved = [entry for entry in self.solved if entry not in cut_off]
+        for entry in cut_off:
+            heapq.heappush(self.heap, (self.closed[entry.point], next(self.order), entry.point, entry.inner))
 
     def _reopen(
         self, bound_s: float, order: int, point: OuterPoint, inner: PointProblem | Stage, *, known: bool
