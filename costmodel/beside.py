@@ -62,5 +62,5 @@ def turns_of(forward: Sequence[Part], backward: Sequence[Part], meet: Callable[[
 def met(forward: tuple[Hashable, ...], backward: tuple[Hashable, ...]) -> tuple[Hashable, ...]:
     """The layers of a chunk whose forward meets the backward of an equal one in the other chunk."""
     order = turns_of(forward, tuple(reversed(backward)), lambda one, other: one == other)
-    taken = iter(forward)
-    return tuple(layer for is_forward, is_backward in order if is_forward for layer in (next(taken),) if is_backward)
+    beside_backward = [is_backward for is_forward, is_backward in order if is_forward]
+    return tuple(layer for layer, meets in zip(forward, beside_backward, strict=True) if meets)

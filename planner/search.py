@@ -378,11 +378,11 @@ class _Search:
 
     def _reopen_cut_off(self) -> None:
         """What was found where a solve was cut off says only that its point is not the best: it may do far better."""
-        best = self._best
-        cut_off = [entry for entry in self.solved if not entry.is_proven and entry is not best]
-        self.solved = [entry for entry in self.solved if entry not in cut_off]
-        for entry in cut_off:
-            heapq.heappush(self.heap, (self.closed[entry.point], next(self.order), entry.point, entry.inner))
+        best, found = self._best, self.solved
+        self.solved = [entry for entry in found if entry.is_proven or entry is best]
+        for entry in found:
+            if not (entry.is_proven or entry is best):
+                heapq.heappush(self.heap, (self.closed[entry.point], next(self.order), entry.point, entry.inner))
 
     def _reopen(
         self, bound_s: float, order: int, point: OuterPoint, inner: PointProblem | Stage, *, known: bool
