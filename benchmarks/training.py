@@ -5,6 +5,8 @@
     python benchmarks/training.py --plans FOLDER   only make the plans, anywhere
     python benchmarks/training.py --from FOLDER    train by these plans
     python benchmarks/training.py --memory --gpus 1    one GPU; what is kept, recomputed or waits in host memory
+    python benchmarks/training.py --pipelines      two GPUs, two stages; one model under each schedule
+    python benchmarks/training.py --host --gpus 1  one GPU; sequences so short that the host sets the pace
 
 Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced and, with two GPUs, natural beside it.
 torchtitan 0.2.2 on two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3. Printed for
@@ -56,6 +58,7 @@ class Case(Value, frozen=True, kw_only=True):
     fixes: tuple[str, ...]
     torchtitan_tokens_per_s_per_gpu: float | None = None
     routings: tuple[str, ...] = ("balanced", "natural")
+    seq_len: int = SEQ_LEN
 
 
 CASES = (
@@ -95,11 +98,46 @@ MEMORY_CASES = tuple(
     )
 )
 
+PIPELINE_CASES = tuple(
+    Case(
+        name=f"qwen3-30b-a3b-8-{schedule}-{recompute}",
+        model="qwen3-30b-a3b",
+        num_layers=8,
+        sequences_per_gpu=4,
+        fixes=("zero=1", "pp=2", "mbs=1", f"schedule={schedule}", f"recompute={recompute}"),
+        routings=("balanced",),
+    )
+    for schedule, recompute in (
+        *product(("1f1b", "interleaved", "zb-v", "dualpipe-v"), ("none",)),
+        ("zb-v", "full"),
+    )
+)
+HOST_CASES = tuple(
+    Case(
+        name=f"{model}-{num_layers}-short",
+        model=model,
+        num_layers=num_layers,
+        sequences_per_gpu=4,
+        fixes=("zero=1", "mbs=1", "recompute=none", "offload=none"),
+        routings=("balanced",),
+        seq_len=256,
+    )
+    for model, num_layers in (("qwen3-30b-a3b", 6), ("mixtral-8x7b", 2), ("deepseek-v2-lite", 6), ("llama-3.1-8b", 6))
+)
+
+CASES_OF = {
+    "training": CASES,
+    "training_memory": MEMORY_CASES,
+    "training_pipelines": PIPELINE_CASES,
+    "training_host": HOST_CASES,
+}
+"""By the name of the record."""
+
 
 def main() -> int:
     """Plan, train, print and record."""
     options = _options()
-    cases = [case for case in (MEMORY_CASES if options.memory else CASES) if options.only in case.name]
+    cases = [case for case in CASES_OF[options.cases] if options.only in case.name]
     if options.plans is not None:
         options.plans.mkdir(parents=True, exist_ok=True)
         for case in cases:
@@ -128,14 +166,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--plans", type=Path, help="make the plans there and do no more")
     parser.add_argument("--from", type=Path, dest="made", help="take the plans from this folder, made by --plans")
-    parser.add_argument("--memory", action="store_true", help="the cases of what memory holds instead")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--memory", dest="cases", action="store_const", const="training_memory", help="the cases of what memory holds"
+    )
+    which.add_argument(
+        "--pipelines", dest="cases", action="store_const", const="training_pipelines", help="the pipeline schedules"
+    )
+    which.add_argument(
+        "--host", dest="cases", action="store_const", const="training_host", help="what takes the host longer"
+    )
     parser.add_argument("--both", action="store_true", help="each run once more on one stream")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--data", default="uniform", help="as `meshwright run --data`; markov takes more of the host")
     parser.add_argument("-o", "--output", type=Path, help="the record; default: beside this file")
+    parser.set_defaults(cases="training")
     options = parser.parse_args()
     if options.output is None:
-        options.output = Path(__file__).with_name("training_memory.json" if options.memory else "training.json")
+        options.output = Path(__file__).with_name(f"{options.cases}.json")
     return options
 
 
@@ -150,7 +198,7 @@ def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
     problem = Problem(
         model=msgspec.structs.replace(model, layers=model.layers[: case.num_layers]),
         cluster=load_cluster(cluster).with_gpus(num_gpus),
-        workload=Workload(global_batch=case.sequences_per_gpu * num_gpus, seq_len=SEQ_LEN),
+        workload=Workload(global_batch=case.sequences_per_gpu * num_gpus, seq_len=case.seq_len),
         fixes=parse_fixes(case.fixes),
     )
     found = search(problem, runtime=load_runtime(RUNTIME), top=0)

@@ -33,7 +33,8 @@ class Sharding(Value, frozen=True, kw_only=True):
     """How model state is spread over data-parallel ranks.
 
     `offload_optimizer`: master weights and moments live in host memory, where the CPU updates them (ZeRO-Offload).
-    `zero`: what is sharded. `shard_degree`: over how many data-parallel replicas (0: all), the rest hold copies (HSDP).
+    `zero`: what is sharded. `shard_degree`: over how many of the dp x cp x sp ranks (0: all), the rest hold copies
+    (HSDP); experts, of which these have fewer copies, are sharded within the same ranks.
     """
 
     zero: ZeroStage = ZeroStage.OPTIMIZER
@@ -75,6 +76,20 @@ def copies_group(mesh: Mesh, split: int, gpus_per_node: int) -> Group:
     """Ranks of a pipeline stage that hold copies of the same parameters, when `split` neighbours share one copy."""
     size = mesh.stage_gpus // split
     return place_over_replicas(size, split, mesh.replica_gpus, mesh.data_stride, gpus_per_node)
+
+
+def num_shards(mesh: Mesh, sharding: Sharding, copies: int) -> int:
+    """Shards of parameters of which a stage has so many copies, where the state as a whole has replicas.
+
+    >>> hybrid = Sharding(shard_degree=4)
+    >>> num_shards(Mesh(dp=16, ep=2), hybrid, 16), num_shards(Mesh(dp=16, ep=2), hybrid, 8)
+    (4, 2)
+
+    Source: Megatron-Core's `intra_partial_expert_data_parallel_size`; torchtitan's `dp_shard_mod_ep`.
+    """
+    ranks = mesh.dp * mesh.cp * mesh.sp
+    replicas = ranks // gcd(ranks, sharding.shard_degree)
+    return copies // gcd(copies, replicas)
 
 
 class StateModel(Value, frozen=True, kw_only=True):
@@ -157,8 +172,7 @@ class StateModel(Value, frozen=True, kw_only=True):
         return memory.optimizer_bytes(count, self.sharding.stage, shards, self.runtime.optimizer_state_bytes)
 
     def _num_shards(self, group: Group) -> int:
-        degree = self.sharding.shard_degree
-        return gcd(group.size, degree) if degree else group.size
+        return num_shards(self.mesh, self.sharding, group.size)
 
     def _shard_group(self, group: Group) -> Group:
         shards = self._num_shards(group)

@@ -12,7 +12,7 @@ from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.pass_problem import PassProblem
 from meshwright.costmodel.pass_times import problem_of
 from meshwright.costmodel.program.program import LayerProgram
-from meshwright.costmodel.program.recompute import plan_backward
+from meshwright.costmodel.program.recompute import late_bytes, plan_backward
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import Recompute
 
@@ -43,6 +43,7 @@ def layer_bound(
         overlap_saving_s=min(forward.total_s, max(0.0, apart_s - joint_s)),
         weights=program.weights,
         kept_bytes=plan_backward(program, recompute).kept_bytes,
+        late_bytes=late_bytes(program, plan_backward(program, recompute)),
         transient_bytes=reserved_bytes(program, recompute, runtime, passes),
     )
 

@@ -21,7 +21,7 @@ from meshwright.costmodel.program.operators import (
     Resource,
 )
 from meshwright.costmodel.program.program import LayerProgram, Weights
-from meshwright.costmodel.program.recompute import plan_backward
+from meshwright.costmodel.program.recompute import late_bytes, plan_backward
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.value import Value
@@ -85,7 +85,8 @@ class LayerCost(Value, frozen=True, kw_only=True):
     `passes` are those that its schedule runs; the terms of the others are zero, but `wgrad`, which is always there.
     `backward` is dgrad, wgrad and recomputation in one action; `dgrad` (with recomputation) and `wgrad` are the same
     work in two actions, where communication cannot hide under the other half. `overlap_saving_s`: what a forward and a
-    backward that run at the same time save together.
+    backward that run at the same time save together. `kept_bytes` are held from the forward to the last backward, and
+    `late_bytes` more from the start of an input gradient to the end of a weight gradient of its own.
     """
 
     passes: LayerPasses
@@ -96,6 +97,7 @@ class LayerCost(Value, frozen=True, kw_only=True):
     overlap_saving_s: float
     weights: Weights
     kept_bytes: float
+    late_bytes: float
     transient_bytes: float
 
     @property
@@ -133,6 +135,7 @@ def layer_cost(
         overlap_saving_s=saving_s,
         weights=program.weights,
         kept_bytes=plan_backward(program, recompute).kept_bytes,
+        late_bytes=late_bytes(program, plan_backward(program, recompute)),
         transient_bytes=max(
             order_memory(program, recompute, kind).bytes_of(one.indices()) for kind, one in ordered.items()
         ),

@@ -45,7 +45,10 @@ def _copy(name: str, phase: Pass, num_bytes: float) -> Operator:
 
 
 def without_offloaded(cost: LayerCost, num_bytes: float) -> LayerCost:
-    """The cost of a layer that keeps so many bytes less, and has twice as many in passing."""
+    """The cost of a layer that keeps so many bytes less until its backward, and has twice as many in passing."""
     return msgspec.structs.replace(
-        cost, kept_bytes=cost.kept_bytes - num_bytes, transient_bytes=cost.transient_bytes + 2.0 * num_bytes
+        cost,
+        kept_bytes=cost.kept_bytes - num_bytes,
+        late_bytes=cost.late_bytes + num_bytes,
+        transient_bytes=cost.transient_bytes + 2.0 * num_bytes,
     )

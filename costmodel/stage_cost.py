@@ -30,6 +30,7 @@ from meshwright.costmodel.program.operators import Group
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime import RuntimeSpec
+from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, Recompute, place_over_replicas
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
@@ -48,6 +49,7 @@ class CostContext(Value, frozen=True, kw_only=True):
     `passes`: what the schedule runs. Operators run in the order of the book, or as list scheduling orders them;
     in the `best_case` a pass takes what no order betters. `reserves`: passing memory is what any order may take, which
     a search sets aside because the operators of what it finds are ordered again, not what these orders take.
+    `ends_together`: the first and the last virtual stage lie on one device, which then has one table of the vocabulary.
     """
 
     model: ModelSpec
@@ -60,6 +62,7 @@ class CostContext(Value, frozen=True, kw_only=True):
     orders: OrderBook = OrderBook()
     best_case: bool = False
     reserves: bool = False
+    ends_together: bool = False
 
     def _imbalance(self, layer: LayerSpec, strategy: LayerStrategy) -> float:
         if not isinstance(layer.ffn, MoeFfnSpec):
@@ -150,7 +153,7 @@ class CostContext(Value, frozen=True, kw_only=True):
         return build_head(
             self.model,
             setting,
-            shares_embedding=self.state.mesh.pp == 1,
+            shares_embedding=self.ends_together or self.state.mesh.pp == 1,
             fused_cross_entropy=self.runtime.fused_kernels,
         )
 
@@ -200,7 +203,13 @@ def cost_context(configuration: TrainingConfiguration) -> CostContext:
         micro_batch=configuration.pipeline.micro_batch,
         passes=passes_of(configuration.pipeline.schedule, beside=runs_beside(configuration)),
         orders=configuration.orders,
+        ends_together=pipeline_ends_together(configuration.pipeline.schedule),
     )
+
+
+def pipeline_ends_together(kind: ScheduleKind) -> bool:
+    """Whether a schedule has the first and the last virtual stage on one device: those that lead down and up again."""
+    return kind in (ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
 
 
 @lru_cache(maxsize=65536)
@@ -231,7 +240,8 @@ def recompute_of(part: LayerSpec | ModelEnd, strategy: LayerStrategy) -> Recompu
 class StageCost(Value, frozen=True, kw_only=True):
     """One virtual stage: seconds of one micro-batch by kind, of its state once a step, and bytes.
 
-    `kept_bytes` is held per micro-batch in flight, `transient_bytes` once. `overlap_saving_s` is what a
+    `kept_bytes` is held per micro-batch in flight, `late_bytes` on top of it by one that waits for a weight gradient of
+    its own, `transient_bytes` once. `overlap_saving_s` is what a
     forward saves that runs at the same time as a backward of the device's other virtual stage (DualPipe's F&B).
     """
 
@@ -250,6 +260,7 @@ class StageCost(Value, frozen=True, kw_only=True):
     gradient_bytes: float
     optimizer_bytes: float
     kept_bytes: float
+    late_bytes: float
     transient_bytes: float
 
     @property
@@ -328,5 +339,6 @@ def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:
         gradient_bytes=state("gradient_bytes"),
         optimizer_bytes=state("optimizer_bytes"),
         kept_bytes=sum(part.compute.kept_bytes * count for part, count in parts),
+        late_bytes=sum(part.compute.late_bytes * count for part, count in parts),
         transient_bytes=max((part.compute.transient_bytes for part, _ in parts), default=0.0),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from operator import add
@@ -21,6 +21,7 @@ from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
 from meshwright.costmodel.simulate import (
     Durations,
+    Held,
     OverlapPolicy,
     Schedule,
     ScheduleKind,
@@ -30,7 +31,7 @@ from meshwright.costmodel.simulate import (
     build_schedule,
     chunk_durations,
     durations_of,
-    in_flight,
+    in_flight_held,
     simulate,
     step_time_s,
 )
@@ -245,18 +246,23 @@ def barrier_work(cluster: ClusterSpec) -> CollectiveWork | None:
 def stage_memory(schedule: Schedule, costs: tuple[StageCost, ...]) -> tuple[StageMemory, ...]:
     """Peak bytes of each device: state of its chunks, activations in flight at their worst, one layer in passing."""
     return tuple(
-        _device_memory(vectors, [costs[stage] for stage in chunks])
-        for vectors, chunks in zip(in_flight(schedule), schedule.placement, strict=True)
+        _device_memory(moments, [costs[stage] for stage in chunks])
+        for moments, chunks in zip(in_flight_held(schedule), schedule.placement, strict=True)
     )
 
 
-def _device_memory(vectors: tuple[tuple[int, ...], ...], chunks: list[StageCost]) -> StageMemory:
-    held = max(sum(count * chunk.kept_bytes for count, chunk in zip(vector, chunks, strict=True)) for vector in vectors)
+def activation_bytes(held: Held, chunks: Sequence[StageCost]) -> float:
+    """Activations of so many micro-batches in the chunks of a device."""
+    counts = zip(held.total, held.late, chunks, strict=True)
+    return sum(total * chunk.kept_bytes + late * chunk.late_bytes for total, late, chunk in counts)
+
+
+def _device_memory(moments: tuple[Held, ...], chunks: list[StageCost]) -> StageMemory:
     return StageMemory(
         parameters=sum(chunk.parameter_bytes for chunk in chunks),
         gradients=sum(chunk.gradient_bytes for chunk in chunks),
         optimizer=sum(chunk.optimizer_bytes for chunk in chunks),
-        activations=held,
+        activations=max(activation_bytes(held, chunks) for held in moments),
         transient=max(chunk.transient_bytes for chunk in chunks),
     )
 

@@ -16,7 +16,8 @@ class Choice(Value, frozen=True, kw_only=True):
 
     `forward_s`, `backward_s` (dgrad and wgrad in one action), `dgrad_s` and `wgrad_s` (apart, for schedules that split
     the backward) are of one micro-batch; gather, reduction, what compute loses beside them, and optimizer of one step.
-    `static_bytes` is model state, `kept_bytes` is held per micro-batch in flight, `transient_bytes` once a device.
+    `static_bytes` is model state, `kept_bytes` is held per micro-batch in flight, `late_bytes` on top of it by one that
+    waits for a weight gradient of its own, `transient_bytes` once a device.
     `overlap_saving_s` is what a forward saves that runs at the same time as a backward.
     """
 
@@ -32,6 +33,7 @@ class Choice(Value, frozen=True, kw_only=True):
     optimizer_s: float = 0.0
     static_bytes: float = 0.0
     kept_bytes: float = 0.0
+    late_bytes: float = 0.0
     transient_bytes: float = 0.0
     overlap_saving_s: float = 0.0
 
@@ -53,6 +55,7 @@ class EndCost(Value, frozen=True, kw_only=True):
     optimizer_s: float = 0.0
     static_bytes: float = 0.0
     kept_bytes: float = 0.0
+    late_bytes: float = 0.0
     transient_bytes: float = 0.0
     overlap_saving_s: float = 0.0
 
@@ -99,7 +102,7 @@ def _dominance_point(choice: Choice, kind: ScheduleKind) -> tuple[float, ...]:
     bytes_ = (choice.static_bytes, choice.kept_bytes, choice.transient_bytes)
     if kind not in SPLIT_BACKWARD:
         return (choice.forward_s, choice.backward_s, *once, *bytes_)
-    split = (choice.forward_s, choice.dgrad_s, choice.wgrad_s, *once, *bytes_)
+    split = (choice.forward_s, choice.dgrad_s, choice.wgrad_s, *once, *bytes_, choice.late_bytes)
     if kind is not ScheduleKind.DUALPIPE_V:
         return split
     return (*split, -choice.overlap_saving_s)

@@ -8,11 +8,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from meshwright.costmodel.simulate import in_flight
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.alike_chunks import alike_kinds, alike_stages
 from meshwright.planner.point import PointProblem
-from meshwright.planner.stage_totals import free_bytes, own_seconds, tables
+from meshwright.planner.stage_totals import free_bytes, moments, own_seconds, tables
 
 MAX_LABELS = 512
 
@@ -41,11 +40,11 @@ def fastest_mix(problem: PointProblem, device: int, layers: Layers, margin_bytes
     table = tables(problem)
     base = table.end_transient[list(problem.placement[device])].max()
     transient = np.maximum(table.column("transient_bytes"), base)
-    held = _typical_held(problem, device)
+    held, late = np.split(_typical_held(problem, device), 2)
     best: tuple[float, Mix] | None = None
     for charged in np.unique(transient[np.isin(table.item_types, [kind for _, kind in blocks])]):
-        budget = free_bytes(problem, device, held) - charged - margin_bytes
-        found = _mix_within(problem, blocks, held, budget, transient <= charged)
+        budget = free_bytes(problem, device, held, late) - charged - margin_bytes
+        found = _mix_within(problem, blocks, (held, late), budget, transient <= charged)
         if found is not None and (best is None or found[0] < best[0]):
             best = found
     return best[1] if best else ({} if not blocks else None)
@@ -69,23 +68,29 @@ def _blocks(problem: PointProblem, device: int, layers: Layers) -> list[Block] |
 
 
 def _typical_held(problem: PointProblem, device: int) -> Array:
-    """Micro-batches held of each chunk: the mean of all moments that can be the worst, as many as the fullest holds."""
-    moments = np.array(in_flight(problem.schedule)[device], dtype=np.float64)
-    mean: Array = moments.mean(axis=0)
-    fullest = float(moments.sum(axis=1).max())
-    return mean * (fullest / max(1.0, float(mean.sum())))
+    """Micro-batches held of each chunk, then the late ones: the mean of all moments that can be the worst.
+
+    As many are held as the fullest holds.
+    """
+    found = moments(problem, device)
+    mean: Array = found.mean(axis=0)
+    total = slice(0, problem.virtual_stages)
+    fullest = float(found[:, total].sum(axis=1).max())
+    return mean * (fullest / max(1.0, float(mean[total].sum())))
 
 
 def _mix_within(
-    problem: PointProblem, blocks: list[Block], held: Array, budget: float, allowed: Array
+    problem: PointProblem, blocks: list[Block], held: tuple[Array, Array], budget: float, allowed: Array
 ) -> tuple[float, Mix] | None:
     """(seconds, mix) of the fastest label that fits the budget."""
     table = tables(problem)
-    seconds_of, static, kept = own_seconds(problem), table.column("static_bytes"), table.column("kept_bytes")
+    seconds_of, static = own_seconds(problem), table.column("static_bytes")
+    kept, late = table.column("kept_bytes"), table.column("late_bytes")
     seconds, used, trail = np.zeros(1), np.zeros(1), []
     for stages, kind in blocks:
         items = np.flatnonzero((table.item_types == kind) & allowed)
-        item_bytes = len(stages) * static[items] + held[table.chunk[list(stages)]].sum() * kept[items]
+        total, waiting = (counts[table.chunk[list(stages)]].sum() for counts in held)
+        item_bytes = len(stages) * static[items] + total * kept[items] + waiting * late[items]
         candidates = (
             (seconds[:, None] + len(stages) * seconds_of[items]).ravel(),
             (used[:, None] + item_bytes).ravel(),

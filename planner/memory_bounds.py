@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from itertools import chain, pairwise
 from math import isfinite
 
-from meshwright.costmodel.simulate import ScheduleKind, build_schedule, in_flight
+from meshwright.costmodel.simulate import ScheduleKind, build_schedule, in_flight_held
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.planner.choice import Choice, EndCost
 from meshwright.planner.point import PointProblem
@@ -24,6 +24,9 @@ EXCESS_HALVINGS = 30
 TINY = 1e-9
 """Bytes of a layer that takes none, to divide by."""
 
+Chunk = tuple[int, int]
+"""Micro-batches that a chunk holds, and those of them that are late (`costmodel.simulate.in_flight`)."""
+
 Hull = tuple[tuple[float, float], ...]
 """(bytes, seconds) from the fastest choice to the leanest, convex."""
 
@@ -31,11 +34,11 @@ Hull = tuple[tuple[float, float], ...]
 def busy_within_memory_s(problem: PointProblem, boundaries: Sequence[int]) -> tuple[float, ...]:
     """Least seconds of one micro-batch on each device within the memory limit; infinite where nothing fits."""
     held = _held(problem.kind, problem.num_stages, problem.num_micro_batches, problem.virtual_stages)
-    hulls: dict[tuple[int, int, float], Hull] = {}
+    hulls: dict[tuple[int, Chunk, float], Hull] = {}
     times = []
     for device, chunks in enumerate(problem.placement):
         room = problem.memory_limit_bytes - _ends_bytes(problem, chunks, held[device])
-        layers: Counter[tuple[int, int, float]] = Counter()
+        layers: Counter[tuple[int, Chunk, float]] = Counter()
         shares = [
             overlapped_share(problem.kind, problem.num_stages, problem.num_micro_batches, device, chunk)
             for chunk in range(len(chunks))
@@ -68,7 +71,7 @@ def least_excess_bytes(problem: PointProblem, boundaries: Sequence[int]) -> floa
 
 
 def _device_bytes(
-    problem: PointProblem, chunks: Sequence[int], held: Sequence[int], boundaries: Sequence[int]
+    problem: PointProblem, chunks: Sequence[int], held: Sequence[Chunk], boundaries: Sequence[int]
 ) -> float:
     """The leanest that a device can be that holds these layers: over all limits on what passes, that and the rest."""
     layers = Counter(
@@ -93,15 +96,15 @@ def _passing_levels(problem: PointProblem, kinds: Iterable[int]) -> list[float]:
     return sorted(levels) or [0.0]
 
 
-def _leanest_bytes(choices: Sequence[Choice], held: int, passing: float) -> float:
+def _leanest_bytes(choices: Sequence[Choice], held: Chunk, passing: float) -> float:
     """The least of a layer that passes no more; infinite where it must."""
     return min(
-        (choice.static_bytes + held * choice.kept_bytes for choice in choices if choice.transient_bytes <= passing),
+        (_held_bytes(choice, held) for choice in choices if choice.transient_bytes <= passing),
         default=float("inf"),
     )
 
 
-def _free_split_excess(problem: PointProblem, held: tuple[int, ...]) -> float:
+def _free_split_excess(problem: PointProblem, held: tuple[Chunk, ...]) -> float:
     """`least_excess_bytes` where stages, one a device, share the layers as they like.
 
     Device p has room for c_p layers of one type, at the best limit on what passes through it; a layer of another type
@@ -195,11 +198,12 @@ def overlapped_share(kind: ScheduleKind, num_stages: int, num_micro_batches: int
 @lru_cache(maxsize=4096)
 def _held(
     kind: ScheduleKind, num_stages: int, num_micro_batches: int, virtual_stages: int
-) -> tuple[tuple[int, ...], ...]:
+) -> tuple[tuple[Chunk, ...], ...]:
     """Micro-batches that each device's chunks hold at one moment, at least: more micro-batches never hold fewer."""
     fewer = min(num_micro_batches, 2 * num_stages if kind is ScheduleKind.DUALPIPE_V else num_stages)
-    moments = in_flight(build_schedule(kind, num_stages, fewer, virtual_stages))
-    return tuple(max(vectors, key=sum) for vectors in moments)
+    moments = in_flight_held(build_schedule(kind, num_stages, fewer, virtual_stages))
+    fullest = (max(found, key=lambda held: (sum(held.total), sum(held.late))) for found in moments)
+    return tuple(tuple(zip(held.total, held.late, strict=True)) for held in fullest)
 
 
 def _ends(problem: PointProblem, chunks: Sequence[int]) -> list[tuple[int, EndCost]]:
@@ -208,18 +212,22 @@ def _ends(problem: PointProblem, chunks: Sequence[int]) -> list[tuple[int, EndCo
     return [(chunks.index(stage), part) for stage, part in placed if part is not None and stage in chunks]
 
 
-def _ends_bytes(problem: PointProblem, chunks: Sequence[int], held: Sequence[int]) -> float:
-    return sum(part.static_bytes + held[chunk] * part.kept_bytes for chunk, part in _ends(problem, chunks))
+def _ends_bytes(problem: PointProblem, chunks: Sequence[int], held: Sequence[Chunk]) -> float:
+    return sum(_held_bytes(part, held[chunk]) for chunk, part in _ends(problem, chunks))
+
+
+def _held_bytes(part: Choice | EndCost, held: Chunk) -> float:
+    """State, and activations of so many micro-batches, so many of them late."""
+    total, late = held
+    return part.static_bytes + total * part.kept_bytes + late * part.late_bytes
 
 
 def _least_transient(choices: Sequence[Choice]) -> float:
     return min(choice.transient_bytes for choice in choices)
 
 
-def _hull(choices: Sequence[Choice], held: int, kind: ScheduleKind, share: float) -> Hull:
-    points = sorted(
-        (_seconds(choice, kind, share), choice.static_bytes + held * choice.kept_bytes) for choice in choices
-    )
+def _hull(choices: Sequence[Choice], held: Chunk, kind: ScheduleKind, share: float) -> Hull:
+    points = sorted((_seconds(choice, kind, share), _held_bytes(choice, held)) for choice in choices)
     hull: list[tuple[float, float]] = []
     for seconds, size in points:
         if hull and size >= hull[-1][0]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from meshwright.costmodel.simulate import CutCoefficients, Term
+from meshwright.costmodel.simulate import CutCoefficients, Held, Term
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.costmodel.step import SPLIT_BACKWARD
 from meshwright.planner.count_columns import CountColumns
@@ -141,15 +141,16 @@ class PointModel:
         fixed_s = sum(float(times @ table.end(name)) for name, times in paid.items()) + _fixed_s(path, self.problem)
         self._highs.add_row(fixed_s * self.per_second, list(row), np.array(list(row.values())))
 
-    def add_moment(self, device: int, held: tuple[int, ...]) -> None:
+    def add_moment(self, device: int, held: Held) -> None:
         """Requires the device's memory to suffice while it holds that many micro-batches of each chunk."""
         table = self.table
         base, levels = self._levels[device]
         fixed = table.reserved_bytes[device] + base
         used_bytes = np.zeros((self.problem.num_virtual_stages, len(table.items)))
-        for stage, count in zip(self.problem.placement[device], held, strict=True):
-            fixed += table.end("static_bytes")[stage] + count * table.end("kept_bytes")[stage]
-            used_bytes[stage] = table.column("static_bytes") + count * table.column("kept_bytes")
+        for stage, *counts in zip(self.problem.placement[device], held.total, held.late, strict=True):
+            terms = list(zip((1, *counts), ("static_bytes", "kept_bytes", "late_bytes"), strict=True))
+            fixed += sum(count * float(table.end(name)[stage]) for count, name in terms)
+            used_bytes[stage] = np.sum([count * table.column(name) for count, name in terms], axis=0)
         row = dict(zip(*self._counts.row(-used_bytes * self.per_byte), strict=True))
         row |= {column: -more * self.per_byte for column, more in levels} | {self.over: 1.0}
         missing = (fixed - self.problem.memory_limit_bytes) * self.per_byte

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from meshwright.costmodel.simulate import in_flight
+from meshwright.costmodel.simulate import Held, in_flight_held
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.planner.milp import PointModel
-from meshwright.planner.stage_totals import MEMORY_TOLERANCE, Counts, kept_bytes, peak_memory_bytes
+from meshwright.planner.stage_totals import MEMORY_TOLERANCE, Counts, held_bytes, moments, peak_memory_bytes
 
 
 class MomentRows:
@@ -15,9 +15,9 @@ class MomentRows:
 
     def __init__(self, model: PointModel) -> None:
         self._model, self._problem = model, model.problem
-        self._known: set[tuple[int, tuple[int, ...]]] = set()
-        for device, moments in enumerate(in_flight(self._problem.schedule)):
-            self._add(device, max(moments, key=sum))
+        self._known: set[tuple[int, Held]] = set()
+        for device, found in enumerate(in_flight_held(self._problem.schedule)):
+            self._add(device, max(found, key=lambda held: (sum(held.total), sum(held.late))))
 
     def add_broken(self, counts: Array | Counts, over_bytes: float = 0.0) -> bool:
         """Adds the worst moment of each device that exceeds the limit by more than `over_bytes`; whether any is new."""
@@ -26,16 +26,16 @@ class MomentRows:
         added = [self._add(device, self._worst(device, counts)) for device in devices]
         return any(added)
 
-    def _add(self, device: int, held: tuple[int, ...]) -> bool:
+    def _add(self, device: int, held: Held) -> bool:
         if (device, held) in self._known:
             return False
         self._known.add((device, held))
         self._model.add_moment(device, held)
         return True
 
-    def _worst(self, device: int, counts: Array | Counts) -> tuple[int, ...]:
-        moments = in_flight(self._problem.schedule)[device]
-        return moments[int((np.array(moments) @ kept_bytes(self._problem, counts, device)).argmax())]
+    def _worst(self, device: int, counts: Array | Counts) -> Held:
+        used = moments(self._problem, device) @ held_bytes(self._problem, counts, device)
+        return in_flight_held(self._problem.schedule)[device][int(used.argmax())]
 
 
 def fits(memory_limit_bytes: float, peaks: Array) -> bool:

@@ -16,7 +16,7 @@ from meshwright.costmodel.layer_passes import LayerPasses, passes_of
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
-from meshwright.costmodel.stage_cost import CostContext, PartCost, end_strategy
+from meshwright.costmodel.stage_cost import CostContext, PartCost, end_strategy, pipeline_ends_together
 from meshwright.costmodel.step import barrier_s, hop_times_s, step_overlap
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.planner.catalogue import layer_strategies, offloads, recompute_policies
@@ -81,6 +81,7 @@ def point_context(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> 
         micro_batch=point.shape.micro_batch,
         passes=_passes_of(problem, point.schedule, point.sharding),
         reserves=True,
+        ends_together=pipeline_ends_together(point.schedule),
     )
 
 
@@ -191,6 +192,7 @@ def _compute_numbers(cost: LayerCost, limit_bytes: float) -> dict[str, float]:
         "dgrad_s": cost.dgrad.total_s,
         "wgrad_s": cost.wgrad.total_s,
         "kept_bytes": cost.kept_bytes,
+        "late_bytes": cost.late_bytes,
         "transient_bytes": step * ceil(cost.transient_bytes / step),
         "overlap_saving_s": cost.overlap_saving_s,
     }

@@ -21,7 +21,7 @@ from meshwright.costmodel.simulate import (
     ScheduleKind,
     chunk_durations,
     critical_path,
-    in_flight,
+    in_flight_held,
 )
 from meshwright.costmodel.simulate import step_time_s as simulated_step_time_s
 from meshwright.costmodel.simulate.durations import Array
@@ -158,14 +158,11 @@ def peak_memory_bytes(problem: PointProblem, counts: Array | Counts) -> Array:
     """Peak of every device: reserve, state of its chunks, kept tensors at the worst moment, the largest transient."""
     table = tables(problem)
     totals = counts @ table.costs + table.ends
-    static, kept = totals[:, COLUMN["static_bytes"]], totals[:, COLUMN["kept_bytes"]]
+    static = totals[:, COLUMN["static_bytes"]]
     used = np.where(counts > 0, table.column("transient_bytes"), 0.0).max(axis=1, initial=0.0)
     transient = np.maximum(used, table.end_transient)
     held = np.array(
-        [
-            (np.array(vectors, dtype=np.float64) @ kept[table.stage_at[device]]).max()
-            for device, vectors in enumerate(in_flight(problem.schedule))
-        ]
+        [(moments(problem, device) @ held_bytes(problem, counts, device)).max() for device in range(problem.num_stages)]
     )
     result: Array = (
         table.reserved_bytes + static[table.stage_at].sum(axis=1) + transient[table.stage_at].max(axis=1) + held
@@ -173,11 +170,18 @@ def peak_memory_bytes(problem: PointProblem, counts: Array | Counts) -> Array:
     return result
 
 
-def kept_bytes(problem: PointProblem, counts: Array | Counts, device: int) -> Array:
-    """Bytes that a micro-batch in flight holds on each chunk of a device."""
+def held_bytes(problem: PointProblem, counts: Array | Counts, device: int) -> Array:
+    """Bytes that a micro-batch in flight holds on each chunk of a device, then what a late one holds on top of that."""
     table = tables(problem)
-    result: Array = (counts @ table.column("kept_bytes") + table.end("kept_bytes"))[table.stage_at[device]]
+    stages = table.stage_at[device]
+    names = ("kept_bytes", "late_bytes")
+    result: Array = np.concatenate([(counts @ table.column(name) + table.end(name))[stages] for name in names])
     return result
+
+
+def moments(problem: PointProblem, device: int) -> Array:
+    """[moment, chunks, then chunks again]: micro-batches in flight, and those of them that are late."""
+    return np.array([held.total + held.late for held in in_flight_held(problem.schedule)[device]], dtype=np.float64)
 
 
 def micro_batch_s(problem: PointProblem, part_costs: Array) -> Array:
@@ -198,8 +202,9 @@ def own_seconds(problem: PointProblem) -> Array:
     return result
 
 
-def free_bytes(problem: PointProblem, device: int, held: npt.ArrayLike) -> float:
+def free_bytes(problem: PointProblem, device: int, held: npt.ArrayLike, late: npt.ArrayLike = 0.0) -> float:
     """Bytes left for layers and transients when the device holds that many micro-batches of each chunk."""
     table, stages = tables(problem), list(problem.placement[device])
     ends = table.end("static_bytes")[stages] + np.asarray(held) * table.end("kept_bytes")[stages]
+    ends += np.asarray(late) * table.end("late_bytes")[stages]
     return float(problem.memory_limit_bytes - table.reserved_bytes[device] - ends.sum())

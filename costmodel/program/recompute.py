@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import msgspec
 
-from meshwright.costmodel.program.operators import BESIDE, GRADIENT, GemmWork, Operator
+from meshwright.costmodel.program.operators import BESIDE, GRADIENT, GemmWork, Operator, Pass
 from meshwright.costmodel.program.program import LayerProgram
 from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.value import Value
@@ -146,6 +146,17 @@ def _again(op: Operator, wanted: frozenset[str] | set[str]) -> Operator:
     if isinstance(work, GemmWork) and 0.0 < share < 1.0 and len(op.writes) == 2:
         work = msgspec.structs.replace(work, n=round(work.n * share))
     return msgspec.structs.replace(op, work=work, recomputes=True)
+
+
+def late_bytes(program: LayerProgram, plan: BackwardPlan) -> float:
+    """Bytes more than what is kept that a micro-batch holds between its input gradient and its weight gradient.
+
+    Weight gradients read inputs and gradients of products, whether inputs were kept or run again. What they do not read
+    is free by then; it counts as held nevertheless where that is more.
+    """
+    read = {name for op in program.backward if op.phase is Pass.WGRAD for name in op.reads}
+    sizes = program.sizes()
+    return max(0.0, sum(_size(name, sizes) for name in sorted(read)) - plan.kept_bytes)
 
 
 def transient_bytes(program: LayerProgram, plan: BackwardPlan, launched: tuple[Operator, ...]) -> float:

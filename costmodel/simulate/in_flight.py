@@ -17,37 +17,34 @@ Counts: TypeAlias = tuple[int, ...]
 class Held(Value, frozen=True, kw_only=True):
     """Micro-batches held at one time, by chunk.
 
-    `whole`: between the forward and the end of the (input-gradient) backward; `weight_only`: between the input and the
-    weight gradient, where only what the weight gradient reads is needed.
+    `total`: from the forward to the end of the last backward action. `late`: those of them whose input gradient is
+    under way or done, and whose weight gradient, an action of its own, is not: they hold what it reads.
     """
 
-    whole: Counts
-    weight_only: Counts
-
-    @property
-    def total(self) -> Counts:
-        """Both, the safe count when what the weight gradient reads is not told apart."""
-        return tuple(map(sum, zip(self.whole, self.weight_only, strict=True)))
+    total: Counts
+    late: Counts
 
 
 @lru_cache(maxsize=64)
 def in_flight(schedule: Schedule) -> tuple[tuple[Counts, ...], ...]:
     """For each device the counts held that no other of its moments exceeds in all chunks.
 
-    A forward adds its micro-batch from its start, the end of the last backward action that needs it frees it. The
-    peak of any activation memory that grows with the counts is at one of these moments.
+    A forward adds its micro-batch from its start, the end of the last backward action that needs it frees it.
     """
     return tuple(_maximal(held.total for held in _moments(schedule, device)) for device in range(schedule.num_stages))
 
 
 @lru_cache(maxsize=64)
 def in_flight_held(schedule: Schedule) -> tuple[tuple[Held, ...], ...]:
-    """Like `in_flight`, with micro-batches that wait only for their weight gradient told apart."""
+    """Like `in_flight`, with micro-batches that wait for their weight gradient told apart.
+
+    The peak of any activation memory that grows with the counts is at one of these moments.
+    """
     chunks = schedule.num_chunks
     return tuple(
         tuple(
-            Held(whole=counts[:chunks], weight_only=counts[chunks:])
-            for counts in _maximal(held.whole + held.weight_only for held in _moments(schedule, device))
+            Held(total=counts[:chunks], late=counts[chunks:])
+            for counts in _maximal(held.total + held.late for held in _moments(schedule, device))
         )
         for device in range(schedule.num_stages)
     )
@@ -55,19 +52,19 @@ def in_flight_held(schedule: Schedule) -> tuple[tuple[Held, ...], ...]:
 
 def _moments(schedule: Schedule, device: int) -> Iterator[Held]:
     """What is held while each slot runs."""
-    whole, weight_only = [0] * schedule.num_chunks, [0] * schedule.num_chunks
+    total, late = [0] * schedule.num_chunks, [0] * schedule.num_chunks
     for slot in schedule.order[device]:
         for action in slot:
             if action.kind is ActionKind.FORWARD:
-                whole[action.chunk] += 1
-        yield Held(whole=tuple(whole), weight_only=tuple(weight_only))
-        for action in slot:
-            if action.kind.sends_gradient:
-                whole[action.chunk] -= 1
+                total[action.chunk] += 1
             if action.kind is ActionKind.BACKWARD_INPUT:
-                weight_only[action.chunk] += 1
+                late[action.chunk] += 1
+        yield Held(total=tuple(total), late=tuple(late))
+        for action in slot:
+            if action.kind.frees_activations:
+                total[action.chunk] -= 1
             if action.kind is ActionKind.BACKWARD_WEIGHT:
-                weight_only[action.chunk] -= 1
+                late[action.chunk] -= 1
 
 
 def _maximal(moments: Iterable[Counts]) -> tuple[Counts, ...]:

@@ -7,9 +7,7 @@ ranks, so far apart".
 
 from __future__ import annotations
 
-from math import gcd
-
-from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.data_parallel import Sharding, num_shards
 from meshwright.costmodel.strategy import Mesh, ZeroStage
 from meshwright.costmodel.value import Value
 
@@ -85,11 +83,9 @@ def holder_lines(mesh: Mesh, split: int, sharding: Sharding) -> tuple[tuple[int,
 
     `split` neighbours share one copy. Of copies, neighbours shard, as `costmodel.data_parallel` has it.
 
-    >>> holder_lines(Mesh(dp=8), 2, Sharding(zero=ZeroStage.PARAMETERS, shard_degree=2))
+    >>> holder_lines(Mesh(dp=8), 2, Sharding(zero=ZeroStage.PARAMETERS, shard_degree=4))
     ((2, 2), (2, 4))
     """
     copies = mesh.stage_gpus // split
-    shards = gcd(copies, sharding.shard_degree) if sharding.shard_degree else copies
-    if sharding.zero is ZeroStage.NONE:
-        shards = 1
+    shards = 1 if sharding.zero is ZeroStage.NONE else num_shards(mesh, sharding, copies)
     return (shards, split), (copies // shards, split * shards)

@@ -61,7 +61,8 @@ def _formula_notes(explanation: Explanation, stage: StageTerm) -> Iterator[str]:
             yield f"{term.kind}: {explanation.formulas[name].equation}"
     yield (
         "activations: micro-batches in flight at the stage's worst moment (costmodel.simulate.in_flight) x tensors"
-        " kept; transient: costmodel.program.recompute.transient_bytes"
+        " kept, and what weight gradients read (costmodel.program.recompute.late_bytes);"
+        " transient: costmodel.program.recompute.transient_bytes"
     )
 
 

@@ -77,6 +77,7 @@ class PartTerm(Value, frozen=True, kw_only=True):
     overlap_saving_s: float
     kept: tuple[KeptTensor, ...]
     kept_bytes: float
+    late_bytes: float
     transient_bytes: float
     state: tuple[StateTerm, ...]
     param_gather_s: float
@@ -150,6 +151,7 @@ def part_term(context: CostContext, part: Part, strategy: LayerStrategy, layers:
         overlap_saving_s=cost.compute.overlap_saving_s,
         kept=_kept(context, part, strategy),
         kept_bytes=cost.compute.kept_bytes,
+        late_bytes=cost.compute.late_bytes,
         transient_bytes=cost.compute.transient_bytes,
         state=state,
         param_gather_s=cost.state.param_gather_s,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from meshwright.costmodel.configuration import TrainingConfiguration
-from meshwright.costmodel.simulate import in_flight
+from meshwright.costmodel.simulate import in_flight_held
 from meshwright.costmodel.stage_cost import StageCost
-from meshwright.costmodel.step import SPLIT_BACKWARD, schedule_of, step_inputs
+from meshwright.costmodel.step import SPLIT_BACKWARD, activation_bytes, schedule_of, step_inputs
 from meshwright.costmodel.value import Value
 from meshwright.planner.explain.parts import PartTerm
 
@@ -24,7 +26,8 @@ class PartCount(Value, frozen=True, kw_only=True):
 class ChunkTerm(Value, frozen=True, kw_only=True):
     """One virtual stage: its parts, seconds of one micro-batch by pass, of its state once a step, and its activations.
 
-    `held` micro-batches are in flight at the worst moment of its device, `kept_bytes` each.
+    `held` micro-batches are in flight at the worst moment of its device, `kept_bytes` each; `late` of them wait for a
+    weight gradient of its own, and hold `late_bytes` more each.
     """
 
     virtual_stage: int
@@ -38,6 +41,8 @@ class ChunkTerm(Value, frozen=True, kw_only=True):
     optimizer_s: float
     kept_bytes: float
     held: int
+    late_bytes: float
+    late: int
 
 
 class MemoryItem(Value, frozen=True, kw_only=True):
@@ -81,12 +86,11 @@ def stage_terms(configuration: TrainingConfiguration, parts: tuple[PartTerm, ...
     costs, _ = step_inputs(configuration, schedule)
     counts = [len(stage) for stage in configuration.stages]
     terms = []
-    for device, (chunks, moments) in enumerate(zip(schedule.placement, in_flight(schedule), strict=True)):
-        kept = [costs[stage].kept_bytes for stage in chunks]
-        worst = max(moments, key=lambda held: sum(n * size for n, size in zip(held, kept, strict=True)))
+    for device, (chunks, moments) in enumerate(zip(schedule.placement, in_flight_held(schedule), strict=True)):
+        worst = max(moments, key=partial(activation_bytes, chunks=[costs[stage] for stage in chunks]))
         found = tuple(
             _chunk(configuration, parts, stage, sum(counts[:stage]), costs[stage], held)
-            for stage, held in zip(chunks, worst, strict=True)
+            for stage, *held in zip(chunks, worst.total, worst.late, strict=True)
         )
         terms.append(StageTerm(device=device, chunks=found, memory=_memory(parts, found)))
     return tuple(terms)
@@ -98,9 +102,9 @@ def _chunk(
     stage: int,
     first_layer: int,
     cost: StageCost,
-    held: int,
+    in_flight: Sequence[int],
 ) -> ChunkTerm:
-    num_layers = len(configuration.stages[stage])
+    num_layers, (held, late) = len(configuration.stages[stage]), in_flight
     split = configuration.pipeline.schedule in SPLIT_BACKWARD
     names = ("forward", "dgrad", "wgrad") if split else ("forward", "backward")
     return ChunkTerm(
@@ -115,6 +119,8 @@ def _chunk(
         optimizer_s=cost.optimizer_s,
         kept_bytes=cost.kept_bytes,
         held=held,
+        late_bytes=cost.late_bytes,
+        late=late,
     )
 
 
@@ -155,15 +161,20 @@ def _state_items(parts: tuple[PartTerm, ...], chunks: tuple[ChunkTerm, ...], kin
 
 def _kept_items(parts: tuple[PartTerm, ...], chunks: tuple[ChunkTerm, ...]) -> Iterator[MemoryItem]:
     """Parts that keep something, those of chunks with as many micro-batches in flight together."""
-    totals: dict[tuple[int, int], int] = {}
+    held: Counter[tuple[int, int]] = Counter()
+    late: Counter[tuple[int, int]] = Counter()
     for chunk in chunks:
         for entry in chunk.parts:
-            key = entry.part, chunk.held
-            totals[key] = totals.get(key, 0) + entry.count
-    for (index, held), count in totals.items():
+            held[entry.part, chunk.held] += entry.count
+            late[entry.part, chunk.late] += entry.count
+    for (index, micro_batches), count in held.items():
         if parts[index].kept_bytes:
-            what = f"{parts[index].label}: {held} in flight x {count}"
-            yield MemoryItem(what=what, count=held * count, each_bytes=parts[index].kept_bytes)
+            what = f"{parts[index].label}: {micro_batches} in flight x {count}"
+            yield MemoryItem(what=what, count=micro_batches * count, each_bytes=parts[index].kept_bytes)
+    for (index, micro_batches), count in late.items():
+        if micro_batches and parts[index].late_bytes:
+            what = f"{parts[index].label}: {micro_batches} before their weight gradient x {count}, more"
+            yield MemoryItem(what=what, count=micro_batches * count, each_bytes=parts[index].late_bytes)
 
 
 def _transient_items(parts: tuple[PartTerm, ...], chunks: tuple[ChunkTerm, ...]) -> Iterator[MemoryItem]:

@@ -7,7 +7,7 @@ from math import gcd
 
 import msgspec
 
-from meshwright.costmodel.data_parallel import StateModel, copies_group
+from meshwright.costmodel.data_parallel import StateModel, copies_group, num_shards
 from meshwright.costmodel.formulas import memory
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.program.operators import (
@@ -89,7 +89,7 @@ def state_terms(model: StateModel, weights: Weights, strategy: LayerStrategy) ->
 
 
 def _term(model: StateModel, name: str, count: float, group: Group) -> StateTerm:
-    shards = _num_shards(model, group)
+    shards = num_shards(model.mesh, model.sharding, group.size)
     return StateTerm(
         weights=WEIGHT_WORDS[name],
         num_parameters=count,
@@ -111,15 +111,10 @@ def _held(model: StateModel, count: float, shards: int) -> tuple[StateBytes, ...
     return tuple(StateBytes(kind=kind, num_bytes=number, formulas=names(by)) for kind, number, by in amounts)
 
 
-def _num_shards(model: StateModel, group: Group) -> int:
-    degree = model.sharding.shard_degree
-    return gcd(group.size, degree) if degree else group.size
-
-
 def _collectives(model: StateModel, count: float, group: Group) -> Iterator[StateCollective]:
     """Gather and reduction over the shards, and under HSDP the reduction between the copies of a shard."""
     stage, runtime = model.sharding.stage, model.runtime
-    shards = _num_shards(model, group)
+    shards = num_shards(model.mesh, model.sharding, group.size)
     inner = Group(size=shards, ranks_per_node=gcd(shards, group.ranks_per_node))
     if stage >= 1:
         num_bytes = count * runtime.parameter_gather_bytes

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from meshwright.costmodel.simulate import Held
 from meshwright.costmodel.simulate.actions import ActionKind
-from meshwright.costmodel.step import StageMemory
+from meshwright.costmodel.step import StageMemory, activation_bytes
 from meshwright.costmodel.value import Value
 from meshwright.planner.simulated_step import SimulatedStep
 
@@ -24,23 +25,24 @@ def memory_levels(step: SimulatedStep, device: int) -> Iterator[MemoryLevel]:
 
     `transient` is held throughout, as the predicted peak has it.
     """
-    kept = [step.costs[stage].kept_bytes for stage in step.schedule.placement[device]]
-    held = [0] * len(kept)
+    chunks = [step.costs[stage] for stage in step.schedule.placement[device]]
+    total, late = [0] * len(chunks), [0] * len(chunks)
     peak = step.memory[device]
 
     def level(start_s: float) -> MemoryLevel:
-        activations = sum(count * size for count, size in zip(held, kept, strict=True))
+        activations = activation_bytes(Held(total=tuple(total), late=tuple(late)), chunks)
         return MemoryLevel(start_s=start_s, memory=msgspec.structs.replace(peak, activations=activations))
 
     yield level(0.0)
     for slot, start_s, end_s in step.slots(device):
-        forwards = [action.chunk for action in slot if action.kind is ActionKind.FORWARD]
-        freed = [action.chunk for action in slot if action.kind.frees_activations]
-        for chunk in forwards:
-            held[chunk] += 1
-        if forwards:
+        starts = [action for action in slot if action.kind in (ActionKind.FORWARD, ActionKind.BACKWARD_INPUT)]
+        ends = [action for action in slot if action.kind.frees_activations]
+        for action in starts:
+            (total if action.kind is ActionKind.FORWARD else late)[action.chunk] += 1
+        if starts:
             yield level(start_s)
-        for chunk in freed:
-            held[chunk] -= 1
-        if freed:
+        for action in ends:
+            total[action.chunk] -= 1
+            late[action.chunk] -= action.kind is ActionKind.BACKWARD_WEIGHT
+        if ends:
             yield level(end_s)

@@ -181,7 +181,7 @@ def _best_s(problem: Problem) -> float:
 ENUMERATED = [
     ("dense", 8, 0.62e9, ("tp=1", "sp=1", "mbs=1", "zero=1")),
     ("moe", 4, 0.8e9, ("tp=1", "sp=1", "mbs=1", "ep=4", "dispatch=alltoall")),
-    ("leading-dense", 8, 0.8e9, ("tp=1", "sp=1", "mbs=2", "ep=4", "dispatch=allgather")),
+    ("leading-dense", 8, 0.85e9, ("tp=1", "sp=1", "mbs=2", "ep=4", "dispatch=allgather")),
     ("alternating", 4, 0.7e9, ("tp=1", "sp=1", "mbs=1", "pp=2", "ep=2")),
     ("moe", 8, 0.5e9, ("attention=ulysses", "sp=2", "pp=2", "ep=4", "mbs=1", "dispatch=allgather")),
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+from msgspec import UNSET, UnsetType
+
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.hardware import ClusterSpec
@@ -36,7 +38,8 @@ def configuration_of(settings: Settings, cluster: ClusterSpec, expert_imbalance:
             global_batch=global_batch(settings, mesh.dp),
             seq_len=settings.integer("seq_length"),
             precision=precision_of(settings),
-            expert_imbalance=max(expert_imbalance, _padding(settings)),
+            expert_imbalance=expert_imbalance,
+            capacity_factor=_capacity_factor(settings),
         ),
         runtime=runtime_of(settings),
         mesh=mesh,
@@ -97,10 +100,10 @@ def mesh_of(settings: Settings, cluster: ClusterSpec) -> Mesh:
     )
 
 
-def _padding(settings: Settings) -> float:
+def _capacity_factor(settings: Settings) -> float | UnsetType:
     """Rows that every expert computes over its mean share, where inputs are padded to the capacity."""
     factor = settings.number("moe_expert_capacity_factor")
-    return max(1.0, factor) if factor is not None and settings.on("moe_pad_expert_input_to_capacity") else 1.0
+    return UNSET if factor is None or not settings.on("moe_pad_expert_input_to_capacity") else factor
 
 
 def _stages(settings: Settings, model: ModelSpec, mesh: Mesh) -> tuple[tuple[LayerStrategy, ...], ...]:

@@ -12,7 +12,7 @@ from meshwright.costmodel.strategy import Dispatch, ZeroStage
 from meshwright.costmodel.tables import AttentionBackend
 from meshwright.planner.foreign.megatron.model import num_experts
 from meshwright.planner.foreign.megatron.recompute import unmodelled_recompute
-from meshwright.planner.foreign.megatron.stages import virtual_stages
+from meshwright.planner.foreign.megatron.stages import layout, virtual_stages
 from meshwright.planner.foreign.printed import PrintedOptions, described_dispatch, described_runtime
 from meshwright.planner.foreign.settings import Settings, UnmodelledUse
 
@@ -172,7 +172,13 @@ def _differences(settings: Settings) -> Iterator[tuple[bool, str, str]]:
         "--moe-expert-capacity-factor",
         "no dropped token is taken off the work",
     )
-    yield factor is not None and pads and factor < 1, "--moe-expert-capacity-factor", "predicted as if it were 1"
+    placed = layout(settings) if settings.has("pipeline_model_parallel_layout") else ()
+    elsewhere = any("m" in stage for stage in placed[:-1])
+    yield (
+        elsewhere,
+        "--pipeline-model-parallel-layout",
+        "prediction modules predicted in the last stage, behind the head",
+    )
     yield settings.on("delay_wgrad_compute"), "--delay-wgrad-compute", "wgrad predicted beside dgrad"
     for name in ("hidden_dropout", "attention_dropout"):
         rate = settings.number(name)

@@ -173,7 +173,7 @@ def _solved(problem: Problem, point: OuterPoint) -> tuple[TrainingConfiguration,
         (ScheduleKind.DUALPIPE_V, 2),
     ],
 )
-@pytest.mark.parametrize("limit_bytes", [60e9, 0.7e9])
+@pytest.mark.parametrize("limit_bytes", [60e9, 0.78e9])
 def test_a_solution_is_a_configuration_that_takes_as_long(
     kind: ScheduleKind, virtual_stages: int, limit_bytes: float
 ) -> None:

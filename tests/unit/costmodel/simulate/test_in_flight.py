@@ -31,9 +31,12 @@ def test_interleaved_has_moments_that_no_other_exceeds() -> None:
 
 
 def test_zb_h1_holds_no_more_whole_micro_batches_than_one_f_one_b() -> None:
-    """What its device p puts off is p weight gradients, so that every device holds P in all."""
+    """What its device p puts off is p weight gradients, so that every device holds P in all.
+
+    At the fullest moment one more is in its input gradient.
+    """
     held = in_flight_held(build_schedule(ScheduleKind.ZB_H1, 4, 16))
-    assert [max(moment.whole for moment in device) for device in held] == [(4,), (3,), (2,), (1,)]
+    assert held == tuple((Held(total=(4,), late=(device + 1,)),) for device in range(4))
     assert in_flight(build_schedule(ScheduleKind.ZB_H1, 4, 16)) == (((4,),),) * 4
 
 
@@ -49,5 +52,13 @@ def test_dualpipe_v_holds_one_more_than_its_virtual_stages() -> None:
     assert [max(map(sum, device)) for device in held] == [9, 9, 9, 9]
 
 
-def test_held_adds_up() -> None:
-    assert Held(whole=(3, 1), weight_only=(0, 2)).total == (3, 3)
+def test_a_micro_batch_is_late_from_its_input_gradient_to_its_weight_gradient() -> None:
+    """One device of ZB-V, 2 micro-batches: two chunks forward, then an input and a weight gradient of each in turn."""
+    (alone,) = in_flight_held(build_schedule(ScheduleKind.ZB_V, 1, 2, 2))
+    assert all(max(held.late) <= 1 and held.late <= held.total for held in alone)
+    assert max(sum(held.late) for held in alone) >= 1
+
+
+@pytest.mark.parametrize("kind", [ScheduleKind.ONE_F_ONE_B, ScheduleKind.GPIPE])
+def test_nothing_is_late_where_the_backward_is_one_action(kind: ScheduleKind) -> None:
+    assert {held.late for device in in_flight_held(build_schedule(kind, 4, 8)) for held in device} == {(0,)}

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from msgspec import UNSET
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError
@@ -218,7 +219,10 @@ def test_sharding_order_and_padding(megatron: Read, moe_arguments: str) -> None:
     assert (run.sharding.zero, run.sharding.shard_degree) == (ZeroStage.OPTIMIZER, 4)
     assert run.mesh.order is AxisOrder.DP_OUTERMOST
     padded = "--moe-expert-capacity-factor 1.25 --moe-pad-expert-input-to-capacity"
-    assert run_of(megatron(f"{moe_arguments} {padded}"), 8).workload.expert_imbalance == 1.25
+    workload = run_of(megatron(f"{moe_arguments} {padded}"), 8).workload
+    assert (workload.capacity_factor, workload.expert_imbalance) == (1.25, 1.0)
+    dropping = run_of(megatron(f"{moe_arguments} --moe-expert-capacity-factor 1.25"), 8).workload
+    assert dropping.capacity_factor is UNSET
     offloaded = "--optimizer-cpu-offload --use-precision-aware-optimizer"
     assert run_of(megatron(f"{moe_arguments} {offloaded}"), 8).sharding.offload_optimizer
 

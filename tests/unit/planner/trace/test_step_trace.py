@@ -144,18 +144,25 @@ def test_the_highest_counter_is_the_predicted_peak(events: list[Event], predicti
 def test_activations_are_those_of_the_micro_batches_in_flight(
     events: list[Event], configuration: TrainingConfiguration
 ) -> None:
-    """Counted again from the slices: a micro-batch is held from its forward's start to its last backward's end."""
-    kept = [cost.kept_bytes for cost in stage_costs(configuration)]
+    """Counted again from the slices: a micro-batch is held from its forward's start to its last backward's end, and is
+    late from its input gradient's start.
+    """
+    costs = stage_costs(configuration)
     for device in range(configuration.mesh.pp):
         actions = [event for event in _slices(events) if "micro-batch" in event.get("args", {})]
         held: dict[tuple[int, int], tuple[float, float]] = {}
+        late_us: dict[tuple[int, int], float] = {}
         for event in (action for action in actions if action["pid"] == device + 1):
             key = (event["args"]["virtual stage"], event["args"]["micro-batch"])
             start_us, end_us = held.get(key, (event["ts"], 0.0))
             held[key] = min(start_us, event["ts"]), max(end_us, event["ts"] + event["dur"])
+            if event["cat"] == "dgrad":
+                late_us[key] = event["ts"]
         for time_us, num_bytes in _counter(events, ACTIVATIONS_COUNTER, device + 1).items():
             middle = time_us + NS / 2
-            expected = sum(kept[stage] for (stage, _), (start, end) in held.items() if start <= middle < end)
+            now = [key for key, (start, end) in held.items() if start <= middle < end]
+            expected = sum(costs[stage].kept_bytes for stage, _ in now)
+            expected += sum(costs[key[0]].late_bytes for key in now if late_us.get(key, middle) < middle)
             assert num_bytes == pytest.approx(expected)
 
 
