@@ -227,8 +227,11 @@ def _configuration(
 def solved_configuration(
     problem: Problem, runtime: RuntimeSpec, point: OuterPoint, inner: PointProblem, solution: PointSolution
 ) -> TrainingConfiguration:
-    """The configuration of a solution. Within a stage, layers that recompute more come first: they are freed last."""
-    stages = []
+    """The configuration of a solution. Within a stage, layers that recompute more come first: they are freed last.
+
+    Under DualPipeV the other way round on the way up: so a forward comes to them as the backward beside it does.
+    """
+    stages: list[tuple[LayerStrategy, ...]] = []
     start = 0
     for count, assignment in zip(solution.layers_per_virtual_stage, solution.assignment, strict=True):
         pools: dict[int, list[LayerStrategy]] = {}
@@ -236,8 +239,9 @@ def solved_configuration(
             strategy = inner.choices[entry.layer_type][entry.choice].key
             assert isinstance(strategy, LayerStrategy)
             pools.setdefault(entry.layer_type, []).extend([strategy] * entry.count)
+        goes_up = inner.kind is ScheduleKind.DUALPIPE_V and len(stages) >= inner.num_stages
         for pool in pools.values():
-            pool.sort(key=lambda strategy: KEEPS_MORE_FIRST.index(strategy.recompute))
+            pool.sort(key=lambda strategy: KEEPS_MORE_FIRST.index(strategy.recompute), reverse=goes_up)
         stages.append(tuple(pools[kind].pop() for kind in inner.layer_types[start : start + count]))
         start += count
     return _configuration(problem, runtime, point, tuple(stages))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 
+from meshwright.costmodel.beside import met
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, ModelSpec, MoeFfnSpec
@@ -154,10 +157,10 @@ def test_a_point_without_a_strategy_has_no_problem() -> None:
     assert point_problem(_problem("sp=2,tp=2"), RUNTIME, _point()) is None
 
 
-def _solved(problem: Problem, point: OuterPoint) -> tuple[TrainingConfiguration, float]:
+def _solved(problem: Problem, point: OuterPoint, num_layers: int = 4) -> tuple[TrainingConfiguration, float]:
     inner = _inner(problem, point)
     solution = solve_point(inner, relative_gap=1e-6)
-    assert sum(solution.layers_per_virtual_stage) == 4
+    assert sum(solution.layers_per_virtual_stage) == num_layers
     configuration = solved_configuration(problem, RUNTIME, point, inner, solution)
     assert max(predict(configuration).peak_memory_bytes) <= max(solution.peak_memory_bytes)
     assert max(solution.peak_memory_bytes) <= inner.memory_limit_bytes
@@ -181,6 +184,17 @@ def test_a_solution_is_a_configuration_that_takes_as_long(
     prediction = predict(configuration)
     assert prediction.step_time_s == pytest.approx(step_time_s, rel=1e-9)
     assert prediction.fits
+
+
+def test_on_the_way_up_they_come_last_so_that_layers_of_dualpipe_meet() -> None:
+    problem = _problem(limit_bytes=1.6e9)
+    model = msgspec.structs.replace(problem.model, layers=(problem.model.layers[-1],) * 8)
+    configuration, _ = _solved(msgspec.structs.replace(problem, model=model), _point(ScheduleKind.DUALPIPE_V, 2), 8)
+    down, _, _, up = (configuration.layers_in_order(stage) for stage in range(4))
+    ranks = [list(Recompute).index(strategy.recompute) for _, strategy in (*down, *up)]
+    assert ranks[0] > ranks[1], "the limit should leave a mix"
+    assert ranks[2] < ranks[3]
+    assert len(met(down, up)) == sum((Counter(down) & Counter(up)).values())
 
 
 def test_layers_that_recompute_more_come_first() -> None:
