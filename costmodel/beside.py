@@ -13,13 +13,12 @@ from typing import TypeAlias, TypeVar
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.strategy import ZeroStage
 
 Turn: TypeAlias = tuple[bool, bool]
 """Whether the forward takes its next part, and whether the backward does: together in one pass if both."""
 
 Part = TypeVar("Part")
-FIRST_WITHOUT = 2
-"""The ZeRO stage from which passes run one behind the other."""
 
 
 def may_run_beside(sharding: Sharding, *, offloads: bool) -> bool:
@@ -28,7 +27,7 @@ def may_run_beside(sharding: Sharding, *, offloads: bool) -> bool:
     Not under ZeRO-2 and 3, which have room for two parts of the model: the one at work and the next. Nor where layers'
     activations wait in host memory: copies go from layer to layer of one pass.
     """
-    return sharding.stage < FIRST_WITHOUT and not offloads
+    return sharding.zero in (ZeroStage.NONE, ZeroStage.OPTIMIZER) and not offloads
 
 
 def runs_beside(configuration: TrainingConfiguration) -> bool:
@@ -39,7 +38,10 @@ def runs_beside(configuration: TrainingConfiguration) -> bool:
 
 
 def turns_of(forward: Sequence[Part], backward: Sequence[Part], meet: Callable[[Part, Part], bool]) -> tuple[Turn, ...]:
-    """In which turns two orders of parts go on, so that most of them meet: a longest common subsequence."""
+    """In which turns two orders of parts go on, so that most of them meet: a longest common subsequence.
+
+    Every part of both is taken in one turn, in its order.
+    """
     alike = [[meet(one, other) for other in backward] for one in forward]
     longest = [[0] * (len(backward) + 1) for _ in range(len(forward) + 1)]
     for i in reversed(range(len(forward))):

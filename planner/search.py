@@ -97,9 +97,9 @@ class Solved(Value, frozen=True, kw_only=True):
     solution: PointSolution
 
     @property
-    def is_proven(self) -> bool:
-        """Whether this is about the best that the point can do, not what was found before it was given up."""
-        return self.solution.status is not PointStatus.CUT_OFF
+    def was_cut_off(self) -> bool:
+        """Whether the point was given up: it may do far better than what had been found until then."""
+        return self.solution.status is PointStatus.CUT_OFF
 
 
 def search(
@@ -342,7 +342,10 @@ class _Search:
         return solved_configuration(self.problem, self.runtime, entry.point, entry.inner, entry.solution)
 
     def _objective_s(self, entry: Solved) -> float:
-        """The step with list-scheduled operators. A solve lets every layer of DualPipe meet another; some do not."""
+        """The step with list-scheduled operators, in seconds.
+
+        Solves let all layers of a kind meet under DualPipe that can, whatever they recompute; some then do not.
+        """
         if entry.point.schedule is not ScheduleKind.DUALPIPE_V:
             return entry.solution.step_time_s
         return max(entry.solution.step_time_s, predict(self._configuration(entry)).step_time_s)
@@ -357,7 +360,7 @@ class _Search:
         left = SOLVES_A_FAMILY * number
         while self.heap and left and self.heap[0][0] < self._slowest_of(number):
             bound_s, order, point, inner = heapq.heappop(self.heap)
-            known = any(_family(entry.point) == _family(point) and entry.is_proven for entry in self.solved)
+            known = any(_family(entry.point) == _family(point) and not entry.was_cut_off for entry in self.solved)
             if known or isinstance(inner, Stage):
                 self._reopen(bound_s, order, point, inner, known=known)
                 continue
@@ -377,11 +380,11 @@ class _Search:
         return found[number - 1].solution.step_time_s if len(found) >= number else float("inf")
 
     def _reopen_cut_off(self) -> None:
-        """What was found where a solve was cut off says only that its point is not the best: it may do far better."""
+        """Where a solve was cut off, all that is known is that its point is not the best."""
         best, found = self._best, self.solved
-        self.solved = [entry for entry in found if entry.is_proven or entry is best]
+        self.solved = [entry for entry in found if entry is best or not entry.was_cut_off]
         for entry in found:
-            if not (entry.is_proven or entry is best):
+            if entry is not best and entry.was_cut_off:
                 heapq.heappush(self.heap, (self.closed[entry.point], next(self.order), entry.point, entry.inner))
 
     def _reopen(
