@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from inspect import cleandoc
 from pathlib import Path
 
 import msgspec
@@ -20,8 +21,20 @@ def plan_json(plan: Plan) -> bytes:
 
 def schema_json() -> bytes:
     """The JSON schema of a plan file: what `plan.schema.json` holds."""
-    schema = msgspec.json.schema(Plan)
+    schema = _dedented(msgspec.json.schema(Plan))
     return msgspec.json.format(msgspec.json.encode(schema, order="deterministic"), indent=1) + b"\n"
+
+
+def _dedented(schema: object) -> object:
+    """The schema with the docstrings cleaned, which versions of msgspec indent differently."""
+    if isinstance(schema, dict):
+        return {
+            key: cleandoc(value) if key == "description" and isinstance(value, str) else _dedented(value)
+            for key, value in schema.items()
+        }
+    if isinstance(schema, list):
+        return [_dedented(part) for part in schema]
+    return schema
 
 
 def check_writable(path: Path) -> None:
