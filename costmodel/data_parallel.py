@@ -55,6 +55,7 @@ class StateCost(Value, frozen=True, kw_only=True):
     """Model state of one layer on one rank, once a step: seconds of its collectives and update, bytes by kind.
 
     `gather_slowdown_s`, `reduce_slowdown_s`: what computation loses beside the collectives that it hides.
+    `optimizer_s`: what follows the last reduction; at the ends of a pipeline a sum of gradients, too (`sum_of_ends_s`).
     """
 
     param_gather_s: float
@@ -291,6 +292,21 @@ class StateModel(Value, frozen=True, kw_only=True):
         read, written = memory.optimizer_traffic_bytes(count, self.sharding.stage, shards)
         kernel = MemoryKernel.RESIDUAL if self.runtime.one_pass_update else MemoryKernel.OPTIMIZER
         return norm_s + self._memory_s(kernel, read, written)
+
+    def sum_of_ends_s(self, count: float, split: int) -> float:
+        """Seconds in which first and last pipeline stage sum gradients of so many parameters that both hold.
+
+        Assumed: nothing runs beside it, since it follows the reduction of what the first stage's last backward leaves.
+        Source: Megatron-Core's `finalize_model_grads`, which sums whole buffers.
+        """
+        mesh, gpus_per_node = self.mesh, self.cluster.gpus_per_node
+        if mesh.pp == 1:
+            return 0.0
+        is_whole = self.sharding.stage == 0 or (self.sharding.stage == 1 and self.runtime.sums_whole_ends)
+        shards = 1 if is_whole else self._num_shards(copies_group(mesh, split, gpus_per_node))
+        num_bytes = count / shards * (memory.FP32_BYTES if self.runtime.fp32_gradients else memory.BF16_BYTES)
+        ends = Group(size=2, ranks_per_node=2 if mesh.pp * mesh.pipeline_stride <= gpus_per_node else 1)
+        return self._collective_s(Collective.ALL_REDUCE, num_bytes, ends)
 
     def with_sharded_parameters(self, cost: LayerCost, strategy: LayerStrategy) -> LayerCost:
         """What ZeRO-2 and 3 add to every micro-batch: gradients scattered after each backward, parameters gathered.

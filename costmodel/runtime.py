@@ -65,6 +65,9 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     one_pass_update: clipping, Adam and rounding to the weights are one kernel, as fast as adding a residual.
     combines_exchange_forms: deduplicated dispatch, slices of experts (etp) and FP8 on the wire go together in a layer;
         else it runs at most one of the three, and searches leave the rest out.
+    sums_whole_ends: gradients of a table that the first and the last pipeline stage both hold are summed over the two
+        whole, not by the shards of their data-parallel reduction.
+    not_run: parts of models and number formats that it does not run (`runtime_limits`); no plan is made with them.
     """
 
     name: str
@@ -103,6 +106,8 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     one_pass_update: bool = False
     gradient_slots: int = 0
     combines_exchange_forms: bool = True
+    sums_whole_ends: bool = False
+    not_run: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("attention_time_factor", "host_operators_per_kernel"):

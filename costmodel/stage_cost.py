@@ -157,6 +157,15 @@ class CostContext(Value, frozen=True, kw_only=True):
             fused_cross_entropy=self.runtime.fused_kernels,
         )
 
+    def sum_of_ends_s(self, strategy: LayerStrategy) -> float:
+        """Seconds in which both ends of the pipeline sum gradients of the vocabulary's table, where each has a copy.
+
+        A tied head is one, and prediction modules, which stand behind the head, look tokens up.
+        """
+        if self.ends_together or not (self.model.tied_embeddings or self.model.mtp_depth):
+            return 0.0
+        return self.state.sum_of_ends_s(vocabulary_share(self.model, strategy.tp) * self.model.hidden, strategy.tp)
+
     def loss_bytes(self, strategy: LayerStrategy) -> float:
         """What the loss holds at its peak beside the logits that the head's program has."""
         tokens = self.setting(self.model.layers[-1], strategy).gathered_tokens
@@ -226,9 +235,11 @@ def _end(context: CostContext, strategy: LayerStrategy, end: ModelEnd) -> PartCo
     cost = context.compute(end, strategy)
     if end is ModelEnd.HEAD:
         cost = msgspec.structs.replace(cost, transient_bytes=cost.transient_bytes + context.loss_bytes(strategy))
+    state = context.state.cost(cost.weights, strategy, cost)
+    optimizer_s = state.optimizer_s + context.sum_of_ends_s(strategy)
     return PartCost(
         compute=context.state.with_sharded_parameters(cost, strategy),
-        state=context.state.cost(cost.weights, strategy, cost),
+        state=msgspec.structs.replace(state, optimizer_s=optimizer_s),
     )
 
 

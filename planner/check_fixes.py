@@ -16,6 +16,7 @@ from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.model import DenseFfnSpec, MoeFfnSpec
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.runtime import ONE_EXCHANGE_FORM, RuntimeSpec
+from meshwright.costmodel.runtime_limits import check_runtime_runs
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import Dispatch, LayerStrategy
 from meshwright.planner.check_batch import check_batch, has_legal_mesh
@@ -27,7 +28,8 @@ V_SHAPED = (ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V)
 
 
 def check_fixes(problem: Problem, runtime: RuntimeSpec) -> None:
-    """Raises `StrategyError` where the pinned choices, or batch and sequence, leave nothing to search."""
+    """Raises `StrategyError` where the runtime, the pinned choices, or batch and sequence, leave nothing to search."""
+    check_runtime_runs(runtime, problem.model, problem.workload)
     _check_positions(problem)
     _check_heads(problem)
     _check_ffn_widths(problem)

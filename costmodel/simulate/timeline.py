@@ -100,17 +100,22 @@ class StepTimeline:
         result: list[float] = delays[list(self.step.slot_classes[device])].tolist()
         return result
 
-    def _slots(self, device: int) -> Iterator[Span]:
+    def slot_times_s(self, device: int) -> tuple[tuple[float, float], ...]:
+        """Begin and end of a device's slots, in their order."""
         ends_s = (self.times_s[event] for event in self.step.slot_events[device])
-        slots = zip(self.step.schedule.order[device], ends_s, self._slot_durations_s(device), strict=True)
-        for slot, end_s, duration_s in slots:
+        durations_s = self._slot_durations_s(device)
+        return tuple((end_s - duration_s, end_s) for end_s, duration_s in zip(ends_s, durations_s, strict=True))
+
+    def _slots(self, device: int) -> Iterator[Span]:
+        slots = zip(self.step.schedule.order[device], self.slot_times_s(device), strict=True)
+        for slot, (start_s, end_s) in slots:
             for action in slot:
                 yield Span(
                     device=device,
                     kind=SpanKind(action.kind),
                     chunk=action.chunk,
                     micro_batch=action.micro_batch,
-                    start_s=end_s - duration_s,
+                    start_s=start_s,
                     end_s=end_s,
                 )
 

@@ -15,6 +15,7 @@ from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.program.attention_shape import AttentionShape, attention_shape
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.program.setting import ProgramSetting
+from meshwright.costmodel.runtime_limits import parts_of_layer
 from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.functions.compiled import compiled
 from meshwright.executor.layer.groups import Communicator, LayerGroups
@@ -126,16 +127,10 @@ class LayerContext:
 
 def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
     """Raise for what the bindings do not run yet."""
-    attention, strategy = layer.attention, setting.strategy
-    limited = 0 < attention.window < setting.seq_len or 0 < attention.chunk < setting.seq_len
-    models = {
-        "window": (limited, "sliding windows and chunks"),
-        "sinks": (attention.sinks, "attention sinks"),
-        "shares_key_value": (attention.shares_key_value, "keys and values of another layer"),
-    }
-    for name, (asked, what) in models.items():
-        if asked:
-            raise ModelError("attention", name, f"the executor does not run {what} yet")
+    strategy = setting.strategy
+    for name, what in parts_of_layer(layer, setting.seq_len, setting.precision).items():
+        error, where = (StrategyError, "layer") if name == "precision" else (ModelError, "attention")
+        raise error(where, name, f"the executor does not run {what} yet")
     choices = {
         "dispatch": (
             strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.etp > 1,
@@ -146,7 +141,6 @@ def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
             and (strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP or strategy.etp > 1),
             "FP8 communication with deduplicated dispatch or experts split over etp",
         ),
-        "precision": (setting.precision is Precision.FP8, "FP8 products"),
         "gate_before_fc2": (
             not setting.gate_before_fc2
             and strategy.ep * strategy.etp > 1

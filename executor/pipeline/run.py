@@ -18,6 +18,7 @@ from meshwright.executor.pipeline.instructions import (
     Passage,
     Receive,
     Send,
+    SlotTimes,
     backwards_behind,
     device_instructions,
     incoming,
@@ -31,7 +32,7 @@ TokensOf = Callable[[int], MicroBatchTokens]
 
 
 class PipelineDevice:
-    """A device of the pipeline: `stages[chunk]` are its virtual stages.
+    """A device of the pipeline: `stages[chunk]` are its virtual stages, `times_s` when slots are planned.
 
     `runs_beside`: a forward and a backward of one slot share passes; else one runs behind the other.
     """
@@ -39,6 +40,7 @@ class PipelineDevice:
     def __init__(
         self,
         schedule: Schedule,
+        times_s: SlotTimes,
         device: int,
         stages: Sequence[Stage],
         make_mailbox: Callable[[], Mailbox],
@@ -49,7 +51,7 @@ class PipelineDevice:
         self._num_stages = schedule.num_virtual_stages
         self._placed = schedule.placement[device]
         self._stages = stages
-        self._instructions = device_instructions(schedule)[device]
+        self._instructions = device_instructions(schedule, times_s)[device]
         actions = [action for one in self._instructions if isinstance(one, Compute) for action in one.slot]
         self._backwards_behind = backwards_behind(actions)
         self._make_mailbox = make_mailbox

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import InputError, PlanError
 from meshwright.costmodel.model import LayerSpec
+from meshwright.costmodel.runtime_limits import parts_of_model
 from meshwright.costmodel.stage_cost import cost_context
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
@@ -53,10 +54,8 @@ def _hint(instead: str) -> str:
 
 def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
     model, mesh = configuration.model, configuration.mesh
-    if model.mtp_depth:
-        yield Refusal(field="model.mtp_depth", what="multi-token prediction")
-    if model.learned_positions:
-        yield Refusal(field="model.learned_positions", what="learned positions")
+    for name, what in parts_of_model(model).items():
+        yield Refusal(field=f"model.{name}", what=what)
     parts = mesh.replica_gpus * (2 if mesh.cp > 1 else 1)
     if configuration.workload.seq_len % parts:
         what = f"sequences of {configuration.workload.seq_len} tokens in {parts} equal parts"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.executor.observe.whereabouts import Whereabouts
@@ -25,6 +27,16 @@ def rank_whereabouts(rank: int) -> Whereabouts:
 def leave_reason(rank: int, reason: MeshwrightError | str) -> None:
     """Leave why this rank fails, or what it has saved, to whoever has started it: only a supervised rank may."""
     _reason_file(Path(os.environ[WHEREABOUTS]), rank).write_text(" ".join(str(reason).split()), encoding="utf-8")
+
+
+def leave_process(status: int) -> NoReturn:
+    """End this process with a status that whoever has started it can rely on.
+
+    Nothing is torn down: threads of gloo and of NCCL that are still at work would abort the process instead.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def read_reason(whereabouts: Path, rank: int) -> str:

@@ -13,8 +13,8 @@ from meshwright.costmodel.beside import runs_beside
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.model import MoeFfnSpec
-from meshwright.costmodel.simulate import build_schedule
 from meshwright.costmodel.stage_cost import end_strategy
+from meshwright.costmodel.step import schedule_of
 from meshwright.executor.data.source import TokenSource
 from meshwright.executor.layer.collectives import all_reduce
 from meshwright.executor.layer.cuda_streams import CudaStreams
@@ -27,6 +27,7 @@ from meshwright.executor.observe.observer import StepObserver
 from meshwright.executor.observe.whereabouts import Whereabouts
 from meshwright.executor.pipeline.mailbox import Mailbox, empty_hidden
 from meshwright.executor.pipeline.run import PipelineDevice
+from meshwright.executor.pipeline.slot_times import agreed_slot_times_s, planned_slot_times_s
 from meshwright.executor.ranks.communicators import Communicators
 from meshwright.executor.ranks.place import Place
 from meshwright.executor.state.learning_rate import LearningRate
@@ -160,11 +161,10 @@ class Trainer:
                 self.communicators, lambda: empty_hidden(num_tokens, model.hidden, numerics.dtype, numerics.device)
             )
 
-        schedule = build_schedule(
-            pipeline.schedule, configuration.mesh.pp, configuration.num_micro_batches, pipeline.virtual_stages
-        )
+        times_s = planned_slot_times_s(configuration)
         return PipelineDevice(
-            schedule,
+            schedule_of(configuration),
+            agreed_slot_times_s(times_s, self.communicators.pipeline, numerics.device),
             place.stage,
             self.model.stages,
             make_mailbox,

@@ -35,6 +35,7 @@ SWITCHES = (
     "reduces_by_all_to_all",
     "norm_reads_gradients",
     "one_pass_update",
+    "sums_whole_ends",
 )
 
 

@@ -89,6 +89,10 @@ def _rate(term: OperatorTerm) -> str:
 
 def _state_section(part: PartTerm) -> Section:
     rows = tuple(_state_row(term) for term in part.state)
+    further = (
+        ("host time", part.state_host_s),
+        ("summing gradients over both ends of the pipeline", part.sum_of_ends_s),
+    )
     return Section(
         title=f"{part.label}: model state",
         columns=(
@@ -96,7 +100,7 @@ def _state_section(part: PartTerm) -> Section:
             *("parameter bytes", "gradient bytes", "optimizer bytes", "update"),
         ),
         rows=rows,
-        notes=(f"and {format_time(part.state_host_s)} of host time",) if part.state_host_s > NEGLIGIBLE_S else (),
+        notes=tuple(f"and {format_time(time_s)} of {what}" for what, time_s in further if time_s > NEGLIGIBLE_S),
     )
 
 

@@ -66,6 +66,7 @@ class PartTerm(Value, frozen=True, kw_only=True):
 
     `label` tells it from the other parts: its kind, and of its strategy what others of that kind have otherwise.
     `overlap_saving_s`: what a forward beside a backward saves. `state_host_s`: host time of the update.
+    `sum_of_ends_s`: the sum of gradients over both ends of the pipeline, a part of `optimizer_s`.
     """
 
     label: str
@@ -83,6 +84,7 @@ class PartTerm(Value, frozen=True, kw_only=True):
     param_gather_s: float
     grad_reduce_s: float
     optimizer_s: float
+    sum_of_ends_s: float
     state_host_s: float
     cites: tuple[CitedFigure, ...]
 
@@ -141,6 +143,7 @@ def part_term(context: CostContext, part: Part, strategy: LayerStrategy, layers:
         if kind in PASSES[context.passes_of(part)]
     )
     state = state_terms(context.state, program.weights, strategy)
+    sum_of_ends_s = context.sum_of_ends_s(strategy) if isinstance(part, ModelEnd) else 0.0
     return PartTerm(
         label="",
         kind=layer_kind(part) if isinstance(part, LayerSpec) else part.value,
@@ -157,7 +160,8 @@ def part_term(context: CostContext, part: Part, strategy: LayerStrategy, layers:
         param_gather_s=cost.state.param_gather_s,
         grad_reduce_s=cost.state.grad_reduce_s,
         optimizer_s=cost.state.optimizer_s,
-        state_host_s=cost.state.optimizer_s - sum(term.update_s for term in state),
+        sum_of_ends_s=sum_of_ends_s,
+        state_host_s=cost.state.optimizer_s - sum_of_ends_s - sum(term.update_s for term in state),
         cites=tuple(cites.values()),
     )
 

@@ -207,7 +207,7 @@ def _run(request: RunRequest) -> None:
     from meshwright.executor.train.entry import is_started_rank, run
     from meshwright.executor.train.rank import LostRanksError, RankMemoryError
     from meshwright.executor.train.stopping import StoppedError
-    from meshwright.executor.train.supervision import is_supervised, leave_reason
+    from meshwright.executor.train.supervision import is_supervised, leave_process, leave_reason
 
     silent = is_started_rank() and os.environ["RANK"] != "0"
     try:
@@ -215,12 +215,12 @@ def _run(request: RunRequest) -> None:
             summary = run(request, arguments_of(request), told)
     except LostRanksError as error:
         if is_supervised():
-            raise typer.Exit(error.exit_status) from error
+            leave_process(error.exit_status)
         raise
     except MeshwrightError as error:
         if is_supervised():
             leave_reason(int(os.environ["RANK"]), error.saved if isinstance(error, StoppedError) else error)
-            raise typer.Exit(error.exit_status) from error
+            leave_process(error.exit_status)
         if silent and not isinstance(error, RankMemoryError | TokenError):
             raise typer.Exit(error.exit_status) from error
         raise

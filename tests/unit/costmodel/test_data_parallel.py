@@ -175,6 +175,32 @@ def test_the_update_is_of_the_shard(cluster: ClusterSpec) -> None:
     assert whole - start_s == pytest.approx(4 * (shard - start_s), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("sharding", "changes", "num_bytes"),
+    [
+        (Sharding(zero=ZeroStage.NONE), {}, 4e8),
+        (Sharding(), {}, 1e8),
+        (Sharding(), {"sums_whole_ends": True}, 4e8),
+        (Sharding(), {"sums_whole_ends": True, "fp32_gradients": False}, 2e8),
+        (Sharding(zero=ZeroStage.GRADIENTS), {"sums_whole_ends": True}, 1e8),
+    ],
+)
+def test_a_table_at_both_ends_is_summed_over_the_two(
+    cluster: ClusterSpec, sharding: Sharding, changes: dict[str, object], num_bytes: float
+) -> None:
+    """1e8 gradients in FP32, of which each of four ranks has a shard from ZeRO-1 on; the ends are in two nodes."""
+    runtime = msgspec.structs.replace(RUNTIME, **changes)
+    expected_s = _seconds(cluster, Collective.ALL_REDUCE, num_bytes, Group(size=2, ranks_per_node=1))
+    assert _state(cluster, sharding, runtime=runtime).sum_of_ends_s(1e8, 2) == expected_s > 0.0
+
+
+def test_ends_in_one_node_sum_inside_it_and_one_stage_has_nothing_to_sum(cluster: ClusterSpec) -> None:
+    inside, alone = Mesh(pp=4, dp=2), Mesh(dp=16)
+    pair_s = _seconds(cluster, Collective.ALL_REDUCE, 2e8, Group(size=2, ranks_per_node=2))
+    assert _state(cluster.with_gpus(8), Sharding(), inside).sum_of_ends_s(1e8, 1) == pair_s
+    assert _state(cluster, Sharding(), alone).sum_of_ends_s(1e8, 1) == 0.0
+
+
 def test_one_gpu_communicates_nothing() -> None:
     alone = load_cluster("h100", num_gpus=1)
     runtime = msgspec.structs.replace(RUNTIME, step_host_s_per_layer=0.1)

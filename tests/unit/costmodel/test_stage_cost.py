@@ -8,6 +8,7 @@ from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.formulas.experts import expected_imbalance
 from meshwright.costmodel.formulas.parameters import total_parameters
 from meshwright.costmodel.model import ModelSpec
+from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.stage_cost import cost_context, end_strategy, stage_costs
 from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
 
@@ -102,6 +103,26 @@ def test_offloaded_tensors_leave_the_gpu(tiny_configuration: TrainingConfigurati
 def test_prediction_modules_stand_with_the_head(tiny_configuration: TrainingConfiguration) -> None:
     deeper = replace(tiny_configuration, model=replace(tiny_configuration.model, mtp_depth=1))
     plain, more = stage_costs(tiny_configuration), stage_costs(deeper)
-    assert more[0] == plain[0]
+    assert more[0].forward == plain[0].forward
     layer_s = cost_context(deeper).layer(deeper.model.layers[-1], LayerStrategy(sp=2, ep=4)).compute.forward.total_s
     assert more[1].forward.total_s > plain[1].forward.total_s + 0.9 * layer_s
+
+
+@pytest.mark.parametrize("changes", [{"tied_embeddings": True}, {"mtp_depth": 1}])
+def test_ends_that_both_hold_the_table_sum_its_gradients(
+    tiny_configuration: TrainingConfiguration, changes: dict[str, object]
+) -> None:
+    """Behind the last reduction, on both ends; not where one device has both."""
+    both = replace(tiny_configuration, model=replace(tiny_configuration.model, **changes))
+    apart, ends = cost_context(both), end_strategy(both.mesh)
+    sum_s = apart.state.sum_of_ends_s(both.model.vocab * both.model.hidden, 1)
+    assert sum_s > 0.0
+    together = replace(apart, ends_together=True)
+    assert apart.embedding(ends).state.optimizer_s == pytest.approx(together.embedding(ends).state.optimizer_s + sum_s)
+    assert apart.head(ends).state.optimizer_s - sum_s == pytest.approx(
+        apart.state.cost(apart.program(ModelEnd.HEAD, ends).weights, ends).optimizer_s
+    )
+
+
+def test_ends_without_a_table_in_common_sum_nothing(tiny_configuration: TrainingConfiguration) -> None:
+    assert cost_context(tiny_configuration).sum_of_ends_s(end_strategy(tiny_configuration.mesh)) == 0.0

@@ -153,6 +153,12 @@ def test_forms_of_exchange_that_a_runtime_does_not_combine_are_refused(fixes: st
     check_fixes(problem, load_runtime("meshwright"))
 
 
+def test_models_that_a_runtime_does_not_run_are_refused() -> None:
+    problem = _problem("", "gpt-oss-20b", gpus=8, seq_len=4096)
+    assert _refusal(problem, "meshwright-run").startswith("--runtime: meshwright-run does not run sliding windows")
+    check_fixes(problem, load_runtime("meshwright"))
+
+
 @pytest.mark.parametrize(
     "fixes",
     [
