@@ -308,29 +308,32 @@ class StateModel(Value, frozen=True, kw_only=True):
         ends = Group(size=2, ranks_per_node=2 if mesh.pp * mesh.pipeline_stride <= gpus_per_node else 1)
         return self._collective_s(Collective.ALL_REDUCE, num_bytes, ends)
 
-    def with_sharded_parameters(self, cost: LayerCost, strategy: LayerStrategy) -> LayerCost:
+    def with_sharded_parameters(
+        self, cost: LayerCost, strategy: LayerStrategy, *, loss_bytes: float = 0.0
+    ) -> LayerCost:
         """What ZeRO-2 and 3 add to every micro-batch: gradients scattered after each backward, parameters gathered.
 
         They run beside the whole pass (prefetch of the next layer), so only what exceeds it is exposed. The layer's
         gathered parameters are transient memory, twice: this layer's and the next one's. So are gradients, in the
-        format in which they travel, of as many layers as the runtime has room for.
+        format in which they travel, of as many layers as the runtime has room for. What the loss holds beside the
+        program (`loss_bytes`) is gone when the head's gradients are there.
         """
         stage = self.sharding.stage
         if stage < 2:
-            return cost
+            return msgspec.structs.replace(cost, transient_bytes=cost.transient_bytes + loss_bytes)
         gather = self._by_link(cost.weights, strategy, self._gather_s) if stage >= 3 else {}
         reduce = {} if self.accumulates else self._by_link(cost.weights, strategy, self._reduce_s)
         backward = {link: _added(gather.get(link, NOTHING), reduce.get(link, NOTHING)) for link in (*gather, *reduce)}
-        each = 2 * memory.BF16_BYTES if stage >= 3 else 0
-        if not self.accumulates:
-            each += self.runtime.gradient_slots * self.runtime.gradient_reduce_bytes
+        gathered = 2 * memory.BF16_BYTES if stage >= 3 else 0
+        slots = self.runtime.gradient_slots * self.runtime.gradient_reduce_bytes + self.runtime.gradient_copy_bytes
+        gradient_bytes = 0.0 if self.accumulates else cost.weights.total * slots
         return msgspec.structs.replace(
             cost,
             forward=self._beside(cost.forward, gather),
             backward=self._beside(cost.backward, backward),
             dgrad=self._beside(cost.dgrad, gather),
             wgrad=self._beside(cost.wgrad, reduce),
-            transient_bytes=cost.transient_bytes + cost.weights.total * each,
+            transient_bytes=cost.transient_bytes + cost.weights.total * gathered + max(gradient_bytes, loss_bytes),
         )
 
     def _by_link(

@@ -34,6 +34,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     gradient_reduce_bytes, parameter_gather_bytes: bytes per element of the data-parallel collectives.
     overlap_gradient_reduce, overlap_parameter_gather: those collectives run beside computation.
     overlap_pipeline: stage-to-stage messages block no computation.
+    overlap_single_chunk: nor do they where devices have one virtual stage each.
     attention_time_factor: time of its attention over that of the backend, where it has kernels of its own.
     step_host_s_per_layer: seconds once a step in which the GPU waits for the host, which clips and updates a layer's
         parameter tensors one by one.
@@ -61,6 +62,8 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
         buffers, one behind it sums what arrives in FP32.
     gradient_slots: layers whose whole gradients have room of their own, in the format in which they travel, where
         gradients are sharded and not accumulated.
+    gradient_copy_bytes: bytes a parameter of a layer's gradients that backward writes there before they are copied to
+        such a slot.
     norm_reads_gradients: a pass over the reduced gradients finds their norm, before the update reads them.
     one_pass_update: clipping, Adam and rounding to the weights are one kernel, as fast as adding a residual.
     combines_exchange_forms: deduplicated dispatch, slices of experts (etp) and FP8 on the wire go together in a layer;
@@ -84,6 +87,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     overlap_gradient_reduce: bool = True
     overlap_parameter_gather: bool = True
     overlap_pipeline: bool = True
+    overlap_single_chunk: bool = True
     attention_time_factor: float = 1.0
     step_host_s_per_layer: float = 0.0
     host_operators_per_kernel: float = 1.0
@@ -105,6 +109,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     norm_reads_gradients: bool = False
     one_pass_update: bool = False
     gradient_slots: int = 0
+    gradient_copy_bytes: int = 0
     combines_exchange_forms: bool = True
     sums_whole_ends: bool = False
     not_run: tuple[str, ...] = ()
@@ -137,6 +142,7 @@ NOT_NEGATIVE = (
     "logits_fp32_copies",
     "optimizer_state_bytes",
     "gradient_slots",
+    "gradient_copy_bytes",
 )
 
 

@@ -35,6 +35,8 @@ from meshwright.costmodel.strategy import AxisOrder, LayerStrategy, Mesh, Recomp
 from meshwright.costmodel.value import Value
 from meshwright.costmodel.workload import Workload
 
+DEFAULT = LayerStrategy()
+
 
 class PartCost(Value, frozen=True, kw_only=True):
     """A layer (or embedding, or head) with its state: what a virtual stage is summed from."""
@@ -233,12 +235,11 @@ def _layer(context: CostContext, layer: LayerSpec, strategy: LayerStrategy) -> P
 @lru_cache(maxsize=4096)
 def _end(context: CostContext, strategy: LayerStrategy, end: ModelEnd) -> PartCost:
     cost = context.compute(end, strategy)
-    if end is ModelEnd.HEAD:
-        cost = msgspec.structs.replace(cost, transient_bytes=cost.transient_bytes + context.loss_bytes(strategy))
+    loss_bytes = context.loss_bytes(strategy) if end is ModelEnd.HEAD else 0.0
     state = context.state.cost(cost.weights, strategy, cost)
     optimizer_s = state.optimizer_s + context.sum_of_ends_s(strategy)
     return PartCost(
-        compute=context.state.with_sharded_parameters(cost, strategy),
+        compute=context.state.with_sharded_parameters(cost, strategy, loss_bytes=loss_bytes),
         state=msgspec.structs.replace(state, optimizer_s=optimizer_s),
     )
 
@@ -283,7 +284,7 @@ class StageCost(Value, frozen=True, kw_only=True):
 def stage_costs(configuration: TrainingConfiguration) -> tuple[StageCost, ...]:
     """The cost of every virtual stage, in model order."""
     context = cost_context(configuration)
-    ends = end_strategy(configuration.mesh)
+    ends = ends_of(configuration)
     last = len(configuration.stages) - 1
     costs = []
     summed: dict[tuple[tuple[int, int], ...], tuple[StageCost, object]] = {}  # by identity: most stages are alike
@@ -318,9 +319,30 @@ def _saving_s(context: CostContext, configuration: TrainingConfiguration, stage:
     return sum(found[key] * context.layer(*key).compute.overlap_saving_s for key in configuration.layers_of(stage))
 
 
-def end_strategy(mesh: Mesh) -> LayerStrategy:
-    """How embedding, head and prediction modules are split: like the mesh, their vocabulary over tp."""
-    return LayerStrategy(tp=mesh.tp, sp=mesh.sp, cp=mesh.cp, ffn_tp=mesh.tp, ep=mesh.ep, etp=mesh.etp)
+def end_strategy(mesh: Mesh, last: LayerStrategy = DEFAULT, *, has_modules: bool = False) -> LayerStrategy:
+    """How embedding, head and prediction modules are split: like the mesh, their vocabulary over tp.
+
+    `last`: the strategy of the last layer, whose sequence parallelism the ends share, and prediction modules
+    (`has_modules`) its exchange.
+    """
+    exchange = last if has_modules else DEFAULT
+    return LayerStrategy(
+        tp=mesh.tp,
+        sp=mesh.sp,
+        cp=mesh.cp,
+        ffn_tp=mesh.tp,
+        ep=mesh.ep,
+        etp=mesh.etp,
+        sequence_parallel=last.sequence_parallel,
+        dispatch=exchange.dispatch,
+        communication=exchange.communication,
+    )
+
+
+def ends_of(configuration: TrainingConfiguration) -> LayerStrategy:
+    """The strategy of a configuration's two ends."""
+    last = next(stage[-1] for stage in reversed(configuration.stages) if stage)
+    return end_strategy(configuration.mesh, last, has_modules=configuration.model.mtp_depth > 0)
 
 
 def _sum_parts(parts: list[tuple[PartCost, int]]) -> StageCost:

@@ -38,7 +38,7 @@ from meshwright.costmodel.simulate import (
 from meshwright.costmodel.simulate.durations import Array
 from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.slow_parts import SlowParts, with_hops, worst_places
-from meshwright.costmodel.stage_cost import StageCost, cost_context, stage_costs
+from meshwright.costmodel.stage_cost import StageCost, cost_context, ends_of, stage_costs
 from meshwright.costmodel.value import Value
 
 SPLIT_BACKWARD = frozenset({ScheduleKind.ZB_H1, ScheduleKind.ZB_V, ScheduleKind.DUALPIPE_V})
@@ -131,8 +131,9 @@ def _schedule(kind: ScheduleKind, num_stages: int, num_micro_batches: int, virtu
 def step_overlap(configuration: TrainingConfiguration) -> OverlapPolicy:
     """What of the step's own communication runs beside computation."""
     runtime = configuration.runtime
+    overlaps_messages = runtime.overlap_single_chunk or configuration.pipeline.virtual_stages > 1
     return OverlapPolicy(
-        point_to_point=runtime.overlap_pipeline,
+        point_to_point=runtime.overlap_pipeline and overlaps_messages,
         grad_reduce=runtime.overlap_gradient_reduce,
         param_gather=runtime.overlap_parameter_gather,
     )
@@ -212,10 +213,9 @@ def hop_works(configuration: TrainingConfiguration) -> list[CollectiveWork | Non
     """The message between each two neighbouring virtual stages; none where both are on one device."""
     gpus_per_node = configuration.cluster.gpus_per_node
     stride = configuration.mesh.pipeline_stride
-    strategy = configuration.stages[0][0] if configuration.stages[0] else None
-    split = configuration.mesh.replica_gpus
-    if strategy is not None and not strategy.sequence_parallel:
-        split //= strategy.tp
+    split, ends = configuration.mesh.replica_gpus, ends_of(configuration)
+    if not ends.sequence_parallel:
+        split //= ends.tp
     tokens = configuration.pipeline.micro_batch * configuration.workload.seq_len / split
     num_bytes = 2.0 * tokens * configuration.model.hidden
     placed = placement(configuration.pipeline.schedule, configuration.mesh.pp, configuration.pipeline.virtual_stages)

@@ -64,6 +64,7 @@ def _extended(path: Path, data: dict[str, Any]) -> dict[str, Any]:
     base_name = data["extends"]
     if base_name not in profile_names() or base_name == path.stem:
         raise ProfileError(str(path), "extends", f"{base_name!r} is not one of {', '.join(profile_names())}")
+    _check_parts(path, data)
     base = _flattened(PROFILE_FOLDER / f"{base_name}.json")
     merged = base | {key: value for key, value in data.items() if key not in EXTENSION_KEYS}
     merged["gpu"] = base["gpu"] | data.get("gpu", {})
@@ -77,6 +78,15 @@ def _extended(path: Path, data: dict[str, Any]) -> dict[str, Any]:
         transfer = data["gemm_transfer"]
         merged["grouped_laws"] = [_transferred_law(law, transfer) for law in merged.get("grouped_laws", [])]
     return merged
+
+
+def _check_parts(path: Path, data: dict[str, Any]) -> None:
+    """Refuse parts that cannot be merged with those of the profile that is extended."""
+    if not isinstance(data.get("gpu", {}), dict):
+        raise ProfileError(str(path), "gpu", "expected an object")
+    citations = data.get("citations", [])
+    if not (isinstance(citations, list) and all(isinstance(citation, dict) for citation in citations)):
+        raise ProfileError(str(path), "citations", "expected a list of objects")
 
 
 def _merged_citations(path: Path, base: list[Any], data: dict[str, Any]) -> list[Any]:

@@ -60,7 +60,7 @@ def order_book(plan: Plan) -> OrderBook:
 
 
 def _end_orders(plan: Plan, end: ModelEnd) -> tuple[OrderEntry, ...]:
-    strategy = end_strategy(plan.mesh)
+    strategy = end_strategy(plan.mesh, plan.layers[-1].strategy, has_modules=plan.model.mtp_depth > 0)
     return tuple(
         OrderEntry(part=end, strategy=strategy, order=record.order)
         for record in plan.orders

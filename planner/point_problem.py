@@ -23,7 +23,7 @@ from meshwright.planner.catalogue import layer_strategies, offloads, recompute_p
 from meshwright.planner.choice import Choice, EndCost, pareto_choices
 from meshwright.planner.fixes import OffloadChoice
 from meshwright.planner.point import PointProblem, PointSolution
-from meshwright.planner.shape_bounds import ZERO_GRADIENTS, shape_context
+from meshwright.planner.shape_bounds import ZERO_GRADIENTS, module_exchange, shape_context
 from meshwright.planner.space import LayerShape, OuterPoint, Problem, even_split
 
 KEEPS_MORE_FIRST = tuple(Recompute)
@@ -48,7 +48,7 @@ def point_problem(
     if not all(choices):
         return None
     context = msgspec.structs.replace(point_context(problem, runtime, point), best_case=best_case)
-    ends = end_strategy(point.mesh)
+    ends = _ends(problem, runtime, point)
     limit_bytes = _limit_bytes(problem)
     trial = _trial_configuration(problem, runtime, point)
     index_of = {layer: index for index, layer in enumerate(kinds)}
@@ -198,11 +198,16 @@ def _compute_numbers(cost: LayerCost, limit_bytes: float) -> dict[str, float]:
     }
 
 
+def _ends(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> LayerStrategy:
+    has_modules = problem.model.mtp_depth > 0
+    return end_strategy(point.mesh, module_exchange(problem, runtime, point.shape), has_modules=has_modules)
+
+
 def _trial_configuration(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> TrainingConfiguration:
     """Any legal split: what hops and barrier cost does not depend on it."""
     num_stages = point.mesh.pp * point.virtual_stages
     share, rest = divmod(problem.model.num_layers, num_stages)
-    strategy = end_strategy(point.mesh)
+    strategy = _ends(problem, runtime, point)
     stages = tuple((strategy,) * (share + (stage < rest)) for stage in range(num_stages))
     return _configuration(problem, runtime, point, stages)
 

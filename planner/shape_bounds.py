@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -150,7 +151,7 @@ def _shape_bound(
     layers: tuple[LayerMinimum, ...],
     ways: tuple[KindWays, ...],
 ) -> ShapeBound:
-    strategy = _end_strategy(shape, *split)
+    strategy = _end_strategy(shape, *split, module_exchange(problem, context.runtime, shape))
     embedding, head = context.compute(ModelEnd.EMBEDDING, strategy), context.compute(ModelEnd.HEAD, strategy)
     return ShapeBound(
         layers=layers,
@@ -163,11 +164,31 @@ def _shape_bound(
     )
 
 
-def _end_strategy(shape: LayerShape, tp: int, sp: int) -> LayerStrategy:
+def _end_strategy(shape: LayerShape, tp: int, sp: int, exchange: LayerStrategy) -> LayerStrategy:
     """How every mesh of the shape splits embedding and head; prediction modules share its experts."""
     experts = shape.ep * shape.etp
     mesh = Mesh(tp=tp, sp=sp, cp=shape.cp, dp=experts, ep=shape.ep, etp=shape.etp)
-    return end_strategy(mesh)
+    return end_strategy(mesh, exchange, has_modules=True)
+
+
+@lru_cache(maxsize=4096)
+def module_exchange(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> LayerStrategy:
+    """A strategy of the last layer with the exchange that is fastest for prediction modules: what a search takes.
+
+    They exchange as the last layer does, which is of their kind. Any strategy where there are none.
+    """
+    if not problem.model.mtp_depth:
+        return LayerStrategy()
+    context, precision = shape_context(problem, runtime, shape), problem.workload.precision
+    gpus_per_node = problem.cluster.gpus_per_node
+    ways = layer_strategies(problem.model.layers[-1], shape, problem.fixes, precision, gpus_per_node, runtime)
+
+    def seconds(way: LayerStrategy) -> float:
+        head = context.compute(ModelEnd.HEAD, _end_strategy(shape, shape.group, 1, way))
+        return head.forward.total_s + head.backward.total_s
+
+    unlike = {(way.dispatch, way.communication): way for way in ways}
+    return min(unlike.values(), key=seconds, default=LayerStrategy())
 
 
 def _input_bytes(problem: Problem, shape: LayerShape) -> float:

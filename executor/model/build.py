@@ -9,7 +9,7 @@ from torch import Tensor
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.simulate.schedules import placement
-from meshwright.costmodel.stage_cost import end_strategy
+from meshwright.costmodel.stage_cost import ends_of
 from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.functions.statistics import statistics_type
@@ -112,7 +112,7 @@ class RankModel:
     @property
     def end_groups(self) -> LayerGroups:
         """The ranks that the model's two ends are spread over."""
-        return self.communicators.layer(end_strategy(self.configuration.mesh))
+        return self.communicators.layer(ends_of(self.configuration))
 
     def _owned(self, part: PlannedPart) -> dict[str, tuple[FlatKind, OwnedParameter]]:
         """The trained parameters of a part by name; those that are not trained become constants."""

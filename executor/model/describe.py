@@ -10,7 +10,7 @@ from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.order_book import ModelEnd
-from meshwright.costmodel.stage_cost import CostContext, cost_context, end_strategy, recompute_of
+from meshwright.costmodel.stage_cost import CostContext, cost_context, ends_of, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.groups import LayerGroups
@@ -79,7 +79,7 @@ class ModelDescriber:
         return (ParameterSpec(name=LOAD, shape=(layer.ffn.num_experts,), fill=1.0),)
 
     def _end(self, end: ModelEnd, specs: tuple[ParameterSpec, ...]) -> PlannedPart:
-        model, strategy = self.configuration.model, end_strategy(self.configuration.mesh)
+        model, strategy = self.configuration.model, ends_of(self.configuration)
         return PlannedPart(
             description=self._describe(end.value, end, model.layers[-1], strategy),
             parameters={end_name(spec.name, model): spec for spec in specs},

@@ -16,7 +16,7 @@ from meshwright.costmodel.data_parallel import StateCost
 from meshwright.costmodel.errors import PlanError
 from meshwright.costmodel.formulas.memory import ADAM_STATE_BYTES, BF16_BYTES, FP32_BYTES
 from meshwright.costmodel.simulate.schedules import placement
-from meshwright.costmodel.stage_cost import cost_context, end_strategy
+from meshwright.costmodel.stage_cost import cost_context, ends_of
 from meshwright.costmodel.strategy import ZeroStage
 from meshwright.costmodel.units import format_bytes
 from meshwright.executor.train.request import Format, RunRequest
@@ -93,7 +93,7 @@ def _states(configuration: TrainingConfiguration, stage: int) -> Iterator[tuple[
     context = cost_context(msgspec.structs.replace(configuration, sharding=sharding, runtime=runtime))
     for (layer, strategy), count in configuration.layers_of(stage).items():
         yield context.layer(layer, strategy).state, count
-    ends = end_strategy(configuration.mesh)
+    ends = ends_of(configuration)
     if stage == 0:
         yield context.embedding(ends).state, 1
     if stage == len(configuration.stages) - 1 and not configuration.model.tied_embeddings:

@@ -17,7 +17,7 @@ from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.program.operators import Operator, Resource
-from meshwright.costmodel.stage_cost import cost_context, end_strategy, recompute_of
+from meshwright.costmodel.stage_cost import cost_context, ends_of, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.groups import Communicator
@@ -71,7 +71,7 @@ class AlikeParts(Value, frozen=True, kw_only=True):
 
 def alike_parts(configuration: TrainingConfiguration) -> tuple[AlikeParts, ...]:
     """The parts of a model in order; titles are those of the executor's parts."""
-    ends = end_strategy(configuration.mesh)
+    ends = ends_of(configuration)
     strategies = (strategy for stage in configuration.stages for strategy in stage)
     layers: dict[tuple[LayerSpec, LayerStrategy], list[int]] = {}
     for index, pair in enumerate(zip(configuration.model.layers, strategies, strict=True)):

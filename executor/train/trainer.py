@@ -13,7 +13,7 @@ from meshwright.costmodel.beside import runs_beside
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.errors import MeshwrightError
 from meshwright.costmodel.model import MoeFfnSpec
-from meshwright.costmodel.stage_cost import end_strategy
+from meshwright.costmodel.stage_cost import ends_of
 from meshwright.costmodel.step import schedule_of
 from meshwright.executor.data.source import TokenSource
 from meshwright.executor.layer.collectives import all_reduce
@@ -112,7 +112,7 @@ class Trainer:
         self.configuration = configuration
         self.choices = choices
         strategies = (
-            end_strategy(configuration.mesh),
+            ends_of(configuration),
             *dict.fromkeys(s for stage in configuration.stages for s in stage),
         )
         self.watch = StepObserver(choices.numerics.device, whereabouts)

@@ -16,7 +16,7 @@ from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.order.ordered_pass import OrderedPass
 from meshwright.costmodel.program.operators import Resource
 from meshwright.costmodel.program.recompute import plan_backward
-from meshwright.costmodel.stage_cost import CostContext, PartCost, cost_context, end_strategy
+from meshwright.costmodel.stage_cost import CostContext, PartCost, cost_context, ends_of
 from meshwright.costmodel.strategy import LayerStrategy, Recompute
 from meshwright.costmodel.value import Value
 from meshwright.planner.explain.citations import CitedFigure
@@ -114,7 +114,7 @@ def _distinction(term: PartTerm) -> tuple[str, ...]:
 
 
 def _parts(configuration: TrainingConfiguration) -> Iterator[tuple[Part, LayerStrategy, tuple[int, ...]]]:
-    ends = end_strategy(configuration.mesh)
+    ends = ends_of(configuration)
     yield ModelEnd.EMBEDDING, ends, ()
     strategies = (strategy for stage in configuration.stages for strategy in stage)
     alike: dict[tuple[LayerSpec, LayerStrategy], list[int]] = {}

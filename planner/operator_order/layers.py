@@ -18,7 +18,7 @@ from meshwright.costmodel.order.pass_problem import NO_LINK, PassProblem
 from meshwright.costmodel.order_memory import order_memory
 from meshwright.costmodel.pass_times import problem_of, sm_shares
 from meshwright.costmodel.program.operators import Resource
-from meshwright.costmodel.stage_cost import CostContext, cost_context, end_strategy, recompute_of
+from meshwright.costmodel.stage_cost import CostContext, cost_context, ends_of, recompute_of
 from meshwright.costmodel.strategy import LayerStrategy
 from meshwright.planner.operator_order.solve import solve_pass
 
@@ -39,7 +39,7 @@ def ordered_configuration(configuration: TrainingConfiguration) -> TrainingConfi
 
 def parts_of(configuration: TrainingConfiguration) -> tuple[tuple[LayerSpec | ModelEnd, LayerStrategy], ...]:
     """The kinds of layers with their strategies, in the order in which they first appear, between the model's ends."""
-    ends = end_strategy(configuration.mesh)
+    ends = ends_of(configuration)
     layers = zip(configuration.model.layers, chain.from_iterable(configuration.stages), strict=True)
     return ((ModelEnd.EMBEDDING, ends), *dict.fromkeys(layers), (ModelEnd.HEAD, ends))
 

@@ -10,7 +10,7 @@ from meshwright.costmodel.layer_cost import LayerCost
 from meshwright.costmodel.model import LayerSpec
 from meshwright.costmodel.order.order_book import ModelEnd
 from meshwright.costmodel.order.timeline import LayerTimelines
-from meshwright.costmodel.stage_cost import CostContext, cost_context, end_strategy
+from meshwright.costmodel.stage_cost import CostContext, cost_context, ends_of
 from meshwright.costmodel.strategy import LayerStrategy
 
 
@@ -45,7 +45,7 @@ class Piece:
 
 def stage_pieces(configuration: TrainingConfiguration) -> tuple[tuple[Piece, ...], ...]:
     """The pieces of every virtual stage."""
-    context, ends = cost_context(configuration), end_strategy(configuration.mesh)
+    context, ends = cost_context(configuration), ends_of(configuration)
     layers = iter(enumerate(configuration.model.layers))
     stages = [
         [

@@ -109,6 +109,8 @@ MEASURED = "measured_tokens_per_s_per_gpu"
 NETWORK = "nic_gbps_per_gpu"
 MEMORY = "measured_memory_peak_gib"
 COLUMNS = ("id", *TEXTS, *FREE_TEXTS, *COUNTS, NETWORK, MEASURED, MEMORY)
+POSSIBLE_TOKENS_PER_S = (1e-3, 1e9)
+"""Of one GPU, whatever the model."""
 
 
 def packaged_path(name: str = PACKAGED) -> Path:
@@ -145,14 +147,14 @@ def parse_row(text: RowText) -> TrainingRow:
     for column, (field, blank) in COUNTS.items():
         fields[field] = _count(text, column, blank)
     fields["network_gbit_per_s"] = _positive(text, NETWORK, DEFAULT_NETWORK_GBIT_PER_S)
-    fields["tokens_per_s_per_gpu"] = _positive(text, MEASURED, None)
+    fields["tokens_per_s_per_gpu"] = _throughput(text)
     return TrainingRow(**fields)  # type: ignore[arg-type]  # each field was read as its type
 
 
 def measured_of(text: RowText) -> float | None:
     """The measurement where it is a number, also of a row that is absurd otherwise."""
     try:
-        return _positive(text, MEASURED, None)
+        return _throughput(text)
     except InputError:
         return None
 
@@ -160,6 +162,14 @@ def measured_of(text: RowText) -> float | None:
 def memory_of(text: RowText) -> float | None:
     """The printed peak memory in GiB; None where none is printed; an `InputError` where the cell is absurd."""
     return _positive(text, MEMORY, None) if text.cells.get(MEMORY, "").strip() else None
+
+
+def _throughput(text: RowText) -> float:
+    value = _positive(text, MEASURED, None)
+    low, high = POSSIBLE_TOKENS_PER_S
+    if not low <= value <= high:
+        raise InputError(text.id, MEASURED, f"{value:g} tokens/s cannot be; expected {low:g} to {high:g}")
+    return value
 
 
 def _positive(text: RowText, column: str, blank: float | None) -> float:

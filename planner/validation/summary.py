@@ -18,6 +18,16 @@ class Groups(Value, frozen=True, kw_only=True):
     by_framework_and_kind: dict[str, ErrorSummary]
     by_description_and_kind: dict[str, ErrorSummary]
 
+    @property
+    def by_table_row(self) -> dict[str, ErrorSummary]:
+        """What tables show: descriptions, frameworks that have several of them as a whole, kinds, everything."""
+        several = {
+            f"{name}, every description": part
+            for name, part in self.by_framework_and_kind.items()
+            if name in self.by_description_and_kind and part.rows > self.by_description_and_kind[name].rows
+        }
+        return {**self.by_description_and_kind, **several, **self.by_kind, "all": self.overall}
+
 
 class Coverage(Value, frozen=True, kw_only=True):
     """Share of `rows` measurements that lie in their 90 % interval, which is made from other models' errors."""

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from meshwright.costmodel.data_parallel import Sharding
+from meshwright.costmodel.formulas.memory import BF16_BYTES
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import Dispatch, ZeroStage
 from meshwright.costmodel.tables import AttentionBackend
 from meshwright.planner.foreign.megatron.model import num_experts
 from meshwright.planner.foreign.megatron.recompute import unmodelled_recompute
-from meshwright.planner.foreign.megatron.stages import layout, virtual_stages
+from meshwright.planner.foreign.megatron.stages import layout
 from meshwright.planner.foreign.printed import PrintedOptions, described_dispatch, described_runtime
 from meshwright.planner.foreign.settings import Settings, UnmodelledUse
 
@@ -37,12 +38,15 @@ def runtime_of(settings: Settings) -> RuntimeSpec:
     changes: dict[str, Any] = {
         "overlap_gradient_reduce": overlaps_gradients(settings),
         "overlap_parameter_gather": overlaps_parameters(settings),
-        "overlap_pipeline": settings.on("overlap_p2p_comm") or virtual_stages(settings) == 1,
+        "overlap_pipeline": settings.on("overlap_p2p_comm"),
         "attention_backend": AttentionBackend(ATTENTION.get(attention_backend(settings), "cudnn")).value,
         "cuda_graphs": captures_layers(settings),
     }
     if settings.has("fp8_format") and settings.on("fp8_param_gather"):
         changes["parameter_gather_bytes"] = FP8_PARAMETER_BYTES
+    if shards_with_fsdp(settings):  # a unit's whole gradients, which PyTorch's writes in BF16 first
+        changes["gradient_slots"] = 1
+        changes["gradient_copy_bytes"] = BF16_BYTES if settings.on("use_torch_fsdp2") else 0
     return described_runtime(_printed(settings), changes)
 
 
@@ -143,8 +147,12 @@ def _differences(settings: Settings) -> Iterator[tuple[bool, str, str]]:
     fused = "predicted as one fused kernel"
     yield not (settings.on("bf16") or settings.on("fp16")), "no --bf16", "FP32 training; predicted as BF16"
     yield settings.text("fp8_recipe") == "mxfp8" and settings.has("fp8_format"), "--fp8-recipe mxfp8", "not on Hopper"
-    narrow = settings.has("fp8_format") and settings.on("fp8_param_gather")
-    yield narrow, "--fp8-param-gather", "parameters kept in FP8; memory is predicted with BF16 ones"
+    wide = settings.has("fp8_format") and not settings.on("fp8_param_gather")
+    yield (
+        wide,
+        "no --fp8-param-gather",
+        "BF16 weights are kept beside their FP8 copies: 2 bytes a parameter of the products more than predicted",
+    )
     yield (
         attention_backend(settings) in ("unfused", "local"),
         "--attention-backend",

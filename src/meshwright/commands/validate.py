@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -63,6 +63,11 @@ def command(
     from meshwright.planner.validation.rows import packaged_path, read_table
     from meshwright.planner.validation.summary import summary_of
 
+    _check_together(
+        {"--operators": operators, "--ranking": ranking},
+        {"--against": against is not None, "--plot": plot is not None, "--fit": fit},
+        measures=measurements is not None,
+    )
     if operators:
         from meshwright.commands.validate_operators import show_operators
 
@@ -95,6 +100,18 @@ def command(
         print_own_fit(own)
     if plot is not None:
         typer.echo(f"plot written to {plot}")
+
+
+def _check_together(tables: Mapping[str, bool], of_rows: Mapping[str, bool], *, measures: bool) -> None:
+    """Refuse options that would do nothing: at most one of the tables without rows, and none that is about rows."""
+    from meshwright.costmodel.errors import InputError
+
+    without_rows = [option for option, given in tables.items() if given]
+    others = [*without_rows[1:], *(option for option, given in of_rows.items() if given)]
+    if without_rows and others:
+        raise InputError(others[0], "", f"does nothing with {without_rows[0]}")
+    if measures and not tables["--operators"]:
+        raise InputError("--measurements", "", "goes with --operators")
 
 
 def _with_progress(work: Callable[[Callable[[str], None]], Found]) -> Found:

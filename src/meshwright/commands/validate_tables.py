@@ -62,8 +62,8 @@ def percent(value: float | None, *, signed: bool = False) -> str:
 def _print_summary(summary: Summary) -> None:
     rows = []
     fit, held_out = summary.fit, summary.held_out
-    for name, part in {**fit.by_description_and_kind, **fit.by_kind, "all": fit.overall}.items():
-        apart = {**held_out.by_description_and_kind, **held_out.by_kind, "all": held_out.overall}[name]
+    for name, part in fit.by_table_row.items():
+        apart = held_out.by_table_row[name]
         inside = percent(summary.coverage[name].share) if name in summary.coverage else "-"
         rows.append((name, str(part.rows), str(part.predicted), *_errors(part), *_errors(apart), inside))
     print_table("Errors of predicted throughput; held out: by fits without the run's model", SUMMARY_COLUMNS, rows)
@@ -110,7 +110,7 @@ def _print_worst(results: Sequence[RowResult]) -> None:
     rows = [
         (
             result.id,
-            result.framework,
+            result.description or result.framework,
             result.model,
             f"{result.measured_tokens_per_s_per_gpu:,.0f}",
             f"{result.predicted_tokens_per_s_per_gpu:,.0f}",

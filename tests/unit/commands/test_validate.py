@@ -91,3 +91,19 @@ def test_bad_measurements_are_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_text('{"schema_version": 0}')
     assert main(["validate", "--operators", "--measurements", str(path)]) == 2
     assert "schema_version: 0; expected 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ranking", "--against", "mine.csv"], "--against: does nothing with --ranking"),
+        (["--operators", "--fit"], "--fit: does nothing with --operators"),
+        (["--operators", "--ranking"], "--ranking: does nothing with --operators"),
+        (["--measurements", "mine.json"], "--measurements: goes with --operators"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["validate", *arguments]) == 2
+    assert message in capsys.readouterr().err

@@ -266,6 +266,25 @@ def test_gradients_on_their_way_have_room_where_the_runtime_holds_some(cluster: 
         assert held - plain == slots * 4e8
 
 
+def test_backward_may_write_gradients_elsewhere_first(cluster: ClusterSpec) -> None:
+    """BF16 ones of FSDP2 beside the FP32 buffer that it reduces: 6 bytes a parameter."""
+    sharding, copies = Sharding(zero=ZeroStage.PARAMETERS), {"gradient_slots": 1, "gradient_copy_bytes": 2}
+    runtime = msgspec.structs.replace(RUNTIME, **copies)
+    held = _state(cluster, sharding, runtime=runtime).with_sharded_parameters(_layer(1.0), STRATEGY)
+    assert held.transient_bytes == 5.0 + 4e8 + 6e8
+
+
+@pytest.mark.parametrize(("loss_bytes", "held"), [(1e8, 4e8), (9e8, 9e8)])
+def test_what_the_loss_holds_is_gone_when_gradients_are_there(
+    cluster: ClusterSpec, loss_bytes: float, held: float
+) -> None:
+    runtime = msgspec.structs.replace(RUNTIME, gradient_slots=1)
+    sharded = _state(cluster, Sharding(zero=ZeroStage.GRADIENTS), runtime=runtime)
+    plain = _state(cluster, Sharding(), runtime=runtime)
+    costs = [one.with_sharded_parameters(_layer(1.0), STRATEGY, loss_bytes=loss_bytes) for one in (sharded, plain)]
+    assert [cost.transient_bytes for cost in costs] == [5.0 + held, 5.0 + loss_bytes]
+
+
 def test_what_exceeds_the_pass_is_exposed(cluster: ClusterSpec) -> None:
     state = _state(cluster, Sharding(zero=ZeroStage.GRADIENTS))
     scatter_s = _seconds(cluster, Collective.REDUCE_SCATTER, 4e8, GROUP)

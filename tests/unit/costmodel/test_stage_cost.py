@@ -9,8 +9,9 @@ from meshwright.costmodel.formulas.experts import expected_imbalance
 from meshwright.costmodel.formulas.parameters import total_parameters
 from meshwright.costmodel.model import ModelSpec
 from meshwright.costmodel.order.order_book import ModelEnd
-from meshwright.costmodel.stage_cost import cost_context, end_strategy, stage_costs
-from meshwright.costmodel.strategy import LayerStrategy, Mesh, ZeroStage
+from meshwright.costmodel.program.operators import Precision
+from meshwright.costmodel.stage_cost import cost_context, end_strategy, ends_of, stage_costs
+from meshwright.costmodel.strategy import Dispatch, LayerStrategy, Mesh, ZeroStage
 
 replace = msgspec.structs.replace
 
@@ -18,6 +19,20 @@ replace = msgspec.structs.replace
 def test_the_ends_are_split_like_the_mesh() -> None:
     mesh = Mesh(pp=2, dp=4, tp=2, sp=2, cp=2, ep=4, etp=2)
     assert end_strategy(mesh) == LayerStrategy(tp=2, sp=2, cp=2, ffn_tp=2, ep=4, etp=2)
+
+
+def test_prediction_modules_exchange_as_the_last_layer_does(tiny_configuration: TrainingConfiguration) -> None:
+    copies = LayerStrategy(sp=2, ep=4, dispatch=Dispatch.ALL_TO_ALL_DEDUP, communication=Precision.FP8)
+    configuration = replace(tiny_configuration, stages=(tiny_configuration.stages[0], (copies, copies)))
+    deeper = replace(configuration.model, mtp_depth=1)
+    assert ends_of(replace(configuration, model=deeper)) == replace(copies, ffn_tp=1)
+    assert ends_of(configuration) == LayerStrategy(sp=2, ep=4)
+
+
+def test_the_ends_split_the_residual_as_layers_do(tiny_configuration: TrainingConfiguration) -> None:
+    whole = LayerStrategy(tp=2, ffn_tp=2, sequence_parallel=False)
+    configuration = replace(tiny_configuration, mesh=Mesh(pp=2, dp=2, tp=2), stages=((whole,) * 2,) * 2)
+    assert ends_of(configuration) == whole
 
 
 def test_embedding_and_head_are_parts_of_the_first_and_the_last_stage(

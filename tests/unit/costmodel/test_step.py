@@ -11,6 +11,7 @@ from meshwright.costmodel.formulas.memory import memory_limit_bytes
 from meshwright.costmodel.operator_time import operator_timing
 from meshwright.costmodel.order.launch_order import PassKind
 from meshwright.costmodel.program.operators import Collective, CollectiveWork, Group
+from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.simulate import ScheduleKind, build_schedule, in_flight, step_time_s
 from meshwright.costmodel.stage_cost import cost_context, stage_costs
 from meshwright.costmodel.step import (
@@ -199,6 +200,28 @@ def test_what_ranks_hold_of_the_residual_is_sent(
     strategy = LayerStrategy(tp=2, ffn_tp=2, sequence_parallel=sequence_parallel)
     configuration = replace(tiny_configuration, mesh=Mesh(pp=2, dp=2, tp=2), stages=((strategy,) * 2,) * 2)
     assert hop_times_s(configuration) == [_message_s(configuration, 2.0 * tokens * 1024, 2)]
+
+
+def test_a_first_stage_without_layers_sends_as_much(tiny_configuration: TrainingConfiguration) -> None:
+    """Every rank of tp sends the whole residual where it is not split, also the embedding's."""
+    strategy = LayerStrategy(tp=2, ffn_tp=2, sequence_parallel=False)
+    configuration = replace(tiny_configuration, mesh=Mesh(pp=2, dp=2, tp=2), stages=((), (strategy,) * 4))
+    assert hop_times_s(configuration) == [_message_s(configuration, 2.0 * 2048 * 1024, 2)]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "kind", "virtual_stages", "overlaps"),
+    [
+        ("megatron", ScheduleKind.ONE_F_ONE_B, 1, False),
+        ("megatron", ScheduleKind.INTERLEAVED, 2, True),
+        ("meshwright", ScheduleKind.ONE_F_ONE_B, 1, True),
+    ],
+)
+def test_messages_of_one_chunk_a_device_may_block(
+    tiny_configuration: TrainingConfiguration, runtime: str, kind: ScheduleKind, virtual_stages: int, overlaps: bool
+) -> None:
+    configuration = replace(_piped(tiny_configuration, kind, virtual_stages), runtime=load_runtime(runtime))
+    assert step_overlap(configuration).point_to_point is overlaps
 
 
 def test_one_gpu_needs_no_barrier(tiny_configuration: TrainingConfiguration) -> None:

@@ -150,6 +150,25 @@ def test_layers_of_stages(megatron: Read, dense_arguments: str, added: str, coun
     assert rules(reading, 12) == []
 
 
+@pytest.mark.parametrize(
+    ("added", "slots", "copy_bytes"), [("", 0, 0), ("--use-megatron-fsdp", 1, 0), ("--use-torch-fsdp2", 1, 2)]
+)
+def test_fsdp_has_room_for_whole_gradients(
+    megatron: Read, dense_arguments: str, added: str, slots: int, copy_bytes: int
+) -> None:
+    runtime = run_of(megatron(f"{dense_arguments} --global-batch-size 48 {added}"), 8).runtime
+    assert (runtime.gradient_slots, runtime.gradient_copy_bytes) == (slots, copy_bytes)
+
+
+def test_bf16_weights_beside_fp8_copies_are_said_to_be_missing(megatron: Read, dense_arguments: str) -> None:
+    def options(added: str) -> list[str]:
+        reading = megatron(f"{dense_arguments} --global-batch-size 48 {added}")
+        return [use.option for use in MEGATRON.unmodelled(reading.settings) if "fp8" in use.option]
+
+    assert options("") == options("--fp8-format hybrid --fp8-param-gather") == []
+    assert options("--fp8-format hybrid") == ["no --fp8-param-gather"]
+
+
 def test_virtual_stages_are_interleaved(megatron: Read, dense_arguments: str) -> None:
     added = "--pipeline-model-parallel-size 4 --num-virtual-stages-per-pipeline-rank 2 --global-batch-size 16"
     run = run_of(megatron(f"{dense_arguments} {added}"), 8)

@@ -44,6 +44,7 @@ def test_blank_cells_mean_what_is_stated() -> None:
     ("cells", "words"),
     [
         ({"gpus": "-8"}, "gpus: '-8' is not a positive number"),
+        ({"measured_tokens_per_s_per_gpu": "1e300"}, "1e+300 tokens/s cannot be; expected 0.001 to 1e+09"),
         ({"gpus": "nan"}, "gpus: 'nan'"),
         ({"seq_len": ""}, "seq_len: ''"),
         ({"seq_len": "inf"}, "seq_len: 'inf'"),
