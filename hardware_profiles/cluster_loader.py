@@ -102,17 +102,21 @@ def _load(path: Path) -> ClusterSpec:
         )
         if key in values
     }
-    return ClusterSpec(
-        name=values["name"],
-        profile=_profile(path, values),
-        gpus_per_node=values["gpus_per_node"],
-        num_gpus=values["num_gpus"],
-        network_bytes_per_s=_network_bytes_per_s(where, values),
-        network_latency_s=values["network_latency"],
-        nvlink_latency_s=values["nvlink_latency"],
-        host_memory_bytes=values["host_memory"],
+    fields = {
+        "name": values["name"],
+        "profile": _profile(path, values),
+        "gpus_per_node": values["gpus_per_node"],
+        "num_gpus": values["num_gpus"],
+        "network_bytes_per_s": _network_bytes_per_s(where, values),
+        "network_latency_s": values["network_latency"],
+        "nvlink_latency_s": values["nvlink_latency"],
+        "host_memory_bytes": values["host_memory"],
         **optional,
-    )
+    }
+    try:
+        return ClusterSpec(**fields)
+    except ClusterError as problem:  # names the cluster
+        raise ClusterError(where, problem.field, problem.problem) from problem
 
 
 def _network_bytes_per_s(where: str, values: dict[str, Any]) -> float:

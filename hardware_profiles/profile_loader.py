@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,10 @@ def _merged_citations(path: Path, base: list[Any], data: dict[str, Any]) -> list
 def _check_transfer(path: Path, key: str, transfer: object, fields: tuple[str, ...]) -> None:
     if not isinstance(transfer, dict) or set(transfer) != {*fields, "text"}:
         raise ProfileError(str(path), key, f"expected an object with {', '.join(fields)} and text")
+    for field in fields:
+        value = transfer[field]
+        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            raise ProfileError(str(path), f"{key}.{field}", f"{value!r} is not a positive number")
 
 
 def _transferred_law(law: dict[str, Any], transfer: dict[str, Any]) -> dict[str, Any]:

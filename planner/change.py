@@ -17,7 +17,7 @@ from meshwright.costmodel.value import Value
 from meshwright.planner.draft import Draft
 
 OPTION = "--set"
-_FACTOR = re.compile(r"(\d+\.?\d*|\.\d+)x")
+_FACTOR = re.compile(r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)x")
 _SWITCH = {"on": True, "true": True, "off": False, "false": False}
 
 Read: TypeAlias = Callable[[str, str, Any], Any]

@@ -29,6 +29,7 @@ from meshwright.planner.held.model import NUM_LAYERS, held_model, resized, sourc
 from meshwright.planner.held.orders import held_orders
 from meshwright.planner.held.stages import held_stages
 from meshwright.planner.held.strategies import ATTENTION, DISPATCH, attention_degrees, held_strategy
+from meshwright.planner.layer_splits import layers_mesh
 
 replace = msgspec.structs.replace
 NODES = ("num_gpus", "gpus_per_node")
@@ -182,20 +183,28 @@ def _with_model(draft: Draft) -> Draft:
 
 
 def _with_mesh(draft: Draft) -> Draft:
-    """The mesh on the GPUs that there are; `layers.attention` decides tp and sp."""
+    """The mesh on the GPUs that there are; `layers.attention` decides tp and sp.
+
+    Degrees tp and sp are those of the layers. Embedding and head, which may be split otherwise, stay so as long as the
+    layers do.
+    """
     degrees = {axis: value for axis, value in draft.of_section("mesh").items() if axis in AXES}
-    mesh = draft.mesh
+    before = layers_mesh(draft.mesh, draft.strategies) if degrees.keys() & {"tp", "sp"} else draft.mesh
+    mesh = before
     if degrees or mesh.num_gpus != draft.cluster.num_gpus:
         mesh = held_mesh(mesh, draft.cluster.num_gpus, degrees)
     attention = draft.of_section("layers").get(ATTENTION)
     if attention is not None:
         mesh = replace(mesh, **attention_degrees(mesh, attention))
-    return draft if mesh is draft.mesh else _on_mesh(draft, mesh)
+    if (mesh.tp, mesh.sp) == (before.tp, before.sp):
+        mesh = replace(mesh, tp=draft.mesh.tp, sp=draft.mesh.sp)
+        before = draft.mesh
+    return draft if mesh == draft.mesh else _on_mesh(draft, before, mesh)
 
 
-def _on_mesh(draft: Draft, mesh: Mesh) -> Draft:
+def _on_mesh(draft: Draft, before: Mesh, mesh: Mesh) -> Draft:
     layers = zip(draft.strategies, draft.model.layers, strict=True)
-    moved = tuple(held_strategy(strategy, layer, draft.mesh, mesh, {}) for strategy, layer in layers)
+    moved = tuple(held_strategy(strategy, layer, before, mesh, {}) for strategy, layer in layers)
     return replace(draft, mesh=mesh, strategies=moved)
 
 

@@ -15,12 +15,13 @@ from meshwright.planner.draft import Draft
 from meshwright.planner.fixes import AttentionChoice
 from meshwright.planner.held.mesh import AXES
 from meshwright.planner.held.strategies import ATTENTION, DISPATCH, attention_of
+from meshwright.planner.layer_splits import layers_mesh
 
 NONE = "none"
 
 
 def _degree(axis: str) -> Change:
-    return given(count, f"mesh.{axis}", lambda draft: getattr(draft.mesh, axis))
+    return given(count, f"mesh.{axis}", lambda draft: getattr(layers_mesh(draft.mesh, draft.strategies), axis))
 
 
 def _of_layers(read: Read, name: str, of: Callable[[LayerStrategy], Any], *, experts: bool = False) -> Change:

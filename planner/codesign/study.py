@@ -129,7 +129,8 @@ def codesign(
     tasks = tuple(ShapeTask(shape=shape, setting=setting) for shape in shapes(grid))
     run = run_tasks(evaluate, tasks, workers=workers, progress=_counting(progress, len(tasks)))
     rows = [run.results.get(index) or outcome(task, Status.NOT_DONE) for index, task in enumerate(tasks)]
-    return _study(problem, grid, setting, wanted, with_fronts(rows, wanted), run.stopped)
+    placed = with_fronts(rows, wanted, grid.budget.tolerance_fraction)
+    return _study(problem, grid, setting, wanted, placed, run.stopped)
 
 
 def _check(hold: Measure, capacity: Measure, tokens: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import chain, groupby
+from itertools import groupby
 
 import msgspec
 
@@ -13,6 +13,7 @@ from meshwright.costmodel.step import StageMemory, StepPrediction, predict
 from meshwright.costmodel.units import format_bandwidth, format_bytes, format_flops, format_time
 from meshwright.costmodel.value import Value
 from meshwright.planner.explain.parts import part_terms
+from meshwright.planner.layer_splits import ENDS, layers_mesh, strategies_of
 from meshwright.planner.layer_words import layer_kind
 from meshwright.planner.plan import Plan
 from meshwright.planner.plan_conversion import configuration_of
@@ -138,9 +139,10 @@ def _inputs(configuration: TrainingConfiguration) -> dict[str, str]:
 
 
 def _choices(configuration: TrainingConfiguration) -> dict[str, str]:
-    strategies = Counter(map(strategy_text, chain.from_iterable(configuration.stages)))
+    strategies, mesh = Counter(map(strategy_text, strategies_of(configuration))), configuration.mesh
     return {
-        **_fields("mesh", configuration.mesh),
+        **_fields("mesh", layers_mesh(mesh, strategies_of(configuration))),
+        f"split of {ENDS}": f"tp {mesh.tp} x sp {mesh.sp}",
         **_fields("sharding", configuration.sharding),
         **_fields("pipeline", configuration.pipeline),
         "pipeline.num_micro_batches": str(configuration.num_micro_batches),

@@ -13,6 +13,7 @@ from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.value import Value
 from meshwright.planner.check_fixes import check_fixes
 from meshwright.planner.fixes import AttentionChoice, Fixes
+from meshwright.planner.foreign.advice import Outcome
 from meshwright.planner.foreign.framework import Framework
 from meshwright.planner.search import SearchProgress, SearchResult, search
 from meshwright.planner.space import Problem
@@ -29,7 +30,8 @@ class BestPlan(Value, frozen=True, kw_only=True):
     """The fastest plan found with the framework's schedules and tensor parallelism.
 
     `beyond` says what the plan still uses that the framework does not have, `switches` which options it needs beside
-    those of the configuration, as the framework writes them.
+    those of the configuration, as the framework writes them. `is_advised`: it is what the advised changes come to,
+    which the searched space leaves out.
     """
 
     configuration: TrainingConfiguration
@@ -38,6 +40,7 @@ class BestPlan(Value, frozen=True, kw_only=True):
     peak_memory_bytes: float
     beyond: tuple[str, ...]
     switches: str = ""
+    is_advised: bool = False
 
 
 def best_plan(
@@ -52,6 +55,21 @@ def best_plan(
         plan = _best_plan(framework, configuration, switched.runtime, progress)
         plans.append(plan and msgspec.structs.replace(plan, switches=switched.switches))
     return min(filter(None, plans), key=lambda plan: plan.step_time_s, default=None)
+
+
+def faster_one(best: BestPlan, advised: TrainingConfiguration, outcome: Outcome, switches: str) -> BestPlan:
+    """The plan found, or what the advice comes to where that fits and is faster: it may leave the searched space."""
+    if not outcome.fits or outcome.step_time_s >= best.step_time_s:
+        return best
+    return BestPlan(
+        configuration=advised,
+        step_time_s=outcome.step_time_s,
+        lower_bound_s=min(best.lower_bound_s, outcome.step_time_s),
+        peak_memory_bytes=outcome.peak_bytes,
+        beyond=(),
+        switches=switches,
+        is_advised=True,
+    )
 
 
 def _best_plan(

@@ -11,7 +11,7 @@ from meshwright.costmodel.step import StepPrediction, predict
 from meshwright.costmodel.value import Value
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.foreign.advice import Advice, Outcome, Start, advise, combine, follow, switches
-from meshwright.planner.foreign.best_plan import BestPlan, Switched, best_plan
+from meshwright.planner.foreign.best_plan import BestPlan, Switched, best_plan, faster_one
 from meshwright.planner.foreign.framework import Framework, Source
 from meshwright.planner.foreign.megatron import MEGATRON
 from meshwright.planner.foreign.settings import IgnoredUse, Reading, UnknownOption, UnmodelledUse
@@ -95,6 +95,7 @@ def check(request: CheckRequest, progress: Callable[[SearchProgress], None] | No
         advice, combined = advise(start), combine(start, course)
         switched = Switched(runtime=course.end.configuration.runtime, switches=switches(start, course))
         best = best_plan(framework, configuration, progress, switched) if request.search else None
+        best = best and faster_one(best, course.end.configuration, course.end.outcome, switched.switches)
     unmodelled = (*reading.unmodelled, *framework.unmodelled(reading.settings))
     return CheckResult(
         framework=framework.name,
@@ -124,7 +125,7 @@ def _framework(name: str) -> Framework:
 
 def _cluster(request: CheckRequest, reading: Reading) -> ClusterSpec:
     """The cluster with the GPUs that are asked for, or that the launcher starts."""
-    num_gpus = request.num_gpus or reading.num_gpus
+    num_gpus = reading.num_gpus if request.num_gpus is None else request.num_gpus
     if num_gpus is None:
         problem = f"is missing: {request.source.where} does not say how many GPUs it runs on"
         raise InputError("--gpus", "", problem)

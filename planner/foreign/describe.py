@@ -174,6 +174,8 @@ def _best_lines(best: BestPlan) -> Iterable[str]:
     yield f"recomputed: {_recompute_words(configuration)}"
     if best.switches:
         yield f"with {best.switches}"
+    if best.is_advised:
+        yield "with all of the changes below: they leave the searched space, whose best plan is slower"
     if best.beyond:
         yield f"uses what the framework has not: {'; '.join(best.beyond)}"
 

@@ -156,7 +156,7 @@ def _values(key: str, text: str) -> tuple[str, ...] | Range:
 def _with_units(key: str, values: tuple[str, ...]) -> tuple[str, ...]:
     """Refuses `100,400 Gbit/s`, in which 100 would be bytes a second: each value has its unit, or none has."""
     bare = [value for value in values if re.fullmatch(_NUMBER, value)]
-    united = [value for value in values if value not in bare and re.fullmatch(rf"{_NUMBER}\s*[^\d\sx].*", value)]
+    united = [value for value in values if value not in bare and re.fullmatch(rf"{_NUMBER}\s*[^\d\s.x@].*", value)]
     if bare and united:
         raise InputError(OPTION, key, f"{bare[0]!r} has no unit, but {united[0]!r} has; give each value its own unit")
     return values

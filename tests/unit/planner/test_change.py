@@ -19,6 +19,7 @@ NAMES = name_of(lambda: ("one", "two"))
         (count, "16", 8, 16),
         (count, "2x", 8, 16),
         (count, "0.5x", 8, 4),
+        (count, "1e3x", 8, 8000),
         (count_or_none, "0", 8, 0),
         (number(1.0), "1.5", 1.0, 1.5),
         (switch, "on", False, True),

@@ -54,6 +54,18 @@ def test_a_longer_sequence_takes_more_of_everything(tiny_plan: Plan) -> None:
     assert max(result.prediction.peak_memory_bytes) > max(result.planned.peak_memory_bytes)
 
 
+def test_degrees_tp_and_sp_are_those_of_the_layers(tiny_plan: Plan) -> None:
+    """Embedding and head of this plan are split over tp, its layers over sp."""
+    plan = msgspec.structs.replace(tiny_plan, mesh=msgspec.structs.replace(tiny_plan.mesh, tp=2, sp=1))
+    baseline = baseline_of(plan)
+    same = changed(baseline, {"mesh.sp": "2"})
+    assert (same.changes[0].before, same.changes[0].after) == (2, 2)
+    assert same.configuration == baseline.configuration
+    wider = changed(baseline, {"mesh.sp": "4"}).configuration
+    assert (wider.mesh.tp, wider.mesh.sp, wider.mesh.dp) == (1, 4, 1)
+    assert {(strategy.tp, strategy.sp) for stage in wider.stages for strategy in stage} == {(1, 4)}
+
+
 def test_what_no_longer_fits_is_an_answer(tiny_plan: Plan) -> None:
     needed = tiny_plan.prediction.peak_memory_bytes
     result = what_if(tiny_plan, ("usable_memory_bytes=2 GiB",))

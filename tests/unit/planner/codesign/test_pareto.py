@@ -48,8 +48,8 @@ def _row(step_s: float | None, total: int, gap: float = 0.0) -> ShapeOutcome:
     )
 
 
-def _fronts(*rows: ShapeOutcome) -> list[Front]:
-    return [row.front for row in with_fronts(rows, Measure.PARAMETERS)]
+def _fronts(*rows: ShapeOutcome, tolerance_fraction: float = 0.0) -> list[Front]:
+    return [row.front for row in with_fronts(rows, Measure.PARAMETERS, tolerance_fraction)]
 
 
 def test_larger_and_slower_is_a_choice_smaller_and_slower_is_none() -> None:
@@ -64,6 +64,14 @@ def test_equals_are_both_on_the_front() -> None:
     assert _fronts(_row(1.0, 10), _row(1.0, 10)) == [Front.ON, Front.ON]
 
 
+def test_capacities_within_the_tolerance_of_the_budget_are_alike() -> None:
+    """A few parameters more, which are a rounding of the budget, are no reason to take an eighth longer."""
+    rows = _row(1.0, 1000), _row(1.125, 1003)
+    assert _fronts(*rows) == [Front.ON, Front.ON]
+    assert _fronts(*rows, tolerance_fraction=0.02) == [Front.ON, Front.OFF]
+    assert _fronts(*rows, _row(2.0, 1100), tolerance_fraction=0.02) == [Front.ON, Front.OFF, Front.ON]
+
+
 def test_what_the_search_leaves_open_may_be_on_the_front() -> None:
     assert _fronts(_row(1.0, 10), _row(1.005, 10, gap=0.01)) == [Front.ON, Front.NEAR]
     assert _fronts(_row(1.0, 10), _row(1.02, 10, gap=0.01)) == [Front.ON, Front.OFF]
@@ -75,7 +83,7 @@ def test_what_has_no_plan_beats_nothing() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12))
 def test_the_front_beats_or_equals_everything(points: list[tuple[int, int]]) -> None:
-    rows = with_fronts([_row(float(step), total) for step, total in points], Measure.PARAMETERS)
+    rows = with_fronts([_row(float(step), total) for step, total in points], Measure.PARAMETERS, 0.0)
     front = [point for row, point in zip(rows, points, strict=True) if row.front is Front.ON]
     assert front
     for row, (step, total) in zip(rows, points, strict=True):

@@ -8,7 +8,8 @@ import pytest
 from meshwright.costmodel.errors import ClusterError, InputError
 from meshwright.costmodel.step import predict
 from meshwright.planner.foreign import FRAMEWORKS, CheckRequest, Source, check
-from meshwright.planner.foreign.advice import LEAST_GAIN
+from meshwright.planner.foreign.advice import LEAST_GAIN, Outcome
+from meshwright.planner.foreign.best_plan import faster_one
 from meshwright.planner.foreign.describe import as_plan, describe_check
 from meshwright.planner.foreign.record import check_record
 from meshwright.planner.foreign.violation import nearest_divisors, nearest_multiples
@@ -54,6 +55,18 @@ def test_the_best_plan_is_at_least_as_fast_as_all_changes_together() -> None:
     assert result.best.step_time_s <= combined.step_time_s
     printed = {section.title: section.lines for section in describe_check(result, verbose=False)}
     assert f"with {result.best.switches}" in printed["The best plan found"]
+
+
+def test_advice_that_leaves_the_searched_space_may_be_the_best() -> None:
+    result = check(request(SMALL, search=True))
+    assert result.configuration is not None
+    assert result.best is not None
+    step_s = result.best.step_time_s / 2
+    for fits, expected_s in ((True, step_s), (False, result.best.step_time_s)):
+        outcome = Outcome(step_time_s=step_s, peak_bytes=1.0, fits=fits)
+        best = faster_one(result.best, result.configuration, outcome, "--some-option")
+        assert (best.step_time_s, best.is_advised) == (expected_s, fits)
+        assert best.lower_bound_s <= best.step_time_s
 
 
 def test_advice_is_legal_ranked_and_what_its_options_predict() -> None:
@@ -114,6 +127,8 @@ def test_gpus_that_nothing_says_or_that_do_not_fill_nodes() -> None:
         check(request(SMALL, None))
     with pytest.raises(ClusterError, match="--gpus"):
         check(request(SMALL, 12))
+    with pytest.raises(ClusterError, match="--gpus: 0"):
+        check(request(f"{SMALL}", 0))
 
 
 @pytest.mark.parametrize("missing", ["--num-layers", "--hidden-size", "--num-attention-heads", "--seq-length"])

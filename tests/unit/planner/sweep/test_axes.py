@@ -79,6 +79,8 @@ def test_a_unit_behind_the_last_value_is_not_that_of_all() -> None:
         parse_axes(("network_bytes_per_s=100,400 Gbit/s",))
     assert _values("network_bytes_per_s=100 Gbit/s,400 Gbit/s,2x") == ["100 Gbit/s", "400 Gbit/s", "2x"]
     assert _values("network_bytes_per_s=1e9,2x") == ["1e9", "2x"]
+    assert _values("cluster.slow_link=1,0.5@adapter:2") == ["1", "0.5@adapter:2"]
+    assert _values("cluster.slow_gpu=1.1@stage:3,1.1") == ["1.1@stage:3", "1.1"]
 
 
 @pytest.mark.parametrize("text", ["ep=8..4", "ep=1..4:0", "ep=", "ep", "=4", "ep=4,,8", "ep=,"])
