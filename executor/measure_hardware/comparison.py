@@ -26,6 +26,8 @@ from meshwright.hardware_profiles.measurements import Implementation, Measuremen
 
 TERA, GIGA, GIB = 1e12, 1e9, 2.0**30
 TFLOPS, GBPS = "TFLOP/s", "GB/s"
+HOST_COPY = "host copy, beside the base profile's"
+"""Of which no data sheet of a GPU says what copies reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ def comparisons(measurements: Measurements, gpu: GpuSpec) -> tuple[Comparison, .
         rates = _rates(samples, _attention(backward=backward))
         rows.append(_row(f"attention {words}", TFLOPS, rates, gpu.bf16_flops_per_s / TERA))
     rows.append(_row("device copy", GBPS, _rates(samples, _copied), gpu.memory_bytes_per_s / GIGA))
-    rows.append(_row("host copy", GBPS, _rates(samples, _host_copied), gpu.pcie_bytes_per_s / GIGA))
+    rows.append(_row(HOST_COPY, GBPS, _rates(samples, _host_copied), gpu.pcie_bytes_per_s / GIGA))
     rows += _links(samples, gpu)
     machine = measurements.machine
     usable = machine.usable_memory_bytes / GIB

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 
 from meshwright.costmodel.program.operators import GemmWork, MemoryWork, Work
-from meshwright.executor.measure_hardware.comparison import GBPS, TFLOPS, Comparison
+from meshwright.executor.measure_hardware.comparison import GBPS, HOST_COPY, TFLOPS, Comparison
 from meshwright.executor.measure_hardware.nvidia_smi import SICK_REASONS, THROTTLE_REASONS
 from meshwright.executor.measure_hardware.outcome import ProfileOutcome
 from meshwright.hardware_profiles.measurements import Sample
 
 SLOW_GPU = 0.10
 HALF = 0.5
-LEAST_SHARES = {"dense product, BF16": 0.6, "device copy": 0.8, "host copy": 0.5}
+LEAST_SHARES = {"dense product, BF16": 0.6, "device copy": 0.8, HOST_COPY: 0.5}
 WIDE_SPREAD = 0.2
 MANY = 0.05
 NO_GPU = "none"
@@ -59,7 +59,7 @@ def _slow_figures(rows: tuple[Comparison, ...]) -> list[str]:
         least = LEAST_SHARES.get(row.figure, HALF if is_link else 0.0)
         if row.data_sheet and row.unit in (GBPS, TFLOPS) and row.share < least:
             found.append(
-                f"{row.figure} reaches {row.share:.0%} of the data sheet ({row.measured:.0f} of {row.data_sheet:.0f} "
+                f"{row.figure} reaches {row.share:.0%} of what is expected ({row.measured:.0f} of {row.data_sheet:.0f} "
                 f"{row.unit}); expected at least {least:.0%}"
             )
     return found
