@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from meshwright.costmodel.errors import MeshwrightError
+from meshwright.costmodel.formulas.flops import flops_per_token
 from meshwright.costmodel.stage_cost import stage_costs
 from meshwright.costmodel.step import schedule_of, stage_memory
 from meshwright.costmodel.value import Value
@@ -16,7 +17,7 @@ from meshwright.planner.validation.free_parameters import Values
 from meshwright.planner.validation.interval import residuals_without
 from meshwright.planner.validation.predictor import described, predict_row, predicted_step_s
 from meshwright.planner.validation.printed_settings import runtime_name_of
-from meshwright.planner.validation.rows import RowText, TrainingRow, measured_of, memory_of, parse_row
+from meshwright.planner.validation.rows import MEASURED, RowText, TrainingRow, measured_of, memory_of, parse_row
 
 GIB = 2**30
 
@@ -91,6 +92,9 @@ def validate_row(text: RowText, held_out: HeldOut = packaged_held_out) -> RowRes
     except MeshwrightError as problem:
         return _result(text, Status.INVALID, reason=str(problem))
     try:
+        if (utilization := _utilization(row)) > 1.0:
+            reason = f"{row.id}: {MEASURED}: {row.tokens_per_s_per_gpu:g} would be {utilization:.0%} of the GPU's peak"
+            return _result(text, Status.INVALID, reason=reason)
         predicted = predict_row(row)
         result = _result(text, Status.PREDICTED, predicted=predicted)
         apart = predict_row(row, held_out(row))
@@ -100,6 +104,13 @@ def validate_row(text: RowText, held_out: HeldOut = packaged_held_out) -> RowRes
     return msgspec.structs.replace(
         with_interval(result, row, apart), memory=memory, num_gpus=row.num_gpus, precision=row.precision
     )
+
+
+def _utilization(row: TrainingRow) -> float:
+    """Model FLOPs of what was measured over the peak of the run's number format."""
+    run = described(row)
+    peak = run.cluster.gpu.peak_flops_per_s(run.workload.precision)
+    return row.tokens_per_s_per_gpu * flops_per_token(run.model, run.workload.seq_len) / peak
 
 
 def with_interval(result: RowResult, row: TrainingRow, apart: float) -> RowResult:
