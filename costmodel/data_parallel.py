@@ -164,7 +164,13 @@ class StateModel(Value, frozen=True, kw_only=True):
     def gradient_bytes(self, count: float, shards: int) -> float:
         """Accumulated gradients of so many parameters on a rank."""
         stage = min(self.sharding.stage, 1) if self.accumulates else self.sharding.stage
-        return memory.gradient_bytes(count, stage, shards, fp32=self.runtime.fp32_gradients)
+        return memory.gradient_bytes(count, stage, shards, fp32=self.holds_fp32_gradients)
+
+    @property
+    def holds_fp32_gradients(self) -> bool:
+        """Whether the accumulated gradients are FP32."""
+        of_whole = self.runtime.fp32_gradients_of_whole and self.sharding.zero is not ZeroStage.PARAMETERS
+        return self.runtime.fp32_gradients or of_whole
 
     def optimizer_bytes(self, count: float, shards: int) -> float:
         """Optimizer state of so many parameters on a rank; none where it lives in host memory."""

@@ -30,6 +30,8 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     custom_kernels: Meshwright's CUDA kernels choose experts, move rows and compute SwiGLU, where a profile has them.
     cuda_graphs: the kernels of a layer are launched from a graph.
     fp32_gradients: wgrad accumulates into FP32 buffers.
+    fp32_gradients_of_whole: so do gradients of parameters that stay whole between passes (all but ZeRO-3); in a
+        pipeline wgrad accumulates into them.
     gate_before_fc2: the gate weight multiplies the FC2 input, so that the FC2 output is not kept.
     gradient_reduce_bytes, parameter_gather_bytes: bytes per element of the data-parallel collectives.
     overlap_gradient_reduce, overlap_parameter_gather: those collectives run beside computation.
@@ -81,6 +83,7 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     custom_kernels: bool = False
     cuda_graphs: bool = False
     fp32_gradients: bool = True
+    fp32_gradients_of_whole: bool = False
     gate_before_fc2: bool = True
     gradient_reduce_bytes: int = 4
     parameter_gather_bytes: int = 2

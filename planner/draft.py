@@ -199,7 +199,7 @@ def _with_mesh(draft: Draft) -> Draft:
     if (mesh.tp, mesh.sp) == (before.tp, before.sp):
         mesh = replace(mesh, tp=draft.mesh.tp, sp=draft.mesh.sp)
         before = draft.mesh
-    return draft if mesh == draft.mesh else _on_mesh(draft, before, mesh)
+    return draft if mesh == before == draft.mesh else _on_mesh(draft, before, mesh)
 
 
 def _on_mesh(draft: Draft, before: Mesh, mesh: Mesh) -> Draft:

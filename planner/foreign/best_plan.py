@@ -81,7 +81,7 @@ def _best_plan(
     """Search once for each schedule that the framework has."""
     results = []
     for schedule in _schedules(framework, configuration):
-        problem = _problem(configuration, schedule)
+        problem = _problem(framework, configuration, schedule)
         try:
             check_fixes(problem, runtime)
             results.append(search(problem, top=0, runtime=runtime, progress=progress))
@@ -100,16 +100,18 @@ def _best_plan(
 
 
 def _schedules(framework: Framework, configuration: TrainingConfiguration) -> tuple[ScheduleKind, ...]:
-    """On one GPU there is no pipeline to schedule."""
-    return framework.schedules if configuration.cluster.num_gpus > 1 else framework.schedules[:1]
+    """One where there is no pipeline to schedule."""
+    cut = configuration.cluster.num_gpus > 1 and framework.pipelines(configuration.model)
+    return framework.schedules if cut else framework.schedules[:1]
 
 
-def _problem(configuration: TrainingConfiguration, schedule: ScheduleKind) -> Problem:
+def _problem(framework: Framework, configuration: TrainingConfiguration, schedule: ScheduleKind) -> Problem:
+    pp = None if framework.pipelines(configuration.model) else 1
     return Problem(
         model=configuration.model,
         cluster=configuration.cluster,
         workload=configuration.workload,
-        fixes=Fixes(attention=AttentionChoice.TENSOR, schedule=schedule),
+        fixes=Fixes(attention=AttentionChoice.TENSOR, schedule=schedule, pp=pp),
     )
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.hardware import ClusterSpec
+from meshwright.costmodel.model import ModelSpec
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import Recompute
 from meshwright.costmodel.value import Value
@@ -40,6 +41,7 @@ class Framework(Value, frozen=True, kw_only=True):
     title: its name in messages. runtime: its runtime description.
     read, broken_rules, unmodelled, configuration_of, edits: see `megatron` for what each takes and returns.
     write: settings as the user would write them. required: settings without which nothing can be said.
+    pipelines: whether it can cut a model into stages.
     """
 
     name: str
@@ -54,3 +56,4 @@ class Framework(Value, frozen=True, kw_only=True):
     edits: Callable[[Settings, TrainingConfiguration], Iterator[Edit]]
     write: Callable[[Settings, dict[str, SettingValue]], str]
     required: tuple[str, ...] = ()
+    pipelines: Callable[[ModelSpec], bool] = lambda _: True

@@ -179,8 +179,7 @@ def balanced(row: RoutedRun, runtime: RuntimeSpec) -> RuntimeSpec:
 
 def runtime_for(row: TrainingRow, runtime: RuntimeSpec) -> RuntimeSpec:
     """The runtime with what the row's routing and sharding make of it."""
-    runtime = balanced(row, runtime)
-    return msgspec.structs.replace(runtime, fp32_gradients=True) if keeps_parameters(row) else runtime
+    return balanced(row, runtime)
 
 
 def sharding_of(row: TrainingRow) -> Sharding:

@@ -5,15 +5,18 @@ Both lists are found by comparing, so nothing that a framework cannot say is dro
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import UNSET
 
 from meshwright.costmodel.configuration import TrainingConfiguration
 from meshwright.costmodel.model import LayerSpec, ModelSpec, MoeFfnSpec
+from meshwright.costmodel.order.order_book import OrderBook
 from meshwright.costmodel.program.operators import Axis, Precision
+from meshwright.costmodel.stage_cost import cost_context
+from meshwright.costmodel.step import predict
 from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.planner.foreign.export.same import same_sharding
 from meshwright.planner.layer_splits import ENDS, layers_mesh, other_splits, strategies_of
@@ -32,6 +35,9 @@ AXES = {Axis.TENSOR: "tp", Axis.SEQUENCE: "sp", Axis.CONTEXT: "cp", Axis.EXPERT:
 DEGREES = ("pp", "dp", "tp", "sp", "cp", "ep", "etp")
 MODEL_NOTES = ("vocab", "mtp_depth")
 """Fields of a model in which a run may differ and still train the model."""
+
+VISIBLE = 5e-4
+"""Changes of the step that are worth a line."""
 
 IGNORED = frozenset(("name", "source", "layers", *MODEL_NOTES))
 
@@ -77,8 +83,13 @@ def differences(plan: TrainingConfiguration, read: TrainingConfiguration, title:
         if name == "communication" and ours is Precision.FP8 and not read.runtime.fp8_tensor_gather:
             yield f"activations of {_layers(count)} travel in FP8 in the plan, in BF16 in {title}"
     yield from _runtime_notes(plan, read, title)
-    if plan.workload.capacity_factor is not UNSET and plan.workload.capacity_factor != read.workload.expert_imbalance:
-        yield f"a capacity factor of {plan.workload.capacity_factor} in the plan, none in {title}"
+    if plan.workload.capacity != read.workload.capacity:
+        yield f"{_capacity_words(plan)} in the plan, {_capacity_words(read)} in {title}"
+
+
+def _capacity_words(configuration: TrainingConfiguration) -> str:
+    capacity = configuration.workload.capacity
+    return f"a capacity factor of {capacity:g}" if math.isfinite(capacity) else "experts take all tokens"
 
 
 def _layers(count: int) -> str:
@@ -197,20 +208,29 @@ def _runtime_notes(plan: TrainingConfiguration, read: TrainingConfiguration, tit
         if getattr(mesh, degree) > 1 and ours.overlap.level(axis) is not theirs.overlap.level(axis):
             words = f"overlap of {degree}: {ours.overlap.level(axis)} in the plan"
             yield f"{words}, {theirs.overlap.level(axis)} in {title}"
-    if _replicas(mesh) > 1 and _gradients(ours.fp32_gradients, ours.gradient_reduce_bytes) != _gradients(
-        theirs.fp32_gradients, theirs.gradient_reduce_bytes
-    ):
-        words = f"gradients are {_gradients(ours.fp32_gradients, ours.gradient_reduce_bytes)} in the plan"
-        yield f"{words}, {_gradients(theirs.fp32_gradients, theirs.gradient_reduce_bytes)} in {title}"
+    if _gradient_words(plan) != _gradient_words(read):
+        yield f"gradients are {_gradient_words(plan)} in the plan, {_gradient_words(read)} in {title}"
     if ours.cuda_graphs is not theirs.cuda_graphs:
         yield f"CUDA graphs: {'on' if ours.cuda_graphs else 'off'} in the plan, otherwise in {title}"
-    if len(plan.orders.entries) > 0 and ours.name != theirs.name:
+    if _orders_count(plan):
         yield f"operators run in the order that the plan solved; {title} has its own"
+
+
+def _orders_count(plan: TrainingConfiguration) -> bool:
+    """Whether the step depends on the orders that a plan brings."""
+    if not plan.orders.entries:
+        return False
+    without = predict(msgspec.structs.replace(plan, orders=OrderBook())).step_time_s
+    return not math.isclose(predict(plan).step_time_s, without, rel_tol=VISIBLE)
 
 
 def _replicas(mesh: Mesh) -> int:
     return mesh.dp * mesh.cp * mesh.sp
 
 
-def _gradients(fp32: bool, reduce_bytes: int) -> str:
-    return f"summed in {'FP32' if fp32 else 'BF16'} and reduced in {reduce_bytes * 8} bits"
+def _gradient_words(configuration: TrainingConfiguration) -> str:
+    """Without replicas nothing is reduced."""
+    state = cost_context(configuration).state
+    summed = f"summed in {'FP32' if state.holds_fp32_gradients else 'BF16'}"
+    reduced = f" and reduced in {configuration.runtime.gradient_reduce_bytes * 8} bits"
+    return summed + reduced * (_replicas(configuration.mesh) > 1)

@@ -7,6 +7,7 @@ from meshwright.costmodel.strategy import Recompute
 from meshwright.planner.foreign.framework import Framework
 from meshwright.planner.foreign.torchtitan.configuration import RUNTIME, configuration_of
 from meshwright.planner.foreign.torchtitan.edits import edits, write
+from meshwright.planner.foreign.torchtitan.model_args import runs_pipeline
 from meshwright.planner.foreign.torchtitan.reading import NAME, read
 from meshwright.planner.foreign.torchtitan.rules import broken_rules
 from meshwright.planner.foreign.torchtitan.unmodelled import unmodelled_settings
@@ -26,4 +27,5 @@ TORCHTITAN = Framework(
     edits=edits,
     write=write,
     required=("training.seq_len",),
+    pipelines=runs_pipeline,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from math import ceil
 from typing import Any
 
@@ -13,6 +14,7 @@ from meshwright.costmodel.model import LayerSpec, ModelSpec
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind, check_combination
+from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Mesh, Recompute, ZeroStage
 from meshwright.costmodel.workload import Workload
 from meshwright.planner.foreign.printed import PrintedOptions, described_runtime
@@ -161,28 +163,43 @@ def layers_per_stage(settings: Settings, model: ModelSpec) -> tuple[int, ...]:
 
 
 def _stages(settings: Settings, model: ModelSpec, mesh: Mesh) -> tuple[tuple[LayerStrategy, ...], ...]:
-    policies = recompute_policies(settings, model)
+    counts = layers_per_stage(settings, model)
+    policies = recompute_policies(settings, model, counts)
     stages, start = [], 0
-    for count in layers_per_stage(settings, model):
+    for count in counts:
         layers = zip(model.layers[start : start + count], policies[start : start + count], strict=True)
         stages.append(tuple(_strategy(settings, mesh, layer, policy) for layer, policy in layers))
         start += count
     return tuple(stages)
 
 
-def recompute_policies(settings: Settings, model: ModelSpec) -> tuple[Recompute, ...]:
-    """The policy of each layer: all alike, or every so many in full."""
-    option, count = settings.text("activation_checkpoint.selective_ac_option"), model.num_layers
+def recompute_policies(settings: Settings, model: ModelSpec, counts: tuple[int, ...]) -> tuple[Recompute, ...]:
+    """The policy of each layer: all alike, or every so many of a process's own layers in full.
+
+    `counts`: layers of the virtual stages. Source: torchtitan counts the layers of all model parts of a process
+    (`_layer_sac_count` of activation_checkpoint.py).
+    """
+    option, num_layers = settings.text("activation_checkpoint.selective_ac_option"), model.num_layers
     match settings.text("activation_checkpoint.mode"):
         case "none":
-            return (Recompute.NONE,) * count
+            return (Recompute.NONE,) * num_layers
         case "full":
-            return (Recompute.FULL,) * count
+            return (Recompute.FULL,) * num_layers
         case "selective" if option.isdecimal() and int(option):
-            every = int(option)
-            return tuple(Recompute.NONE if (layer + 1) % every else Recompute.FULL for layer in range(count))
+            return _every(int(option), counts, pipeline_of(settings, model), settings.integer(PP))
         case _:
-            return (Recompute.EVERY_SECOND_GEMM,) * count
+            return (Recompute.EVERY_SECOND_GEMM,) * num_layers
+
+
+def _every(interval: int, counts: tuple[int, ...], pipeline: Pipeline, num_devices: int) -> tuple[Recompute, ...]:
+    of_stage: dict[int, list[Recompute]] = {}
+    for stages in placement(pipeline.schedule, num_devices, pipeline.virtual_stages):
+        numbers = itertools.count(1)
+        for stage in sorted(stages):
+            of_stage[stage] = [
+                Recompute.NONE if next(numbers) % interval else Recompute.FULL for _ in range(counts[stage])
+            ]
+    return tuple(policy for stage in range(len(counts)) for policy in of_stage[stage])
 
 
 def _strategy(settings: Settings, mesh: Mesh, layer: LayerSpec, recompute: Recompute) -> LayerStrategy:
@@ -232,7 +249,7 @@ def runtime_of(settings: Settings) -> RuntimeSpec:
         words="; ".join(word for word, holds in words.items() if holds),
         routing="force balance" if settings.on("debug.moe_force_load_balance") else "",
     )
-    changes: dict[str, Any] = {"fp32_gradients": True} if settings.integer(PP) > 1 else {}
+    changes: dict[str, Any] = {}
     if settings.text("training.mixed_precision_param") == "float32":
         changes["parameter_gather_bytes"] = 4
     return described_runtime(printed, changes)

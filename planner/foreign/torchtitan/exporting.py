@@ -17,8 +17,8 @@ from meshwright.planner.foreign.settings import Settings, UnmodelledUse
 from meshwright.planner.foreign.torchtitan import TORCHTITAN
 from meshwright.planner.foreign.torchtitan.configuration import SCHEDULES, configuration_for
 from meshwright.planner.foreign.torchtitan.document import toml_text
-from meshwright.planner.foreign.torchtitan.flavors import flavor_model, flavor_table
-from meshwright.planner.foreign.torchtitan.model_args import FlavorName, find_flavor
+from meshwright.planner.foreign.torchtitan.flavors import flavor_model
+from meshwright.planner.foreign.torchtitan.model_args import FlavorName, find_flavor, runs_pipeline
 from meshwright.planner.foreign.torchtitan.rules import broken_rules_for
 from meshwright.planner.foreign.torchtitan.run_settings import expert_strategy, recomputes, settings_of
 from meshwright.planner.foreign.torchtitan.unmodelled import unmodelled_for
@@ -41,8 +41,8 @@ def obstacles(configuration: TrainingConfiguration) -> Iterator[str]:
 def fixes(configuration: TrainingConfiguration) -> dict[str, str]:
     """Choices with which a plan can be exported."""
     mesh, schedule = configuration.mesh, configuration.pipeline.schedule
-    flavor, narrow = find_flavor(configuration.model), configuration.workload.precision is Precision.FP8
-    cut = mesh.pp > 1 and flavor is not None and flavor.name not in flavor_table().without_pipeline
+    narrow = configuration.workload.precision is Precision.FP8
+    cut = mesh.pp > 1 and runs_pipeline(configuration.model)
     is_moe = configuration.model.is_moe
     pinned = {"schedule": str(ScheduleKind.ONE_F_ONE_B), "sp": "1", "cp": str(mesh.cp)}
     if not cut or (is_moe and narrow):

@@ -36,6 +36,12 @@ def find_flavor(model: ModelSpec) -> FlavorName | None:
     return FlavorName(name=family, flavor=_own_name(model), own=True) if family else None
 
 
+def runs_pipeline(model: ModelSpec) -> bool:
+    """Whether torchtitan can cut the model into stages."""
+    flavor = find_flavor(model)
+    return flavor is not None and flavor.name not in flavor_table().without_pipeline
+
+
 def _own_name(model: ModelSpec) -> str:
     """The model's name; marked where it is that of a preset with other layers, as which it would be read."""
     taken = model.name in preset_names() and not _same(load_model(model.name), model)

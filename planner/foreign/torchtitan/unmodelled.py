@@ -37,13 +37,12 @@ def _differences(settings: Settings, model: ModelSpec) -> Iterator[tuple[bool, s
     yield pipelined and bool(other), f"{SCHEDULE} {schedule}", f"predicted as {other}"
     csv = "parallelism.pipeline_parallel_schedule_csv"
     yield bool(settings.text(csv)), csv, f"a schedule of one's own; predicted as {schedule}"
-    replicas = settings.integer(REPLICATE) * max(1, signed(settings, SHARD))
+    shard = signed(settings, SHARD)  # -1: what the GPUs leave, which the options do not say
+    replicas = settings.integer(REPLICATE) * max(1, shard)
     accumulates = signed(settings, GLOBAL_BATCH) > settings.integer(LOCAL_BATCH) * replicas
-    yield (
-        pipelined and accumulates,
-        GLOBAL_BATCH,
-        "the pipeline drains between local batches; predicted as one long pipeline",
-    )
+    condition = "" if shard > 0 else "if it takes several local batches, "
+    drains = f"{condition}the pipeline drains between local batches; predicted as one long pipeline"
+    yield pipelined and accumulates, GLOBAL_BATCH, drains
     yield (
         settings.text("training.dtype") == "bfloat16",
         "training.dtype bfloat16",

@@ -119,6 +119,13 @@ def test_gradients_in_bf16_take_half(cluster: ClusterSpec) -> None:
     assert cost.gradient_bytes == 2 * 11000
 
 
+def test_gradients_of_parameters_that_stay_whole_may_be_fp32(cluster: ClusterSpec) -> None:
+    """As FSDP2's are, which have the format of the parameters; under ZeRO-3 its FP32 parameters count once."""
+    runtime = msgspec.structs.replace(RUNTIME, fp32_gradients=False, fp32_gradients_of_whole=True)
+    held = {zero: _state(cluster, Sharding(zero=zero), runtime=runtime).gradient_bytes(1e8, 4) for zero in ZeroStage}
+    assert list(held.values()) == [4e8, 4e8, 1e8, 0.5e8]
+
+
 def test_shards_within_a_few_replicas(cluster: ClusterSpec) -> None:
     """Two replicas of the whole state: of the 4 copies of dense weights 2 shard, of the 2 of experts none."""
     cost = _state(cluster, Sharding(shard_degree=2)).cost(WEIGHTS, STRATEGY)

@@ -61,6 +61,8 @@ def test_degrees_tp_and_sp_are_those_of_the_layers(tiny_plan: Plan) -> None:
     same = changed(baseline, {"mesh.sp": "2"})
     assert (same.changes[0].before, same.changes[0].after) == (2, 2)
     assert same.configuration == baseline.configuration
+    as_ends = changed(baseline, {"mesh.tp": "2", "mesh.sp": "1"}).configuration
+    assert {(strategy.tp, strategy.sp) for stage in as_ends.stages for strategy in stage} == {(2, 1)}
     wider = changed(baseline, {"mesh.sp": "4"}).configuration
     assert (wider.mesh.tp, wider.mesh.sp, wider.mesh.dp) == (1, 4, 1)
     assert {(strategy.tp, strategy.sp) for stage in wider.stages for strategy in stage} == {(1, 4)}

@@ -9,6 +9,7 @@ from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.presets import load_model
 from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.simulate import ScheduleKind
+from meshwright.costmodel.stage_cost import cost_context
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, Mesh, Recompute, ZeroStage
 from meshwright.hardware_profiles import load_cluster
 from meshwright.planner.foreign import Source
@@ -100,8 +101,28 @@ def test_pipelines(torchtitan: Read, added: str, counts: tuple[int, ...], kind: 
     assert (run.pipeline.schedule, run.pipeline.virtual_stages, run.pipeline.micro_batch) == (kind, chunks, 1)
     assert run.num_micro_batches == 8
     assert run.sharding.zero is ZeroStage.OPTIMIZER  # beside a pipeline: parameters gathered, one reduction a step
-    assert run.runtime.fp32_gradients
+    assert cost_context(run).state.holds_fp32_gradients
     assert TORCHTITAN.broken_rules(reading.settings, 8) == ()
+
+
+@pytest.mark.parametrize(
+    ("added", "whole"),
+    [
+        ("", (5,)),
+        ("--parallelism.pipeline_parallel_degree 4", (1, 1, 1, 1)),
+        ("--parallelism.pipeline_parallel_degree 8", (0,) * 8),
+    ],
+)
+def test_every_sixth_layer_is_one_of_a_process(torchtitan: Read, added: str, whole: tuple[int, ...]) -> None:
+    """torchtitan counts the layers of a process, whose stages have fewer than six with eight of them."""
+    selective = "--activation_checkpoint.mode selective --activation_checkpoint.selective_ac_option 6"
+    run = run_of(torchtitan(f"{L8} --training.local_batch_size 8 {selective} {added}"), 8)
+    assert tuple(sum(one.recompute is Recompute.FULL for one in stage) for stage in run.stages) == whole
+
+
+@pytest.mark.parametrize(("model", "cuts"), [("llama-3.1-8b", True), ("qwen3-32b", False), ("gpt-oss-20b", False)])
+def test_the_best_plan_is_a_pipeline_only_where_the_model_can_be_cut(model: str, cuts: bool) -> None:
+    assert TORCHTITAN.pipelines(load_model(model)) is cuts
 
 
 def test_parts_that_are_listed() -> None:

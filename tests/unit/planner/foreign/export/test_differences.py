@@ -135,3 +135,17 @@ def test_both_step_times_are_of_the_same_routing(planned: Planned, plan_of: Plan
     assert exported.differences == ()
     assert exported.step_time_s == exported.plan_step_time_s
     assert exported.step_time_s > _exported(plan_of, configuration).step_time_s
+
+
+def test_a_capacity_that_both_have_is_no_difference(dense: TrainingConfiguration) -> None:
+    bounded = replace(dense, workload=replace(dense.workload, capacity_factor=1.25))
+    assert not any("capacity" in line for line in differences(bounded, bounded, "Megatron-LM"))
+    assert "a capacity factor of 1.25 in the plan, experts take all tokens in Megatron-LM" in differences(
+        bounded, dense, "Megatron-LM"
+    )
+
+
+def test_without_replicas_the_format_of_sums_counts_alone(dense: TrainingConfiguration) -> None:
+    alone = replace(dense, mesh=replace(dense.mesh, dp=1), cluster=dense.cluster.with_gpus(4))
+    narrow = replace(alone, runtime=replace(dense.runtime, fp32_gradients=False, gradient_reduce_bytes=2))
+    assert list(differences(alone, narrow, "X")) == ["gradients are summed in FP32 in the plan, summed in BF16 in X"]
