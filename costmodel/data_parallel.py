@@ -172,6 +172,11 @@ class StateModel(Value, frozen=True, kw_only=True):
         of_whole = self.runtime.fp32_gradients_of_whole and self.sharding.zero is not ZeroStage.PARAMETERS
         return self.runtime.fp32_gradients or of_whole
 
+    @property
+    def accumulates_in_fp32(self) -> bool:
+        """Whether weight gradients are added to FP32 buffers as they are computed."""
+        return self.runtime.fp32_gradients or (self.holds_fp32_gradients and self.mesh.pp > 1)
+
     def optimizer_bytes(self, count: float, shards: int) -> float:
         """Optimizer state of so many parameters on a rank; none where it lives in host memory."""
         if self.sharding.offload_optimizer:

@@ -106,7 +106,7 @@ class CostContext(Value, frozen=True, kw_only=True):
             precision=self.workload.precision,
             expert_imbalance=max(self.workload.expert_imbalance, self._imbalance(layer, strategy)),
             busiest=self._busiest(layer, strategy),
-            fp32_gradients=self.runtime.fp32_gradients or (self.state.holds_fp32_gradients and self.state.mesh.pp > 1),
+            fp32_gradients=self.state.accumulates_in_fp32,
             gate_before_fc2=self.runtime.gate_before_fc2,
             gathers_fp8=self.runtime.fp8_tensor_gather,
             gathers_each_product=self.runtime.gathers_each_product,

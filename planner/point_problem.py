@@ -199,8 +199,7 @@ def _compute_numbers(cost: LayerCost, limit_bytes: float) -> dict[str, float]:
 
 
 def _ends(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> LayerStrategy:
-    has_modules = problem.model.mtp_depth > 0
-    return end_strategy(point.mesh, module_exchange(problem, runtime, point.shape), has_modules=has_modules)
+    return end_strategy(point.mesh, module_exchange(problem, runtime, point.shape), has_modules=True)
 
 
 def _trial_configuration(problem: Problem, runtime: RuntimeSpec, point: OuterPoint) -> TrainingConfiguration:

@@ -175,7 +175,7 @@ def _end_strategy(shape: LayerShape, tp: int, sp: int, exchange: LayerStrategy) 
 def module_exchange(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -> LayerStrategy:
     """A strategy of the last layer with the exchange that is fastest for prediction modules: what a search takes.
 
-    They exchange as the last layer does, which is of their kind. Any strategy where there are none.
+    They exchange as the last layer does, which is of their kind. The default one where there are none.
     """
     if not problem.model.mtp_depth:
         return LayerStrategy()

@@ -16,7 +16,7 @@ from meshwright.planner.validation.fit import Points, Predict
 from meshwright.planner.validation.free_parameters import Values
 from meshwright.planner.validation.printed_settings import runtime_of, step_share
 from meshwright.planner.validation.rows import TrainingRow
-from meshwright.planner.validation.run_description import describe, runtime_for
+from meshwright.planner.validation.run_description import balanced, describe
 
 described = lru_cache(maxsize=2048)(describe)
 """The run of a row. Free parameters do not decide it: they change no bytes, on which the choices in it rest."""
@@ -34,7 +34,7 @@ def configuration_of(row: TrainingRow, values: Values | None = None) -> Training
     run = described(row)
     if values is None:
         return run
-    return msgspec.structs.replace(run, runtime=runtime_for(row, runtime_of(row, values)))
+    return msgspec.structs.replace(run, runtime=balanced(row, runtime_of(row, values)))
 
 
 def predict_row(row: TrainingRow, values: Values | None = None) -> float:

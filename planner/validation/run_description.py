@@ -105,7 +105,7 @@ def _configuration(
         workload=Workload(
             global_batch=row.global_batch, seq_len=row.seq_len, precision=_known("precision", row, PRECISIONS)
         ),
-        runtime=runtime_for(row, runtime),
+        runtime=balanced(row, runtime),
         mesh=Mesh(pp=row.pp, dp=row.dp, tp=row.tp, sp=row.sp, cp=row.cp, ep=row.ep, etp=expert_tensor_degree(row)),
         sharding=sharding_of(row),
         pipeline=pipeline,
@@ -175,11 +175,6 @@ def balanced(row: RoutedRun, runtime: RuntimeSpec) -> RuntimeSpec:
     if DROPPED.search(row.routing):
         return msgspec.structs.replace(runtime, expert_load_deviation=0.0, routing_wait_s=0.0)
     return msgspec.structs.replace(runtime, expert_load_deviation=0.0) if FORCED.search(row.routing) else runtime
-
-
-def runtime_for(row: TrainingRow, runtime: RuntimeSpec) -> RuntimeSpec:
-    """The runtime with what the row's routing and sharding make of it."""
-    return balanced(row, runtime)
 
 
 def sharding_of(row: TrainingRow) -> Sharding:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from math import ceil
-from typing import Any
 
 from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import InputError
+from meshwright.costmodel.formulas.memory import FP32_BYTES
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.model import LayerSpec, ModelSpec
 from meshwright.costmodel.program.operators import Precision
@@ -192,6 +192,7 @@ def recompute_policies(settings: Settings, model: ModelSpec, counts: tuple[int, 
 
 
 def _every(interval: int, counts: tuple[int, ...], pipeline: Pipeline, num_devices: int) -> tuple[Recompute, ...]:
+    """In model order; a device counts through the layers of its virtual stages, of which there are `counts`."""
     of_stage: dict[int, list[Recompute]] = {}
     for stages in placement(pipeline.schedule, num_devices, pipeline.virtual_stages):
         numbers = itertools.count(1)
@@ -249,10 +250,8 @@ def runtime_of(settings: Settings) -> RuntimeSpec:
         words="; ".join(word for word, holds in words.items() if holds),
         routing="force balance" if settings.on("debug.moe_force_load_balance") else "",
     )
-    changes: dict[str, Any] = {}
-    if settings.text("training.mixed_precision_param") == "float32":
-        changes["parameter_gather_bytes"] = 4
-    return described_runtime(printed, changes)
+    gathers_fp32 = settings.text("training.mixed_precision_param") == "float32"
+    return described_runtime(printed, {"parameter_gather_bytes": FP32_BYTES} if gathers_fp32 else {})
 
 
 def sharding_of(settings: Settings, mesh: Mesh) -> Sharding:
