@@ -17,13 +17,16 @@ from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.program.operators import Group
 from meshwright.executor.layer.collectives import all_to_all_parts, all_to_all_rows
 from meshwright.executor.layer.context import LayerContext
+from meshwright.executor.layer.exchange_room import EXCHANGES
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.row_maps import Layout, balanced_experts, first_rows
-from meshwright.kernels.index.contract import RowMap
+from meshwright.kernels.index.contract import Parts, RowMap
 from meshwright.kernels.index.operator import index
 
 NOWHERE = -1
+COPIED_ROWS = EXCHANGES - 1
+"""The number of the rows that copies make, behind those of the hops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,22 +78,31 @@ class HopSizes:
 def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, host: HostReads) -> CopyLayout:
     """The layout of the copies of this rank's tokens; a choice that is dropped has expert number E.
 
-    The host reads how many copies each hop sends and receives; the last hop also brings how many rows they make.
+    Without room, the host reads how many copies each hop sends and receives; the last hop also brings how many rows
+    they make.
     """
     experts, gates, num_rows = experts_TK, weights_TK, 0
     hops = {}
-    for suffix, holders in holders_of(layer).items():
-        hop, num_rows = _hop(experts, experts_TK.shape[0], holders, layer, host)
-        tokens = hop.rowmap.slots_P // layer.moe.top_k
+    for number, (suffix, holders) in enumerate(holders_of(layer).items()):
+        hop, num_rows = _hop(experts, experts_TK.shape[0], holders, number, layer, host)
+        slots = hop.rowmap.slots_P
+        tokens, filling = (slots // layer.moe.top_k).clamp(min=0), (slots < 0).unsqueeze(1)
         with host.exchange(hop.ranks):
             experts, gates = (
-                all_to_all_rows(choices.index_select(0, tokens), hop.received, hop.sent, hop.ranks)
-                for choices in (experts, gates)
+                all_to_all_rows(choices, hop.received, hop.sent, hop.ranks)
+                for choices in (
+                    experts.index_select(0, tokens).masked_fill(filling, NOWHERE),
+                    gates.index_select(0, tokens),
+                )
             )
         hops[suffix] = hop
-    per_rank = layer.experts_per_rank
-    rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank)
-    return CopyLayout(hops=hops, rowmap=first_rows(rowmap, num_rows), gates_NK=gates, offsets_E=rowmap.offsets_E)
+    per_rank, room = layer.experts_per_rank, None if layer.routing.balanced else host.room(COPIED_ROWS)
+    parts = None if room is None else Parts(count=1, rows=room)
+    rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank, parts=parts)
+    host.note(COPIED_ROWS, rowmap.counts_E.sum())
+    if room is None:
+        rowmap = first_rows(rowmap, num_rows)
+    return CopyLayout(hops=hops, rowmap=rowmap, gates_NK=gates, offsets_E=rowmap.offsets_E)
 
 
 def holders_of(layer: LayerContext) -> dict[str, Holders]:
@@ -112,9 +124,12 @@ def holders_of(layer: LayerContext) -> dict[str, Holders]:
 
 
 def _hop(
-    experts_NK: Tensor, num_tokens: int, holders: Holders, layer: LayerContext, host: HostReads
+    experts_NK: Tensor, num_tokens: int, holders: Holders, number: int, layer: LayerContext, host: HostReads
 ) -> tuple[Hop, int]:
-    """A hop, and how many choices of what it brings are of experts here, if it is the last. `num_tokens`: of a rank."""
+    """A hop, and how many choices of what it brings are of experts here, if it is the last and the host reads them.
+
+    `num_tokens`: of a rank. `number`: of the exchange.
+    """
     ranks, top_k = holders.ranks, layer.moe.top_k
     targets = (experts_NK // layer.experts_per_rank - holders.first) // holders.each
     elsewhere = (targets < 0) | (targets >= ranks.size)
@@ -122,9 +137,14 @@ def _hop(
     choices = torch.arange(top_k, device=targets.device)
     same = targets.unsqueeze(2) == targets.unsqueeze(1)
     first = same.to(torch.int32).mul(top_k - choices).argmax(2)
-    rowmap = index(targets.masked_fill(first != choices, NOWHERE), ranks.size)
+    room = None if layer.routing.balanced else host.room(number)
+    parts = None if room is None else Parts(count=ranks.size, rows=room)
+    rowmap = index(targets.masked_fill(first != choices, NOWHERE), ranks.size, parts=parts)
+    host.note(number, rowmap.counts_E.amax())
     if layer.routing.balanced:
         sizes = balanced_sizes(num_tokens, holders, layer)
+    elif room is not None:
+        sizes = HopSizes(sent=[room] * ranks.size, received=[room] * ranks.size, num_rows=0)
     else:
         sizes = _exchanged_sizes(targets, rowmap, ranks, host)
     hop = Hop(

@@ -1,7 +1,7 @@
 """The one place where a layer waits for the device: reading numbers that only the device knows.
 
-A single rank never does, and neither does balanced routing, whose numbers are known beforehand. What remains, the split
-sizes of a dropless exchange, is counted, so that a run can say how often it waited.
+A single rank never does, neither does balanced routing, whose numbers are known beforehand, nor an exchange that has
+room. What remains, the split sizes of an exchange without, is counted, so that a run can say how often it waited.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor
 
+from meshwright.executor.layer.exchange_room import LayerRoom
 from meshwright.executor.layer.groups import Communicator
 
 Exchanging = Callable[[], AbstractContextManager[None]]
@@ -18,15 +19,29 @@ Exchanging = Callable[[], AbstractContextManager[None]]
 
 
 class HostReads:
-    """Reads numbers from the device and counts how often. `exchanging`: around the collectives that bring them."""
+    """Reads numbers from the device for one layer and counts how often.
 
-    def __init__(self, exchanging: Exchanging = nullcontext) -> None:
+    `exchanging`: around the collectives that bring them. `room`: what exchanges of the layer have room for; None where
+    they always bring as many rows as there are.
+    """
+
+    def __init__(self, exchanging: Exchanging = nullcontext, room: LayerRoom | None = None) -> None:
         self.count = 0
         self._exchanging = exchanging
+        self._room = room
 
     def exchange(self, ranks: Communicator) -> AbstractContextManager[None]:
         """Collectives of these ranks run inside, for which they wait."""
         return self._exchanging() if ranks.size > 1 else nullcontext()
+
+    def room(self, exchange: int) -> int | None:
+        """Rows that an exchange of the layer has room for; None: it brings as many as there are."""
+        return None if self._room is None else self._room.rows(exchange)
+
+    def note(self, exchange: int, needed: Tensor) -> None:
+        """So many rows, a number on the device, would have been enough for an exchange."""
+        if self._room is not None:
+            self._room.note(exchange, needed)
 
     def read(self, numbers: Tensor) -> list[int]:
         """The numbers on the host: a synchronization on CUDA."""

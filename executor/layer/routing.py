@@ -17,9 +17,10 @@ from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_parts
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.copies import copy_layout
+from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.row_maps import Layout, balanced_counts, first_rows
-from meshwright.kernels.index.contract import RowMap
+from meshwright.kernels.index.contract import Parts, RowMap
 from meshwright.kernels.index.operator import index
 from meshwright.kernels.regroup.operator import regroup
 
@@ -27,6 +28,8 @@ EXPERTS = "experts"
 WEIGHTS = "weights"
 LAYOUT = "layout"
 GATES = "gates"
+ROWS = 0
+"""The number of the exchange of rows, or of what is picked of gathered tokens, the layer's only one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +54,10 @@ class LocalLayout(Layout):
 class RowLayout(Layout):
     """Rows are sent to the ranks of their experts.
 
-    rowmap: this rank's slots in the order of all experts. sent, received: rows to and from every rank. arrived: what
-    arrived, one choice a row, in the order of this rank's experts. Where etp ranks share experts, what each has
-    received arrives in blocks of `block` rows, filled up.
+    rowmap: this rank's slots in the order of all experts. sent, received: rows to and from every rank; where these have
+    room for more than there are, each rank's begin with those that there are. arrived: what arrived, one choice a row,
+    in the order of this rank's experts. Where etp ranks share experts, what each has received arrives in blocks of
+    `block` rows, filled up.
     """
 
     rowmap: RowMap
@@ -78,8 +82,6 @@ def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
     """The layout of the rows of this rank's tokens; a choice that is dropped has expert number E."""
     if layer.groups.routed.size == 1:
         rowmap = index(experts_TK, layer.moe.num_experts)
-        if layer.drops_tokens:
-            rowmap = first_rows(rowmap, host.read(rowmap.offsets_E[-1:])[0])
         return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E)
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
@@ -107,6 +109,9 @@ def expert_ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
 
 
 def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> RowLayout:
+    room = None if layer.routing.balanced else host.room(ROWS)
+    if room is not None:
+        return _roomy_layout(experts_TK, room, layer, host)
     rowmap = index(experts_TK, layer.moe.num_experts)
     counts = _exchanged_counts(rowmap, layer, host)
     arrived = _arrived(counts)
@@ -118,6 +123,25 @@ def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> Row
         block=max(counts.blocks),
         offsets_E=arrived.offsets_E,
     )
+
+
+def _roomy_layout(experts_TK: Tensor, room: int, layer: LayerContext, host: HostReads) -> RowLayout:
+    """A layout with room for so many rows from each rank to each: nothing waits."""
+    ranks, sharing = layer.groups.expert, layer.groups.expert_tensor
+    parts = Parts(count=ranks.size, rows=room)
+    rowmap = index(experts_TK, layer.moe.num_experts, parts=parts)
+    host.note(ROWS, _most_to_a_rank(rowmap, ranks))
+    with host.exchange(layer.groups.routed):
+        arriving = all_gather_rows(all_to_all_parts(parts.placed_counts(rowmap), ranks), sharing)
+    block = ranks.size * room
+    arrived = regroup(arriving, sharing.size * block, in_parts=True)
+    each = [room] * ranks.size
+    return RowLayout(rowmap=rowmap, sent=each, received=each, arrived=arrived, block=block, offsets_E=arrived.offsets_E)
+
+
+def _most_to_a_rank(rowmap: RowMap, ranks: Communicator) -> Tensor:
+    """Rows to the rank that gets most."""
+    return rowmap.counts_E.view(ranks.size, -1).sum(1).amax()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +186,7 @@ def _exchanged_counts(rowmap: RowMap, layer: LayerContext, host: HostReads) -> _
         arriving = _on_device(own, sharing.size * ranks.size, layer.device).unflatten(0, (sharing.size, -1))
         return _Counts(sent=sent, received=received, blocks=[sum(received)] * sharing.size, arriving=arriving)
     sending = rowmap.counts_E.view(ranks.size, per_rank)
+    host.note(ROWS, _most_to_a_rank(rowmap, ranks))
     with host.exchange(layer.groups.routed):
         own_rows = all_to_all_parts(sending, ranks)
         arriving = all_gather_rows(own_rows, sharing).unflatten(0, (sharing.size, -1))
@@ -184,12 +209,13 @@ def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, 
     ranks, per_rank = layer.groups.routed, layer.experts_per_rank
     with host.exchange(ranks):
         experts, weights = all_gather_rows(experts_TK, ranks), all_gather_rows(weights_TK, ranks)
-    rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank)
-    return GatherLayout(
-        rowmap=rowmap.with_rows(_num_local_rows(experts_TK.shape[0], rowmap.offsets_E, layer, host)),
-        weights_TK=weights,
-        offsets_E=rowmap.offsets_E,
-    )
+    room = None if layer.routing.balanced else host.room(ROWS)
+    first, parts = layer.groups.expert.rank * per_rank, None if room is None else Parts(count=1, rows=room)
+    rowmap = index(experts, per_rank, first_expert=first, parts=parts)
+    host.note(ROWS, rowmap.counts_E.sum())
+    if room is None:
+        rowmap = first_rows(rowmap, _num_local_rows(experts_TK.shape[0], rowmap.offsets_E, layer, host))
+    return GatherLayout(rowmap=rowmap, weights_TK=weights, offsets_E=rowmap.offsets_E)
 
 
 def _num_local_rows(num_tokens: int, offsets_E: Tensor, layer: LayerContext, host: HostReads) -> int:

@@ -17,8 +17,10 @@ from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.collectives import all_gather_rows
 from meshwright.executor.layer.context import AttentionKernel, LayerContext, RoutingChoice
+from meshwright.executor.layer.exchange_room import EXCHANGES, ExchangeRooms
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import Communicator, groups_over_all_ranks
+from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.order import in_order
 from meshwright.executor.layer.parameter_list import layer_parameters
 from meshwright.executor.layer.parameters import Parameters, full_weights, own_weights
@@ -37,7 +39,10 @@ TOKEN_WEIGHT = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedLayer:
-    """A layer to check on this rank, one of `all_ranks`. `micro_batches`: of each replica, where they differ."""
+    """A layer to check on this rank, one of `all_ranks`. `micro_batches`: of each replica, where they differ.
+
+    `room`: rows that every exchange has room for; None: as many as there are.
+    """
 
     layer: LayerSpec
     setting: ProgramSetting
@@ -51,6 +56,7 @@ class CheckedLayer:
     fuse: bool = False
     order: LayerOrder | None = None
     micro_batches: tuple[int, ...] = ()
+    room: int | None = None
 
     def ordered(self, operators: tuple[Operator, ...], kind: PassKind) -> tuple[Operator, ...]:
         """The operators of a pass in the order that is asked for, program order if none is."""
@@ -84,7 +90,10 @@ class CheckedLayer:
         context = self.context()
         parameters = Parameters(own_weights(layer_parameters(self.layer, self.setting.hidden), full, context.groups))
         program = build_layer(self.layer, self.setting)
-        return LayerRunner(program, context, parameters, self.setting.strategy.recompute)
+        rooms = ExchangeRooms(1, self.device)
+        rooms.rows = [[self.room] * EXCHANGES]
+        host = HostReads(room=rooms.of_layer(0))
+        return LayerRunner(program, context, parameters, self.setting.strategy.recompute, host)
 
     def inputs(self, replica: int) -> tuple[Tensor, Tensor]:
         """Input and gradient of the output of a replica's micro-batch."""

@@ -12,6 +12,7 @@ from meshwright.costmodel.simulate.schedules import placement
 from meshwright.costmodel.stage_cost import ends_of
 from meshwright.executor.layer.bindings.embedding import TABLE
 from meshwright.executor.layer.bindings.router import CORRECTION
+from meshwright.executor.layer.exchange_room import ExchangeRooms
 from meshwright.executor.layer.functions.statistics import statistics_type
 from meshwright.executor.layer.groups import ALONE, LayerGroups
 from meshwright.executor.layer.host_copies import HostCopies
@@ -53,8 +54,9 @@ def end_devices(configuration: TrainingConfiguration) -> tuple[int, ...]:
 class RankModel:
     """What one rank holds: a stage for each of its chunks, and the buffers of their parameters.
 
-    `streams` None: operators run one after another. `constants`: what gets no gradient, by name; `router_constants`:
-    the same by layer's title and name in the layer. To make one is a collective.
+    `streams` None: operators run one after another. `has_room`: what layers exchange has room for more rows than there
+    are, so that the host need not wait for their number; `rooms`: for how many. `constants`: what gets no gradient, by
+    name; `router_constants`: the same by layer's title and name in the layer. To make one is a collective.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class RankModel:
         routed: Routed,
         watch: StepObserver,
         streams: Streams | None = None,
+        has_room: bool = False,
     ) -> None:
         self.configuration = configuration
         self.communicators = communicators
@@ -89,10 +92,21 @@ class RankModel:
         for flat in self.flats:
             flat.fill(self._initial)
         self.state.spread()
-        last, host_copies, host = len(configuration.stages) - 1, HostCopies(), HostReads(watch.exchanging)
+        exchanging = [part for parts in planned.values() for part in parts if part.description.exchanges_rows]
+        self.rooms = ExchangeRooms(len(exchanging) if has_room else 0, numerics.device)
+        room = {id(part): self.rooms.of_layer(number) for number, part in enumerate(exchanging) if has_room}
+        last, host_copies = len(configuration.stages) - 1, HostCopies()
         self.stages = tuple(
             Stage(
-                [Part(part.description, self._parameters(part), streams, host) for part in parts],
+                [
+                    Part(
+                        part.description,
+                        self._parameters(part),
+                        streams,
+                        HostReads(watch.exchanging, room.get(id(part))),
+                    )
+                    for part in parts
+                ],
                 is_first=stage == 0,
                 is_last=stage == last,
                 token_weight=1.0 / configuration.workload.tokens,

@@ -43,6 +43,12 @@ class PartDescription:
         is_joint = self.order is not None and self.order.joint is not None
         return {kind: self._ordered(kind) for kind in PassKind if kind is not PassKind.JOINT or is_joint}
 
+    @property
+    def exchanges_rows(self) -> bool:
+        """Whether ranks exchange rows whose number nobody knows beforehand."""
+        routes = ROUTING in self.program.sizes()
+        return routes and self.context.groups.routed.size > 1 and not self.context.routing.balanced
+
     def is_like(self, other: PartDescription) -> bool:
         """Whether the two run the same operators in the same orders."""
         own = (self.program, self.recompute, self.order)

@@ -9,7 +9,7 @@ from meshwright.executor.layer.functions.compiled import compiles_for_cuda
 from meshwright.executor.model.numerics import Numerics
 from meshwright.executor.state.learning_rate import LearningRate
 from meshwright.executor.state.optimizer import AdamWSettings
-from meshwright.executor.train.request import Format, RunRequest
+from meshwright.executor.train.request import ExchangedRows, Format, RunRequest
 from meshwright.executor.train.trainer import TrainingChoices
 from meshwright.executor.weights.numerics import ModelNumerics
 
@@ -44,4 +44,6 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
         skip_not_finite=request.skip_not_finite,
         one_stream=request.one_stream,
         bias_speed=request.balancing.bias_speed,
+        has_room=request.exchanged_rows is ExchangedRows.ROOM
+        or (on_cuda and request.exchanged_rows is ExchangedRows.AUTO),
     )

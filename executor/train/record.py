@@ -30,7 +30,8 @@ class StepRecord(Value, frozen=True, kw_only=True):
 
     `loss` is that of the tokens alone; `aux_loss` and `z_loss` are trained for beside it, with their coefficients.
     `dropped_fraction`: choices of experts beyond their capacity over all. `recorded`: its operators were timed, which
-    slows a step; it does not count for the measured step time.
+    slows a step; it does not count for the measured step time. `repeated`: ranks had more rows to exchange than room
+    for, and the step was done once more.
     """
 
     step: int
@@ -43,6 +44,7 @@ class StepRecord(Value, frozen=True, kw_only=True):
     expert_load: float
     peak_memory_bytes: int
     skipped: bool
+    repeated: bool = False
     recorded: bool = False
     aux_loss: float = 0.0
     z_loss: float = 0.0
@@ -117,6 +119,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     first_step: int
     num_steps: int
     skipped_steps: int
+    repeated_steps: int
     balancing: Balancing
     first_loss: float
     last_loss: float

@@ -31,6 +31,16 @@ class Format(StrEnum):
     FLOAT64 = "float64"
 
 
+class ExchangedRows(StrEnum):
+    """How many rows ranks exchange. ROOM: as many as there lately were and some more, so that no host waits to know how
+    many there are. EXACT: as many as there are. AUTO: with room on GPUs, exact on the CPU, whose host never waits.
+    """
+
+    AUTO = "auto"
+    ROOM = "room"
+    EXACT = "exact"
+
+
 class RunRequest(Value, frozen=True, kw_only=True):
     """A plan and how long, where, on what and how fast to train it.
 
@@ -44,7 +54,8 @@ class RunRequest(Value, frozen=True, kw_only=True):
     `one_stream`: operators of layers run one after another, for comparison with what the plan overlaps.
     `time_operators`: steps at the end whose operators are timed, fewer in a short run; `profile`: the last step is one
     of them and is written as a trace. `emulate`: of a plan for more ranks than there are, one layer of each kind
-    (layers) or a virtual stage (its number) runs on those that there are. `timeout_s`: how long ranks wait for one that
+    (layers) or a virtual stage (its number) runs on those that there are. `exchanged_rows`: how many go between ranks
+    that share experts. `timeout_s`: how long ranks wait for one that
     does not come before the run ends.
     """
 
@@ -74,6 +85,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     profile: bool = False
     timeout_s: float = 600.0
     emulate: str = ""
+    exchanged_rows: ExchangedRows = ExchangedRows.AUTO
     balancing: Balancing = Balancing()
 
     def __post_init__(self) -> None:

@@ -50,8 +50,9 @@ class StepResult:
 
     `loss` is that of the tokens alone; `aux_loss` (of even loads of experts) and `z_loss` are trained for beside it.
     `dropped_fraction`: choices of experts beyond their capacity over all.
-    `skipped`: the weights were left as they were, because loss or norm were not finite. `stop_asked`: some rank was
-    asked to end the run.
+    `skipped`: the weights were left as they were, because loss or norm were not finite. `repeated`: ranks had to
+    exchange more rows than they had room for, and the step was done once more. `stop_asked`: some rank was asked to end
+    the run.
     """
 
     loss: float
@@ -59,6 +60,7 @@ class StepResult:
     learning_rate: float
     expert_load: float
     skipped: bool = False
+    repeated: bool = False
     stop_asked: bool = False
     aux_loss: float = 0.0
     z_loss: float = 0.0
@@ -70,7 +72,8 @@ class TrainingChoices:
     """What a plan leaves open.
 
     `one_stream`: operators of layers run one after another, for comparison. `bias_speed`: by how much a step moves the
-    biases that balance experts.
+    biases that balance experts. `has_room`: ranks exchange tokens in messages with room for more than they have needed
+    lately, so that no host waits to know how many there are.
     """
 
     numerics: Numerics
@@ -80,12 +83,13 @@ class TrainingChoices:
     skip_not_finite: bool = False
     one_stream: bool = False
     bias_speed: float = 0.0
+    has_room: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Totals:
     """Over all ranks: mean loss, squared norm of the gradients, losses of the router, choices dropped, greatest expert
-    load, whether any is asked to stop.
+    load, whether any is asked to stop, whether any had too little room. needed_rows: by any rank of this stage.
     """
 
     loss: float
@@ -95,6 +99,17 @@ class _Totals:
     num_dropped: float
     expert_load: float
     stop_asked: bool
+    overflowed: bool
+    needed_rows: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Passes:
+    """What all passes of a step have found: gradients of this rank's shards, choices of experts by layer, totals."""
+
+    gradients: list[Tensor]
+    chosen: dict[str, Tensor]
+    totals: _Totals
 
 
 class Trainer:
@@ -136,6 +151,7 @@ class Trainer:
             routed=self._routing.add,
             watch=self.watch,
             streams=streams,
+            has_room=choices.has_room,
         )
         self.optimizer = Optimizer(self.model.flats, choices.optimizer)
         self._device = self._pipeline_device()
@@ -181,9 +197,13 @@ class Trainer:
         self.watch.whereabouts.enter_step(number)
         if records:
             self._begin_record()
-        loss, gradients = self._loss_and_gradients(number)
-        chosen = self._routing.load.totals(self.communicators.stage)
-        totals = self._totals(loss, gradients, chosen, stop=stop)
+        passes = self._passes(number, stop=stop)
+        repeated = passes.totals.overflowed
+        if repeated:
+            self.model.rooms.lift()
+            passes = self._passes(number, stop=stop)
+        gradients, chosen, totals = passes.gradients, passes.chosen, passes.totals
+        self.model.rooms.learn(totals.needed_rows)
         norm, rate = math.sqrt(totals.square_sum), self.choices.learning_rate.at(number)
         finite = math.isfinite(totals.loss) and math.isfinite(norm)
         if finite:
@@ -204,6 +224,7 @@ class Trainer:
             learning_rate=rate,
             expert_load=totals.expert_load,
             skipped=not finite,
+            repeated=repeated,
             stop_asked=totals.stop_asked,
             aux_loss=totals.aux_loss,
             z_loss=totals.z_loss,
@@ -217,9 +238,16 @@ class Trainer:
             dist.barrier()
         self.watch.record_step()
 
+    def _passes(self, step: int, *, stop: bool) -> _Passes:
+        """All of a step but its update; may be done again, and then counts for the last time alone."""
+        loss, gradients = self._loss_and_gradients(step)
+        chosen = self._routing.load.totals(self.communicators.stage)
+        return _Passes(gradients=gradients, chosen=chosen, totals=self._totals(loss, gradients, chosen, stop=stop))
+
     def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
         self._routing.restart()
+        self.model.rooms.restart()
         self.model.state.restart()
         tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
         loss = self._device.run(lambda micro_batch: self._micro_batch(tokens, micro_batch))
@@ -256,10 +284,15 @@ class Trainer:
         own_loss = torch.zeros_like(square_sum) if loss is None else loss.to(square_sum.dtype) * share
         sums = all_reduce(torch.stack((own_loss, square_sum, *self._routing.sums)), world)
         load = self._routing.load.greatest(chosen)
-        greatest = torch.stack((load, torch.full_like(load, float(stop))))
+        overflowed = self.model.rooms.overflowed().to(load.dtype)
+        greatest = torch.stack((load, torch.full_like(load, float(stop)), overflowed))
+        needed = self.model.rooms.needed.flatten()
         if world.size > 1:
             dist.all_reduce(greatest, op=dist.ReduceOp.MAX)
-        loss_value, total, aux_loss, z_loss, num_dropped, most_loaded, stop_asked = torch.cat((sums, greatest)).tolist()
+        if needed.numel() and self.communicators.stage.size > 1:
+            dist.all_reduce(needed, op=dist.ReduceOp.MAX, group=self.communicators.stage.group)
+        found = torch.cat((sums, greatest, needed.to(sums.dtype))).tolist()
+        loss_value, total, aux_loss, z_loss, num_dropped, most_loaded, stop_asked, too_little, *needed_rows = found
         return _Totals(
             loss=loss_value,
             square_sum=total,
@@ -268,4 +301,6 @@ class Trainer:
             num_dropped=num_dropped,
             expert_load=most_loaded,
             stop_asked=bool(stop_asked),
+            overflowed=bool(too_little),
+            needed_rows=[int(rows) for rows in needed_rows],
         )

@@ -145,20 +145,27 @@ void route_backward(
 
 void index_rows(
     const Tensor& experts, const Tensor& slots, const Tensor& places, const Tensor& counts, const Tensor& offsets,
-    const Tensor& histograms, int64_t first_expert, int64_t tile, int64_t chunk, int64_t stream) {
+    const Tensor& histograms, int64_t first_expert, int64_t tile, int64_t num_parts, int64_t chunk, int64_t stream) {
     const int64_t num_slots = experts.numel(), num_experts = counts.numel(), num_blocks = histograms.size(0);
     check_count(num_experts, meshwright::kMostExperts, "index: experts");
     STD_TORCH_CHECK(chunk >= 1024 && chunk % 1024 == 0, "chunks are multiples of 1024 slots");
     STD_TORCH_CHECK(num_blocks >= 1 && num_blocks * chunk >= num_slots, "chunks do not cover all slots");
     STD_TORCH_CHECK(tile >= 1, "a tile has a row");
     const int64_t padding = (num_slots < num_experts ? num_slots : num_experts) * (tile - 1);
-    STD_TORCH_CHECK(slots.numel() >= num_slots + padding, "slots is smaller than the worst case");
+    if (num_parts > 0) {
+        STD_TORCH_CHECK(tile == 1 && num_experts % num_parts == 0, "parts have as many experts each, and no tiles");
+        STD_TORCH_CHECK(slots.numel() % num_parts == 0, "slots are no equal parts");
+    } else {
+        STD_TORCH_CHECK(num_parts == 0, "there is no negative number of parts");
+        STD_TORCH_CHECK(slots.numel() >= num_slots + padding, "slots is smaller than the worst case");
+    }
     const meshwright::IndexRows task{
         num_slots,
         slots.numel(),
         static_cast<int>(num_experts),
         static_cast<int>(first_expert),
         static_cast<int>(tile),
+        static_cast<int>(num_parts),
         static_cast<int>(chunk),
         static_cast<int>(num_blocks),
         numbers<int32_t>(experts, num_slots, "experts"),
@@ -173,18 +180,20 @@ void index_rows(
 
 void regroup_rows(
     const Tensor& arriving, const Tensor& slots, const Tensor& places, const Tensor& counts, const Tensor& offsets,
-    int64_t tile, int64_t num_blocks, int64_t stream) {
+    int64_t tile, bool in_parts, int64_t num_blocks, int64_t stream) {
     const int64_t num_sources = arriving.size(0), num_experts = arriving.size(1), num_rows = places.numel();
     check_count(arriving.numel(), meshwright::kMostSegments, "regroup: pairs of source and expert");
     STD_TORCH_CHECK(tile >= 1 && num_blocks >= 1, "a tile has a row, and rows have a block");
     const int64_t padding = (num_rows < num_experts ? num_rows : num_experts) * (tile - 1);
     STD_TORCH_CHECK(slots.numel() >= num_rows + padding, "slots is smaller than the worst case");
+    STD_TORCH_CHECK(!in_parts || num_rows % num_sources == 0, "rows are no equal parts");
     const meshwright::RegroupRows task{
         num_rows,
         slots.numel(),
         static_cast<int>(num_sources),
         static_cast<int>(num_experts),
         static_cast<int>(tile),
+        in_parts,
         static_cast<int>(num_blocks),
         numbers<int32_t>(arriving, num_sources * num_experts, "arriving"),
         numbers<int32_t>(slots, slots.numel(), "slots"),
@@ -391,10 +400,10 @@ STABLE_TORCH_LIBRARY(meshwright_cuda, library) {
         "Tensor(a!) grad_logits, bool sigmoid, bool normalize, float scale, int num_blocks, int stream) -> ()");
     library.def(
         "index_rows(Tensor experts, Tensor(a!) slots, Tensor(b!) places, Tensor(c!) counts, Tensor(d!) offsets, "
-        "Tensor(e!) histograms, int first_expert, int tile, int chunk, int stream) -> ()");
+        "Tensor(e!) histograms, int first_expert, int tile, int num_parts, int chunk, int stream) -> ()");
     library.def(
         "regroup_rows(Tensor arriving, Tensor(a!) slots, Tensor(b!) places, Tensor(c!) counts, Tensor(d!) offsets, "
-        "int tile, int num_blocks, int stream) -> ()");
+        "int tile, bool in_parts, int num_blocks, int stream) -> ()");
     library.def(
         "permute(Tensor tokens, Tensor? weights, Tensor places, Tensor counts, Tensor offsets, Tensor(a!) rows, "
         "Tensor(b!)? gates, bool padded, int stream) -> ()");

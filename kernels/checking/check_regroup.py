@@ -26,23 +26,33 @@ def check_regroup(case: Case, device: torch.device, generator: torch.Generator) 
         for sources in SOURCES
         if sources * case.local_experts <= MOST_SEGMENTS
         for behind in ROWS_BEHIND
-        for finding in _check(case, device, generator, sources, behind)
+        for in_parts in (False, True)
+        for finding in _check(case, device, _random_counts(case, generator, sources), behind, in_parts=in_parts)
     ]
 
 
-def _check(case: Case, device: torch.device, generator: torch.Generator, sources: int, behind: int) -> list[Finding]:
+def _check(case: Case, device: torch.device, counts_SE: Tensor, behind: int, *, in_parts: bool) -> list[Finding]:
+    sources, tile = len(counts_SE), case.tile
     name = f"{case.name}, {sources} ranks" + (f", {behind} rows go nowhere" if behind else "")
-    counts = torch.stack([_random_counts(case, generator) for _ in range(sources)])
-    num_rows = int(counts.sum()) + behind
-    found, alike = twice("regroup", name, lambda: maps_of(regroup(counts.to(device), num_rows, tile=case.tile)))
-    truth = maps_of(regroup_reference(counts, num_rows, case.tile))
+    num_rows = int(counts_SE.sum()) + behind
+    if in_parts:
+        name += ", in parts"
+        num_rows = sources * (int(counts_SE.sum(1).max()) + behind)
+    found, alike = twice(
+        "regroup", name, lambda: maps_of(regroup(counts_SE.to(device), num_rows, tile=tile, in_parts=in_parts))
+    )
+    truth = maps_of(regroup_reference(counts_SE, num_rows, tile, in_parts=in_parts))
     names = ("slots", "places", "counts", "offsets")
     pairs = zip(names, found, truth, strict=True)
     return [alike, *(exact(f"regroup: {what}", name, holds=torch.equal(own.cpu(), true)) for what, own, true in pairs)]
 
 
-def _random_counts(case: Case, generator: torch.Generator) -> Tensor:
-    """Rows of each expert here that a rank's tokens make, (E)."""
+def _random_counts(case: Case, generator: torch.Generator, num_ranks: int) -> Tensor:
+    """Rows of each expert here that the tokens of every rank make, (S, E)."""
+    return torch.stack([_counts_of_rank(case, generator) for _ in range(num_ranks)])
+
+
+def _counts_of_rank(case: Case, generator: torch.Generator) -> Tensor:
     experts = random_logits(case, torch.device("cpu"), generator).topk(case.top_k).indices.flatten() - case.first
     here = experts[(experts >= 0) & (experts < case.local_experts)]
     return torch.bincount(here, minlength=case.local_experts).to(torch.int32)

@@ -7,8 +7,9 @@ the size of the worst case, so that the host need not know how many rows there a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from meshwright.kernels.errors import KernelInputError
@@ -21,8 +22,9 @@ class RowMap:
     """All int32, on the device.
 
     slots_P: the slot of each row; -1 for padding and behind the last group. places_TK: the row of each slot; -1 where
-    its expert is not here. counts_E: rows of each expert. offsets_E: ends of the groups, padding included (what
-    `torch.nn.functional.grouped_mm` takes). tile: rows that groups are multiples of.
+    its expert is not here, or has no room. counts_E: slots of each expert, those without room included. offsets_E:
+    ends of the groups, padding included (what `torch.nn.functional.grouped_mm` takes). tile: rows that groups are
+    multiples of.
     """
 
     slots_P: Tensor
@@ -41,9 +43,23 @@ class RowMap:
         """Whether there may be padding between groups."""
         return self.tile > 1
 
-    def with_rows(self, num_rows: int) -> RowMap:
-        """The same map for buffers of so many rows, where the host knows that the groups end there."""
-        return replace(self, slots_P=self.slots_P.narrow(0, 0, num_rows))
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A buffer of `count` parts with room for `rows` rows each: one for every so many experts, which lie in order.
+
+    A part's groups begin where it begins. Slots beyond its room have no place. Parts of one size can be exchanged
+    between ranks without knowing how many rows there are.
+    """
+
+    count: int
+    rows: int
+
+    def placed_counts(self, rowmap: RowMap) -> Tensor:
+        """Rows of each expert that have a place in a map of such parts, (count, experts of a part)."""
+        ends = rowmap.offsets_E.view(self.count, -1)
+        begins = torch.arange(self.count, device=ends.device, dtype=ends.dtype).unsqueeze(1) * self.rows
+        return ends - torch.cat((begins, ends[:, :-1]), 1)
 
 
 def capacity(num_slots: int, num_experts: int, tile: int) -> int:
@@ -56,7 +72,7 @@ def capacity(num_slots: int, num_experts: int, tile: int) -> int:
     return -(-rows // tile) * tile
 
 
-def check_index(experts_TK: Tensor, num_experts: int, tile: int) -> None:
+def check_index(experts_TK: Tensor, num_experts: int, tile: int, parts: Parts | None) -> None:
     """Raise where that can't be sorted."""
     if experts_TK.dim() != 2 or experts_TK.is_floating_point():
         raise KernelInputError(
@@ -64,6 +80,11 @@ def check_index(experts_TK: Tensor, num_experts: int, tile: int) -> None:
         )
     if num_experts < 1 or tile < 1:
         raise KernelInputError(f"{OPERATION}: {num_experts} experts in tiles of {tile}, expected at least 1 of each")
+    if parts is not None and (parts.count < 1 or parts.rows < 0 or num_experts % parts.count or tile > 1):
+        raise KernelInputError(
+            f"{OPERATION}: {num_experts} experts in tiles of {tile} in {parts.count} parts of {parts.rows} rows,"
+            " expected as many experts in each part, and no tiles"
+        )
 
 
 def moved_bytes(num_slots: int, num_rows: int, num_experts: int) -> int:

@@ -46,8 +46,11 @@ __global__ void __launch_bounds__(kThreads) count_kernel(const IndexRows task) {
     }
 }
 
-// The row where the first of this chunk's slots of each expert goes. Block 0 writes counts and offsets.
-__device__ __forceinline__ void first_rows(const IndexRows& task, int32_t* first_row, int32_t* totals, int* warp_sums) {
+// The row where the first of this chunk's slots of each expert goes, and the row that its slots end before. `limits`
+// serves as the counts of all chunks before. Block 0 writes counts and offsets.
+__device__ __forceinline__ void first_rows(
+    const IndexRows& task, int32_t* first_row, int32_t* limits, int32_t* begins, int* warp_sums) {
+    int32_t* const totals = limits;
     const int num_experts = task.num_experts;
     for (int expert = threadIdx.x; expert < num_experts; expert += kThreads) {
         first_row[expert] = 0;
@@ -72,12 +75,23 @@ __device__ __forceinline__ void first_rows(const IndexRows& task, int32_t* first
     const int expert = static_cast<int>(threadIdx.x);
     const int count = expert < num_experts ? totals[expert] : 0;
     const int padded = (count + task.tile - 1) / task.tile * task.tile;
-    const int start = sum_before(padded, warp_sums);
+    int start = sum_before(padded, warp_sums), limit = INT32_MAX;
+    if (task.num_parts > 0) {  // the same for all threads
+        if (expert < num_experts) begins[expert] = start;
+        __syncthreads();
+        if (expert < num_experts) {
+            const int in_part = num_experts / task.num_parts, part = expert / in_part;
+            const int part_rows = static_cast<int>(task.capacity / task.num_parts);
+            start += part * part_rows - begins[part * in_part];
+            limit = (part + 1) * part_rows;
+        }
+    }
     if (expert < num_experts) {
         first_row[expert] += start;
+        limits[expert] = limit;
         if (blockIdx.x == 0) {
             task.counts[expert] = count;
-            task.offsets[expert] = start + padded;
+            task.offsets[expert] = min(start + padded, limit);
         }
     }
     __syncthreads();
@@ -87,7 +101,8 @@ __device__ __forceinline__ void first_rows(const IndexRows& task, int32_t* first
 __global__ void __launch_bounds__(kThreads) place_kernel(const IndexRows task) {
     extern __shared__ int32_t warp_rows[];  // (kWarps, num_experts): the next row of each expert, by warp
     __shared__ int32_t first_row[kMostExperts];
-    __shared__ int32_t totals[kMostExperts];
+    __shared__ int32_t limits[kMostExperts];
+    __shared__ int32_t begins[kMostExperts];
     __shared__ int warp_sums[kWarps];
     const int num_experts = task.num_experts;
     const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
@@ -106,7 +121,7 @@ __global__ void __launch_bounds__(kThreads) place_kernel(const IndexRows task) {
         __syncwarp();
     }
     wait_for_earlier();
-    first_rows(task, first_row, totals, warp_sums);
+    first_rows(task, first_row, limits, begins, warp_sums);
     for (int expert = threadIdx.x; expert < num_experts; expert += kThreads) {
         int row = first_row[expert];
 #pragma unroll 8
@@ -122,7 +137,8 @@ __global__ void __launch_bounds__(kThreads) place_kernel(const IndexRows task) {
         const int expert = local_expert(task, slot, end);
         const unsigned equal = __match_any_sync(kAllLanes, expert);
         const int rank = __popc(equal & ((1u << lane) - 1u));
-        const int row = expert >= 0 ? rows[expert] + rank : -1;
+        int row = expert >= 0 ? rows[expert] + rank : -1;
+        if (expert >= 0 && row >= limits[expert]) row = -1;
         __syncwarp();
         if (expert >= 0 && rank == 0) rows[expert] += __popc(equal);
         __syncwarp();

@@ -6,23 +6,26 @@ import torch
 from torch import Tensor
 
 from meshwright.kernels.dispatch import dispatcher, launch
-from meshwright.kernels.index.contract import OPERATION, RowMap, capacity, check_index
+from meshwright.kernels.index.contract import OPERATION, Parts, RowMap, capacity, check_index
 from meshwright.kernels.index.launch import chunks, why_not
 from meshwright.kernels.index.reference import index_reference
 
 
-def index(experts_TK: Tensor, num_experts: int, *, first_expert: int = 0, tile: int = 1) -> RowMap:
+def index(
+    experts_TK: Tensor, num_experts: int, *, first_expert: int = 0, tile: int = 1, parts: Parts | None = None
+) -> RowMap:
     """Sort slots by expert. Of all experts only [first_expert, first_expert + num_experts) are here.
 
-    Two launches, nothing waits; every run gives the same maps.
+    `parts` None: one group lies behind the other, and there is room for all. Two launches, nothing waits; every run
+    gives the same maps.
     """
-    check_index(experts_TK, num_experts, tile)
+    check_index(experts_TK, num_experts, tile, parts)
     slots = experts_TK.numel()
-    rows = capacity(slots, num_experts, tile)
+    rows = capacity(slots, num_experts, tile) if parts is None else parts.count * parts.rows
     if not dispatcher().runs_cuda(OPERATION, experts_TK, why_not(num_experts, rows)):
-        return index_reference(experts_TK, num_experts, first_expert, tile)
+        return index_reference(experts_TK, num_experts, first_expert, tile, parts)
     experts = experts_TK.to(torch.int32).contiguous()
-    parts = chunks(slots)
+    cut = chunks(slots)
     rowmap = RowMap(
         slots_P=experts.new_empty(rows),
         places_TK=torch.empty_like(experts),
@@ -38,9 +41,10 @@ def index(experts_TK: Tensor, num_experts: int, *, first_expert: int = 0, tile: 
         rowmap.places_TK,
         rowmap.counts_E,
         rowmap.offsets_E,
-        experts.new_empty((parts.num_blocks, num_experts)),
+        experts.new_empty((cut.num_blocks, num_experts)),
         first_expert,
         tile,
-        parts.chunk,
+        0 if parts is None else parts.count,
+        cut.chunk,
     )
     return rowmap

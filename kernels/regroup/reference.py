@@ -9,11 +9,13 @@ from meshwright.kernels.index.contract import RowMap
 from meshwright.kernels.index.reference import index_reference
 
 
-def regroup_reference(counts_SE: Tensor, num_rows: int, tile: int) -> RowMap:
+def regroup_reference(counts_SE: Tensor, num_rows: int, tile: int, *, in_parts: bool = False) -> RowMap:
     """The expert of every row, sorted stably: rows of an expert stay in the order of their sources."""
-    experts = counts_SE.shape[1]
-    ends = counts_SE.flatten().to(torch.int64).cumsum(0)
+    experts, counts = counts_SE.shape[1], counts_SE.to(torch.int64)
+    if in_parts:  # what fills a part up is another expert's, which is nowhere
+        counts = torch.cat((counts, num_rows // counts.shape[0] - counts.sum(1, keepdim=True)), 1)
+    ends = counts.flatten().cumsum(0)
     rows = torch.arange(num_rows, device=counts_SE.device)
-    of_rows = torch.searchsorted(ends, rows, right=True) % experts
+    of_rows = torch.searchsorted(ends, rows, right=True) % counts.shape[1]
     of_rows = of_rows.masked_fill(rows >= ends[-1], -1)
     return index_reference(of_rows.unsqueeze(1), experts, 0, tile)

@@ -45,6 +45,13 @@ __global__ void __launch_bounds__(kThreads) regroup_kernel(const RegroupRows tas
     }
     if (thread == num_segments - 1) grouped[num_segments] = goes_before + goes;
     __syncthreads();
+    if (task.in_parts) {  // the same for all threads
+        const int from = thread / num_experts, part_rows = static_cast<int>(task.num_rows / num_sources);
+        const int before_source = has_segment ? arrived[from * num_experts] : 0;
+        __syncthreads();
+        if (has_segment) arrived[thread] = came_before - before_source + from * part_rows;
+        __syncthreads();
+    }
 
     // Thread i has expert i.
     const bool has_expert = thread < num_experts;

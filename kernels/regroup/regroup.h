@@ -14,6 +14,7 @@ struct RegroupRows {
     int num_sources;
     int num_experts;           // here
     int tile;                  // groups are filled up to whole tiles
+    bool in_parts;             // a source's rows stand at the begin of an equal part of the rows
     int num_blocks;
     const int32_t* arriving;   // (num_sources, num_experts)
     int32_t* slots;            // (capacity)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator, Pass
@@ -69,10 +70,10 @@ def experts_wgrad(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     bias = scope.parameters.get(f"{name}.bias")
     if bias is not None:
         groups = group_of_rows(_offsets(scope), grad.shape[0])
-        gradient = torch.zeros_like(bias)
+        gradient = F.pad(torch.zeros_like(bias), (0, 0, 0, 1))  # the last takes what stands behind the groups
         if _adds_bias(name, scope):
             gradient.index_add_(0, groups, _weighted_bias(name, grad, scope))
-        scope.parameters.add_gradient(f"{name}.bias", gradient)
+        scope.parameters.add_gradient(f"{name}.bias", gradient[:-1])
     return {}
 
 

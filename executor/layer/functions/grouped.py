@@ -59,11 +59,11 @@ def _groups(offsets_E: Tensor) -> Iterator[tuple[int, slice]]:
 
 
 def group_bias(bias_EO: Tensor, offsets_E: Tensor, num_rows: int) -> Tensor:
-    """The bias of every row's expert, (R, O)."""
-    return bias_EO.index_select(0, group_of_rows(offsets_E, num_rows))
+    """The bias of every row's expert, (R, O); behind the last group any."""
+    return bias_EO.index_select(0, group_of_rows(offsets_E, num_rows).clamp(max=len(bias_EO) - 1))
 
 
 def group_of_rows(offsets_E: Tensor, num_rows: int) -> Tensor:
-    """The expert of every row, (R,)."""
+    """The expert of every row, (R,); E behind the last group."""
     rows = torch.arange(num_rows, device=offsets_E.device, dtype=offsets_E.dtype)
     return torch.searchsorted(offsets_E, rows, right=True)

@@ -104,6 +104,14 @@ def command(
     one_stream: Annotated[
         bool, typer.Option("--one-stream", help="Overlap nothing inside layers, to see what the plan's overlap brings.")
     ] = False,
+    exchanged_rows: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|room|exact",
+            help="Tokens between ranks of experts: with room to spare, so that the host never waits to know how many"
+            " there are (auto, on GPUs), or exactly so many.",
+        ),
+    ] = "auto",
     time_operators: Annotated[
         int, typer.Option(metavar="N", help="Time every operator in the last N steps; 0: never. Slows these steps.")
     ] = 3,
@@ -131,7 +139,7 @@ def command(
     """
     from meshwright.executor.state.learning_rate import Decay
     from meshwright.executor.train.balancing import read_balancing
-    from meshwright.executor.train.request import DeviceChoice, Format, RunRequest
+    from meshwright.executor.train.request import DeviceChoice, ExchangedRows, Format, RunRequest
 
     request = RunRequest(
         plan=plan,
@@ -160,6 +168,7 @@ def command(
         profile=profile,
         timeout_s=timeout,
         emulate=emulate,
+        exchanged_rows=_choice(ExchangedRows, "--exchanged-rows", exchanged_rows),
         balancing=read_balancing(aux_loss, z_loss, bias_speed, capacity),
     )
     if print_launch:
@@ -242,6 +251,7 @@ def arguments_of(request: RunRequest) -> list[str]:
     }
     arguments += [text for option, path in paths.items() if path is not None for text in (option, str(path))]
     arguments += ["--data", request.data, *(["--emulate", request.emulate] if request.emulate else [])]
+    arguments += ["--exchanged-rows", request.exchanged_rows.value]
     arguments += ["--aux-loss", request.balancing.aux_text, "--capacity", request.balancing.capacity_text]
     numbers = {
         "--seed": request.seed,
@@ -301,9 +311,9 @@ def step_text(record: StepRecord) -> str:
 
 def _print_summary(summary: RunRecord, request: RunRequest) -> None:
     skipped = f", {summary.skipped_steps} skipped" if summary.skipped_steps else ""
-    typer.echo(
-        f"{summary.model}: {summary.num_steps} steps{skipped}, loss {summary.first_loss:.4f} to {summary.last_loss:.4f}"
-    )
+    repeated = f", {summary.repeated_steps} done twice for want of room" if summary.repeated_steps else ""
+    losses = f"loss {summary.first_loss:.4f} to {summary.last_loss:.4f}"
+    typer.echo(f"{summary.model}: {summary.num_steps} steps{skipped}{repeated}, {losses}")
     measured = f"step {summary.step_time_s:.4g} s, {summary.tokens_per_s:,.0f} tokens/s on {summary.device}"
     predicted = f"predicted {summary.predicted_step_time_s:.4g} s"
     if summary.comparable:

@@ -1,9 +1,12 @@
 """Run as a script: trains every plan of a folder on so many processes, and on one by autograd in float64.
 
-    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE [one-stream | host-streams]
+    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE [one-stream | host-streams | room]
 
-host-streams: the CPU runs what GPUs run on several streams, everything at once. Prints, as JSON, for each plan the
-greatest relative errors of losses and gradient norms, those of all parameters in the end, and a digest of these.
+host-streams: the CPU runs what GPUs run on several streams, everything at once. room: ranks exchange rows with room for
+little more than the steps before have needed, and what nothing was written to is not a number. Where there are fewer
+GPUs than ranks, they share them. Prints, as JSON, for each plan the greatest relative errors of losses and gradient
+norms, those of all parameters in the end, a digest of these, how many steps were done twice, and the operators in which
+the host waited for a GPU behind the first step.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import os
 import runpy
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -30,9 +34,12 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 from meshwright.costmodel.configuration import TrainingConfiguration
+from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.data.synthetic import MarkovTokens
+from meshwright.executor.layer import exchange_room
 from meshwright.executor.layer.bindings.router import CORRECTION
 from meshwright.executor.layer.router_losses import LOAD, LossScope
+from meshwright.executor.layer.run import MicroBatch
 from meshwright.executor.layer.streams import Streams
 from meshwright.executor.model.build import UNTRAINED
 from meshwright.executor.model.end_parameters import layer_name
@@ -80,10 +87,15 @@ def main() -> None:
 def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str, dtype: str, streams: str) -> None:
     """Train every plan on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if device_type == "cuda" and torch.cuda.device_count() < num_ranks:  # NCCL lets hosts alone share a GPU
+        os.environ |= {"NCCL_HOSTID": f"rank {rank}", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"}
     torch.set_num_threads(1)
     buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 12000, 3000  # several buffers, tiny as the models are
     exchange.ELEMENTS_AT_ONCE = 3000
     make_groups_once()
+    if streams == "room":
+        exchange_room.room_for = lambda needed: needed + needed // 8  # too little, now and then
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)  # fills new memory
     numerics = Numerics(device=open_device(device_type, rank), dtype=getattr(torch, dtype))
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=num_ranks, timeout=TIMEOUT)
@@ -95,13 +107,15 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
             sys.stderr.write(f"{case}\n")  # the last is the one that a run did not come through
         calls_before = kernel_calls()
         with _on_host_streams() if streams == "host-streams" else nullcontext():
-            results, initial, final = train(configuration, rank, numerics, options, one_stream=streams == "one-stream")
+            results, waits, initial, final = train(configuration, rank, numerics, options, how=streams)
         if rank == 0:
             found[case] = {
                 "errors": errors(configuration, results, initial, final, options),
                 "digest": digest(final),
                 "expert load": results[-1].expert_load,
                 "dropped": results[-1].dropped_fraction,
+                "repeated": sum(result.repeated for result in results),
+                "waits": waits,
                 "kernels": [name for name, calls in kernel_calls().items() if calls > calls_before.get(name, 0)],
             }
         dist.barrier()
@@ -136,14 +150,15 @@ def open_device(device_type: str, rank: int) -> torch.device:
     """The device of a rank."""
     if device_type == "cpu":
         return torch.device("cpu")
-    torch.cuda.set_device(rank)
-    return torch.device("cuda", rank)
+    number = rank % torch.cuda.device_count()
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def train(
-    configuration: TrainingConfiguration, rank: int, numerics: Numerics, options: Options, *, one_stream: bool
-) -> tuple[list[StepResult], dict[str, Tensor], dict[str, Tensor]]:
-    """Some steps; what they showed, and all parameters before and after."""
+    configuration: TrainingConfiguration, rank: int, numerics: Numerics, options: Options, *, how: str
+) -> tuple[list[StepResult], list[str], dict[str, Tensor], dict[str, Tensor]]:
+    """Some steps; what they showed, where they waited, and all parameters before and after."""
     choices = TrainingChoices(
         numerics=replace(
             numerics,
@@ -153,15 +168,41 @@ def train(
         learning_rate=RATE,
         optimizer=OPTIMIZER,
         bias_speed=options.balancing.bias_speed,
-        one_stream=one_stream,
+        one_stream=how == "one-stream",
+        has_room=how == "room" or numerics.device.type == "cuda",
     )
     trainer = Trainer(configuration, rank, choices, tokens_of(configuration))
     for name, constant in trainer.model.constants.items():
         if options.skewed and name.endswith(CORRECTION):
             constant[: len(FAVOURITES)] = FAVOURITES
     initial = everywhere(all_parameters(trainer))
-    results = [trainer.step(step) for step in range(NUM_STEPS)]
-    return results, initial, everywhere(all_parameters(trainer))
+    results, waits = [trainer.step(0)], set[str]()
+    for step in range(1, NUM_STEPS):
+        with noted_waits(numerics.device) as of_step:
+            results.append(trainer.step(step))
+        if not results[-1].repeated:
+            waits |= of_step
+    return results, sorted(waits), initial, everywhere(all_parameters(trainer))
+
+
+@contextmanager
+def noted_waits(device: torch.device) -> Iterator[set[str]]:
+    """The operators of layers in which the host waits for a GPU, as torch notices it."""
+    found: set[str] = set()
+    run_one = MicroBatch.run_one
+
+    def run_and_note(micro_batch: MicroBatch, operator: Operator) -> None:
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                run_one(micro_batch, operator)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        found.update(f"{operator.name}: {one.message}" for one in told if "synchroniz" in str(one.message))
+
+    with patch.object(MicroBatch, "run_one", run_and_note) if device.type == "cuda" else nullcontext():
+        yield found
 
 
 def all_parameters(trainer: Trainer) -> dict[str, Tensor]:

@@ -64,6 +64,8 @@ MOE_STRATEGIES = {
     "cp, ep dedup": LayerStrategy(cp=2, ep=2, dispatch=Dispatch.ALL_TO_ALL_DEDUP),
 }
 BALANCED = RoutingChoice(balanced=True)
+ROOM = 2 * WORLD * CONFTEST["SEQ_LEN"] * 3 * 2
+"""Rows of both ranks, of at most three sequences with two choices a token, and as many again."""
 
 
 def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
@@ -79,6 +81,7 @@ def checked_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
             again = replace_strategy(strategy, recompute=policy)
             yield f"{policy.value}: {name}", _checked("moe, shared", again, ranks)
     yield from routed_layers(ranks)
+    yield from roomy_layers(ranks)
     for method in ContextMethod:
         for policy in (Recompute.CORE_ATTENTION, Recompute.FULL):
             again = LayerStrategy(cp=2, context_method=method, recompute=policy)
@@ -125,6 +128,16 @@ def routed_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
             yield f"uneven tokens, {kind}: {name}", uneven
 
 
+def roomy_layers(ranks: Communicator) -> Iterator[tuple[str, CheckedLayer]]:
+    """More room for rows than there are rows."""
+    exchanging = {name: one for name, one in MOE_STRATEGIES.items() if one.ep * one.etp > 1}
+    for kind in ("moe, biases", "moe, empty experts"):
+        for name, strategy in exchanging.items():
+            yield f"room, {kind}: {name}", replace(_checked(kind, strategy, ranks), room=ROOM)
+    for name, checked in routed_layers(ranks):
+        yield f"room, {name}", replace(checked, room=ROOM)
+
+
 def _setting(strategy: LayerStrategy, *, gate_before_fc2: bool = True) -> ProgramSetting:
     return ProgramSetting(
         hidden=CONFTEST["HIDDEN"],
@@ -164,6 +177,7 @@ def run_rank(rank: int, port: int) -> None:
     """Check everything on one rank; the first prints."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)  # what nothing was written to is not a number
     dist.init_process_group("gloo", rank=rank, world_size=WORLD)
     ranks = Communicator(size=WORLD, rank=rank, group=dist.group.WORLD)
     found = {name: gradient_errors(checked) for name, checked in checked_layers(ranks)}

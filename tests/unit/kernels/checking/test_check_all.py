@@ -8,7 +8,7 @@ import torch
 from meshwright.kernels.checking.cases import CASES, Case
 from meshwright.kernels.checking.check_all import CHECKS
 from meshwright.kernels.checking.check_index import check_index
-from meshwright.kernels.index.contract import RowMap
+from meshwright.kernels.index.contract import Parts, RowMap
 
 CPU = torch.device("cpu")
 MOST_SLOTS = 3000
@@ -25,7 +25,14 @@ def test_references_agree_with_float64(kernel: str, case: Case) -> None:
 
 
 def test_a_wrong_map_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsorted(experts: torch.Tensor, num_experts: int, *, first_expert: int, tile: int) -> RowMap:  # noqa: ARG001
+    def unsorted(
+        experts: torch.Tensor,
+        num_experts: int,
+        *,
+        first_expert: int,  # noqa: ARG001
+        tile: int,
+        parts: Parts | None,  # noqa: ARG001
+    ) -> RowMap:
         slots = torch.arange(experts.numel(), dtype=torch.int32)
         counts = torch.zeros(num_experts, dtype=torch.int32)
         return RowMap(slots_P=slots, places_TK=slots.view_as(experts), counts_E=counts, offsets_E=counts, tile=tile)

@@ -49,6 +49,34 @@ def test_rows_are_grouped_by_expert_then_source(counts: list[list[int]], tile: i
     assert rowmap.counts_E.tolist() == [sum(column) for column in zip(*counts, strict=True)]
 
 
+@given(
+    counts=st.integers(1, 4).flatmap(
+        lambda experts: st.lists(
+            st.lists(st.integers(0, 3), min_size=experts, max_size=experts), min_size=1, max_size=3
+        )
+    ),
+    spare=st.integers(0, 3),
+)
+def test_what_stands_at_the_begin_of_parts_is_grouped_alike(counts: list[list[int]], spare: int) -> None:
+    part = max(map(sum, counts)) + spare
+    matrix = torch.tensor(counts, dtype=torch.int32)
+    rowmap = regroup(matrix, len(counts) * part, in_parts=True)
+    side_by_side = regroup(matrix, int(matrix.sum()))
+    stands = [source * part + row for source, of_source in enumerate(counts) for row in range(sum(of_source))]
+    slots = [stands[slot] for slot in side_by_side.slots_P.tolist()]
+    assert rowmap.slots_P.tolist() == slots + [-1] * (rowmap.capacity - len(slots))
+    assert rowmap.places_TK.flatten().tolist() == [
+        slots.index(row) if row in slots else -1 for row in range(len(counts) * part)
+    ]
+    assert torch.equal(rowmap.offsets_E, side_by_side.offsets_E)
+    assert torch.equal(rowmap.counts_E, side_by_side.counts_E)
+
+
+def test_parts_are_equal() -> None:
+    with pytest.raises(KernelInputError, match="5 rows are no equal parts of 2 sources"):
+        regroup(torch.zeros(2, 2, dtype=torch.int32), 5, in_parts=True)
+
+
 def test_the_order_is_by_expert_source_and_token() -> None:
     """Two ranks sort and send their slots; what the receiver groups is one stable sort of all of them."""
     ranks, per_rank = 2, 4
