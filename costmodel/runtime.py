@@ -14,8 +14,6 @@ import msgspec
 
 from meshwright.costmodel.errors import InputError
 from meshwright.costmodel.overlap import LayerOverlap
-from meshwright.costmodel.program.operators import Precision
-from meshwright.costmodel.strategy import Dispatch, LayerStrategy
 from meshwright.costmodel.tables import AttentionBackend
 from meshwright.costmodel.value import Value
 
@@ -68,8 +66,6 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
         such a slot.
     norm_reads_gradients: a pass over the reduced gradients finds their norm, before the update reads them.
     one_pass_update: clipping, Adam and rounding to the weights are one kernel, as fast as adding a residual.
-    combines_exchange_forms: deduplicated dispatch, slices of experts (etp) and FP8 on the wire go together in a layer;
-        else it runs at most one of the three, and searches leave the rest out.
     sums_whole_ends: gradients of a table that the first and the last pipeline stage both hold are summed over the two
         whole, not by the shards of their data-parallel reduction.
     not_run: parts of models and number formats that it does not run (`runtime_limits`); no plan is made with them.
@@ -113,7 +109,6 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
     one_pass_update: bool = False
     gradient_slots: int = 0
     gradient_copy_bytes: int = 0
-    combines_exchange_forms: bool = True
     sums_whole_ends: bool = False
     not_run: tuple[str, ...] = ()
 
@@ -125,15 +120,6 @@ class RuntimeSpec(Value, frozen=True, kw_only=True):
         for name in ("gradient_reduce_bytes", "parameter_gather_bytes"):
             _require(name, getattr(self, name) in (1, 2, 4), getattr(self, name), "1, 2 or 4")
 
-    def runs_exchange(self, strategy: LayerStrategy) -> bool:
-        """Whether it runs this combination of dispatch, slices of experts and format on the wire."""
-        deduplicated = strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP
-        forms = (deduplicated, strategy.etp > 1, strategy.communication is Precision.FP8)
-        return self.combines_exchange_forms or sum(forms) <= 1
-
-
-ONE_EXCHANGE_FORM = "at most one of deduplicated dispatch, sliced experts (etp > 1) and FP8 on the wire in a layer"
-"""What a runtime runs that does not combine them."""
 
 NOT_NEGATIVE = (
     "step_host_s_per_layer",

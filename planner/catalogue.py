@@ -11,7 +11,6 @@ from functools import lru_cache
 
 from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.program.operators import Precision
-from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute
 from meshwright.planner.fixes import OFFLOADING, AttentionChoice, FfnChoice, Fixes, OffloadChoice
 from meshwright.planner.space import LayerShape
@@ -22,12 +21,10 @@ RECOMPUTE_ORDER = tuple(policy for policy in Recompute if policy is not Recomput
 
 @lru_cache(maxsize=4096)
 def layer_strategies(
-    layer: LayerSpec, shape: LayerShape, fixes: Fixes, precision: Precision, gpus_per_node: int, runtime: RuntimeSpec
+    layer: LayerSpec, shape: LayerShape, fixes: Fixes, precision: Precision, gpus_per_node: int
 ) -> tuple[LayerStrategy, ...]:
-    """Strategies of one layer kind that keep everything and that the runtime runs; recomputation multiplies them."""
-    formats = _communications(precision, shape.group * shape.ep * shape.etp, fixes)
-    sends_copies = not runtime.combines_exchange_forms and (shape.etp > 1 or Precision.FP8 in formats)
-    strategies = (
+    """Strategies of one layer kind that keep everything; recomputation multiplies them."""
+    return tuple(
         LayerStrategy(
             tp=tp,
             sp=sp,
@@ -41,11 +38,10 @@ def layer_strategies(
         )
         for tp, sp in attention_splits(layer, shape, fixes)
         for method in _context_methods(shape, fixes)
-        for dispatch in _dispatches(layer, shape, fixes, gpus_per_node, sends_copies)
+        for dispatch in _dispatches(layer, shape, fixes, gpus_per_node)
         for ffn_tp in _ffn_splits(layer, tp, sp, fixes)
-        for communication in formats
+        for communication in _communications(precision, shape.group * shape.ep * shape.etp, fixes)
     )
-    return tuple(strategy for strategy in strategies if runtime.runs_exchange(strategy))
 
 
 def _communications(precision: Precision, num_ranks: int, fixes: Fixes) -> tuple[Precision, ...]:
@@ -101,13 +97,8 @@ def _context_methods(shape: LayerShape, fixes: Fixes) -> tuple[ContextMethod, ..
     return tuple(ContextMethod)
 
 
-def _dispatches(
-    layer: LayerSpec, shape: LayerShape, fixes: Fixes, gpus_per_node: int, sends_copies: bool
-) -> tuple[Dispatch, ...]:
-    """Inside a node a plain all-to-all only sends more than a deduplicated one, which takes two hops between nodes.
-
-    `sends_copies`: the plain one is wanted there, too, for what does not go together with deduplication.
-    """
+def _dispatches(layer: LayerSpec, shape: LayerShape, fixes: Fixes, gpus_per_node: int) -> tuple[Dispatch, ...]:
+    """Inside a node a plain all-to-all only sends more than a deduplicated one, which takes two hops between nodes."""
     if not layer.is_moe or shape.ep * shape.etp == 1:
         return (Dispatch.ALL_TO_ALL,)
     if fixes.dispatch:
@@ -115,7 +106,7 @@ def _dispatches(
     if shape.ep == 1:
         return (Dispatch.ALL_GATHER,)
     spans_nodes = shape.ep * shape.etp > gpus_per_node
-    plain = (Dispatch.ALL_TO_ALL,) if spans_nodes or sends_copies else ()
+    plain = (Dispatch.ALL_TO_ALL,) if spans_nodes else ()
     return Dispatch.ALL_TO_ALL_DEDUP, *plain, Dispatch.ALL_GATHER
 
 

@@ -14,11 +14,9 @@ import msgspec
 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.model import DenseFfnSpec, MoeFfnSpec
-from meshwright.costmodel.program.operators import Precision
-from meshwright.costmodel.runtime import ONE_EXCHANGE_FORM, RuntimeSpec
+from meshwright.costmodel.runtime import RuntimeSpec
 from meshwright.costmodel.runtime_limits import check_runtime_runs
 from meshwright.costmodel.simulate import ScheduleKind
-from meshwright.costmodel.strategy import Dispatch, LayerStrategy
 from meshwright.planner.check_batch import check_batch, has_legal_mesh
 from meshwright.planner.fixes import OPTION, FfnChoice, Fixes
 from meshwright.planner.space import Problem, divisors
@@ -34,7 +32,6 @@ def check_fixes(problem: Problem, runtime: RuntimeSpec) -> None:
     _check_heads(problem)
     _check_ffn_widths(problem)
     _check_experts(problem)
-    _check_exchange(problem.fixes, runtime)
     _check_stages(problem)
     _check_schedule(problem)
     _check_gpus(problem)
@@ -105,20 +102,6 @@ def _check_without_experts(problem: Problem) -> None:
         raise _refusal(fixes, ("ffn",), f"{name} is dense, it has no experts; ffn can be tp or replicated")
     if fixes.dispatch:
         raise _refusal(fixes, ("dispatch",), f"{name} is dense, it has no experts to dispatch to")
-
-
-def _check_exchange(fixes: Fixes, runtime: RuntimeSpec) -> None:
-    """The runtime runs the pinned dispatch, slices of experts and format on the wire together."""
-    sliced = (fixes.etp or 1) > 1
-    whole = fixes.ep == 1 or fixes.ffn is FfnChoice.TENSOR
-    pinned = LayerStrategy(
-        etp=fixes.etp or 1,
-        dispatch=fixes.dispatch if fixes.dispatch and (sliced or not whole) else Dispatch.ALL_TO_ALL,
-        communication=fixes.wire or Precision.BF16,
-    )
-    if not runtime.runs_exchange(pinned):
-        names = tuple(name for name in ("dispatch", "etp", "wire") if getattr(fixes, name) is not None)
-        raise _refusal(fixes, names, f"{runtime.name} runs {ONE_EXCHANGE_FORM}; free one of them")
 
 
 def _check_stages(problem: Problem) -> None:

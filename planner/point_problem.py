@@ -98,7 +98,7 @@ def _choices(
     if point.sharding.stage < ZERO_GRADIENTS:
         strategies = _undominated(problem, context.runtime, point.shape, layer, point.schedule, context.best_case)
     else:
-        strategies = _strategies(problem, context.runtime, point.shape, layer, point.schedule)
+        strategies = _strategies(problem, point.shape, layer, point.schedule)
     fitting = (strategy for strategy in strategies if _fits_host(problem, context, point, layer, strategy))
     limit_bytes = _limit_bytes(problem)
     costed = (Choice(key=strategy, **_numbers(context.layer(layer, strategy), limit_bytes)) for strategy in fitting)
@@ -110,14 +110,12 @@ def _passes_of(problem: Problem, kind: ScheduleKind, sharding: Sharding) -> Laye
     return passes_of(kind, beside=may_run_beside(sharding, offloads=offloads))
 
 
-def _strategies(
-    problem: Problem, runtime: RuntimeSpec, shape: LayerShape, layer: LayerSpec, kind: ScheduleKind
-) -> tuple[LayerStrategy, ...]:
+def _strategies(problem: Problem, shape: LayerShape, layer: LayerSpec, kind: ScheduleKind) -> tuple[LayerStrategy, ...]:
     """What a layer may do under a schedule. Where forwards run beside backwards, nothing is offloaded unless pinned."""
     precision, node = problem.workload.precision, problem.cluster.gpus_per_node
     return tuple(
         msgspec.structs.replace(strategy, recompute=policy, offload=offload)
-        for strategy in layer_strategies(layer, shape, problem.fixes, precision, node, runtime)
+        for strategy in layer_strategies(layer, shape, problem.fixes, precision, node)
         for policy in recompute_policies(problem.fixes)
         for offload in offloads(policy, problem.fixes)
         if not (offload and kind is ScheduleKind.DUALPIPE_V and problem.fixes.offload is None)
@@ -138,7 +136,7 @@ def _undominated(
     passes = _passes_of(problem, kind, context.state.sharding)
     context = msgspec.structs.replace(context, passes=passes, best_case=best_case)
     alike: dict[object, list[Choice]] = {}
-    for strategy in _strategies(problem, runtime, shape, layer, kind):
+    for strategy in _strategies(problem, shape, layer, kind):
         cost = context.compute(layer, strategy)
         place = (cost.weights, strategy.tp, strategy.ffn_tp, strategy.offload)
         alike.setdefault(place, []).append(Choice(key=strategy, **_compute_numbers(cost, _limit_bytes(problem))))

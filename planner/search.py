@@ -39,11 +39,7 @@ from meshwright.planner.point import PointProblem, PointSolution, PointStatus
 from meshwright.planner.point_problem import HOST_OPTIMIZER_FRACTION, point_problem, solved_configuration
 from meshwright.planner.runners_up import describe_alternative
 from meshwright.planner.shortfall import Shortfalls
-from meshwright.planner.space import (
-    OuterPoint,
-    Problem,
-    rules,
-)
+from meshwright.planner.space import RULES, OuterPoint, Problem
 
 DEFAULT_GAP = 0.008
 INNER_GAP = 0.0015
@@ -334,7 +330,7 @@ class _Search:
             gap=(best_s - lower_bound_s) / best_s,
             order_gap=order_gap(configuration),
             solve_time_s=time.perf_counter() - self.started,
-            space="; ".join((*rules(self.runtime), self._best.solution.space)),
+            space="; ".join((*RULES, self._best.solution.space)),
             solvers=(self._best.solution.solver,),
         )
 

@@ -181,7 +181,7 @@ def module_exchange(problem: Problem, runtime: RuntimeSpec, shape: LayerShape) -
         return LayerStrategy()
     context, precision = shape_context(problem, runtime, shape), problem.workload.precision
     gpus_per_node = problem.cluster.gpus_per_node
-    ways = layer_strategies(problem.model.layers[-1], shape, problem.fixes, precision, gpus_per_node, runtime)
+    ways = layer_strategies(problem.model.layers[-1], shape, problem.fixes, precision, gpus_per_node)
 
     def seconds(way: LayerStrategy) -> float:
         head = context.compute(ModelEnd.HEAD, _end_strategy(shape, shape.group, 1, way))
@@ -207,7 +207,7 @@ def _costs(
     problem: Problem, context: CostContext, shape: LayerShape, layer: LayerSpec, policy: Recompute
 ) -> dict[LayerStrategy, LayerCost]:
     precision, node = problem.workload.precision, problem.cluster.gpus_per_node
-    strategies = layer_strategies(layer, shape, problem.fixes, precision, node, context.runtime)
+    strategies = layer_strategies(layer, shape, problem.fixes, precision, node)
     return {strategy: context.compute(layer, _with(strategy, policy)) for strategy in strategies}
 
 

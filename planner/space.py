@@ -15,7 +15,6 @@ from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.hardware import ClusterSpec
 from meshwright.costmodel.model import ModelSpec, MoeFfnSpec
 from meshwright.costmodel.order_memory import RESERVE
-from meshwright.costmodel.runtime import ONE_EXCHANGE_FORM, RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind, check_combination
 from meshwright.costmodel.strategy import AxisOrder, Mesh, ZeroStage
 from meshwright.costmodel.value import Value
@@ -46,6 +45,8 @@ RULES = (
     "schedules 1f1b, interleaved, zb-v and dualpipe-v (zb-h1 and gpipe only where pinned)",
     "ZeRO-1 over all data-parallel ranks; with one pipeline stage also ZeRO-2 and 3; the optimizer state on the GPUs"
     " or, where model state would take more than half of their memory, in half of the host memory, updated by the CPUs",
+    "dispatch by all-to-all sends a token once to each rank (over nodes by way of one copy for each) or, where its"
+    " ranks span nodes, once to each expert",
     "offload of the FFN's widest tensors beside keeping or SAR, within a quarter of the host memory, and under"
     " dualpipe-v only where pinned",
     "recomputation by named sets of tensors (every-second-gemm only where pinned)",
@@ -54,20 +55,7 @@ RULES = (
     f" {RESERVE:g} times the passing memory of program order, collectives inside a node on the SMs that the library"
     " takes",
 )
-"""What bounds the space whatever the runtime; a pinned choice overrides the rule on it."""
-
-DISPATCH_RULE = (
-    "dispatch by all-to-all sends a token once to each rank (over nodes by way of one copy for each) or,"
-    " where its ranks span nodes{or_else}, once to each expert"
-)
-
-
-def rules(runtime: RuntimeSpec) -> tuple[str, ...]:
-    """What bounds the space of plans for a runtime."""
-    if runtime.combines_exchange_forms:
-        return (*RULES, DISPATCH_RULE.format(or_else=""))
-    or_else = " or that would combine what the runtime does not"
-    return (*RULES, DISPATCH_RULE.format(or_else=or_else), f"{ONE_EXCHANGE_FORM}, as {runtime.name} runs them")
+"""What bounds the space; a pinned choice overrides the rule on it."""
 
 
 class Problem(Value, frozen=True, kw_only=True):

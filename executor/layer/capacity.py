@@ -28,9 +28,9 @@ def sequence_capacity(factor: float, moe: MoeFfnSpec, seq_len: int) -> int:
 
 def within_capacity(experts_TK: Tensor, counts: SequenceCounts, capacity: int) -> Tensor:
     """Whether each choice is kept, (T, K). `experts_TK`: this rank's tokens; nothing waits for the device."""
-    micro_batch, num_experts = counts.before_BE.shape
-    keys = sequence_keys(experts_TK, num_experts, micro_batch).flatten()
+    num_runs, micro_batch, num_experts = counts.before_PBE.shape
+    keys = sequence_keys(experts_TK, num_experts, micro_batch, num_runs).flatten()
     ordered, slots = torch.sort(keys, stable=True)
     in_group = torch.arange(keys.numel(), device=keys.device) - torch.searchsorted(ordered, ordered)
     places = torch.empty_like(in_group).scatter_(0, slots, in_group)
-    return (places + counts.before_BE.flatten()[keys] < capacity).view_as(experts_TK)
+    return (places + counts.before_PBE.flatten()[keys] < capacity).view_as(experts_TK)

@@ -13,7 +13,6 @@ import torch
 from meshwright.costmodel.errors import ModelError, StrategyError
 from meshwright.costmodel.model import LayerSpec, MoeFfnSpec
 from meshwright.costmodel.program.attention_shape import AttentionShape, attention_shape
-from meshwright.costmodel.program.operators import Precision
 from meshwright.costmodel.program.setting import ProgramSetting
 from meshwright.costmodel.runtime_limits import parts_of_layer
 from meshwright.costmodel.strategy import Dispatch
@@ -78,10 +77,6 @@ class LayerContext:
 
     def __post_init__(self) -> None:
         check_supported(self.layer, self.setting)
-        if self.drops_tokens and self.setting.strategy.cp > 1:
-            raise StrategyError(
-                "layer", "capacity_factor", "a bounded capacity with context parallelism does not run yet"
-            )
 
     @property
     def shape(self) -> AttentionShape:
@@ -132,15 +127,6 @@ def check_supported(layer: LayerSpec, setting: ProgramSetting) -> None:
         error, where = (StrategyError, "layer") if name == "precision" else (ModelError, "attention")
         raise error(where, name, f"the executor does not run {what} yet")
     choices = {
-        "dispatch": (
-            strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and strategy.etp > 1,
-            "deduplicated dispatch to experts split over etp",
-        ),
-        "communication": (
-            strategy.communication is Precision.FP8
-            and (strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP or strategy.etp > 1),
-            "FP8 communication with deduplicated dispatch or experts split over etp",
-        ),
         "gate_before_fc2": (
             not setting.gate_before_fc2
             and strategy.ep * strategy.etp > 1

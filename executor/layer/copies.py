@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from meshwright.costmodel.errors import StrategyError
 from meshwright.costmodel.program.operators import Group
-from meshwright.executor.layer.collectives import all_to_all_parts, all_to_all_rows
+from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_parts, all_to_all_rows
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.exchange_room import EXCHANGES
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.host_reads import HostReads
-from meshwright.executor.layer.row_maps import Layout, balanced_experts, first_rows
+from meshwright.executor.layer.row_maps import ExchangedLayout, balanced_experts, first_rows
 from meshwright.kernels.index.contract import Parts, RowMap
 from meshwright.kernels.index.operator import index
 
@@ -45,11 +46,11 @@ class Hop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CopyLayout(Layout):
+class CopyLayout(ExchangedLayout):
     """Copies of tokens are sent to the ranks of their experts.
 
-    hops: by the end of their operators' names, in order. rowmap: from the copies here, (N, K), to the rows of this
-    rank's experts. gates_NK: gate weights of the copies here.
+    hops: by the end of their operators' names, in order. rowmap: from the copies here, those of ranks that share the
+    experts included, (N, K), to the rows of this rank's experts. gates_NK: gate weights of the copies here.
     """
 
     hops: dict[str, Hop]
@@ -81,10 +82,11 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
     Without room, the host reads how many copies each hop sends and receives; the last hop also brings how many rows
     they make.
     """
-    experts, gates, num_rows = experts_TK, weights_TK, 0
+    experts, gates, num_rows, num_arrived = experts_TK, weights_TK, 0, 0
     hops = {}
     for number, (suffix, holders) in enumerate(holders_of(layer).items()):
         hop, num_rows = _hop(experts, experts_TK.shape[0], holders, number, layer, host)
+        num_arrived = sum(hop.received)
         slots = hop.rowmap.slots_P
         tokens, filling = (slots // layer.moe.top_k).clamp(min=0), (slots < 0).unsqueeze(1)
         with host.exchange(hop.ranks):
@@ -97,12 +99,42 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
             )
         hops[suffix] = hop
     per_rank, room = layer.experts_per_rank, None if layer.routing.balanced else host.room(COPIED_ROWS)
+    sharing, block = layer.groups.expert_tensor, num_arrived
+    if sharing.size > 1:
+        if room is None:
+            block, num_rows = _of_all_sharing(num_arrived, num_rows, layer, host)
+        with host.exchange(sharing):
+            experts = all_gather_rows(_filled(experts, block, NOWHERE), sharing)
+            gates = all_gather_rows(_filled(gates, block, 0), sharing)
     parts = None if room is None else Parts(count=1, rows=room)
     rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank, parts=parts)
     host.note(COPIED_ROWS, rowmap.counts_E.sum())
     if room is None:
         rowmap = first_rows(rowmap, num_rows)
-    return CopyLayout(hops=hops, rowmap=rowmap, gates_NK=gates, offsets_E=rowmap.offsets_E)
+    return CopyLayout(
+        hops=hops,
+        rowmap=rowmap,
+        gates_NK=gates,
+        num_arrived=num_arrived,
+        block=block,
+        offsets_E=rowmap.offsets_E,
+    )
+
+
+def _filled(choices_NK: Tensor, num_rows: int, value: int) -> Tensor:
+    """So many rows, those behind the last with a value of their own."""
+    return F.pad(choices_NK, (0, 0, 0, num_rows - choices_NK.shape[0]), value=value)
+
+
+def _of_all_sharing(num_arrived: int, num_rows: int, layer: LayerContext, host: HostReads) -> tuple[int, int]:
+    """Of the ranks that share experts: the most copies that one has received, and the rows of all."""
+    sharing = layer.groups.expert_tensor
+    if layer.routing.balanced:
+        return num_arrived, sharing.size * num_rows
+    own = torch.tensor([[num_arrived, num_rows]], dtype=torch.int64, device=layer.device)
+    with host.exchange(sharing):
+        numbers = host.read(all_gather_rows(own, sharing))
+    return max(numbers[::2]), sum(numbers[1::2])
 
 
 def holders_of(layer: LayerContext) -> dict[str, Holders]:

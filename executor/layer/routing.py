@@ -19,7 +19,7 @@ from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.copies import copy_layout
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.host_reads import HostReads
-from meshwright.executor.layer.row_maps import Layout, balanced_counts, first_rows
+from meshwright.executor.layer.row_maps import ExchangedLayout, Layout, balanced_counts, first_rows
 from meshwright.kernels.index.contract import Parts, RowMap
 from meshwright.kernels.index.operator import index
 from meshwright.kernels.regroup.operator import regroup
@@ -51,20 +51,18 @@ class LocalLayout(Layout):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RowLayout(Layout):
+class RowLayout(ExchangedLayout):
     """Rows are sent to the ranks of their experts.
 
     rowmap: this rank's slots in the order of all experts. sent, received: rows to and from every rank; where these have
     room for more than there are, each rank's begin with those that there are. arrived: what arrived, one choice a row,
-    in the order of this rank's experts. Where etp ranks share experts, what each has received arrives in blocks of
-    `block` rows, filled up.
+    in the order of this rank's experts.
     """
 
     rowmap: RowMap
     sent: list[int]
     received: list[int]
     arrived: RowMap
-    block: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +83,7 @@ def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
         return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E)
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
-    if layer.setting.strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP:
+    if layer.setting.strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and layer.groups.expert.size > 1:
         return copy_layout(experts_TK, weights_TK, layer, host)
     return _row_layout(experts_TK, layer, host)
 
@@ -119,6 +117,7 @@ def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> Row
         rowmap=first_rows(rowmap, sum(counts.sent)),
         sent=counts.sent,
         received=counts.received,
+        num_arrived=sum(counts.received),
         arrived=arrived,
         block=max(counts.blocks),
         offsets_E=arrived.offsets_E,
@@ -136,7 +135,15 @@ def _roomy_layout(experts_TK: Tensor, room: int, layer: LayerContext, host: Host
     block = ranks.size * room
     arrived = regroup(arriving, sharing.size * block, in_parts=True)
     each = [room] * ranks.size
-    return RowLayout(rowmap=rowmap, sent=each, received=each, arrived=arrived, block=block, offsets_E=arrived.offsets_E)
+    return RowLayout(
+        rowmap=rowmap,
+        sent=each,
+        received=each,
+        num_arrived=block,
+        arrived=arrived,
+        block=block,
+        offsets_E=arrived.offsets_E,
+    )
 
 
 def _most_to_a_rank(rowmap: RowMap, ranks: Communicator) -> Tensor:

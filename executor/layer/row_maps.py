@@ -18,6 +18,18 @@ class Layout:
     offsets_E: Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangedLayout(Layout):
+    """Where rows, or copies of tokens, go that ranks send each other.
+
+    num_arrived: those that reach this rank. Where etp ranks share experts, what each has received is gathered in blocks
+    of `block` rows, filled up.
+    """
+
+    num_arrived: int
+    block: int
+
+
 def first_rows(rowmap: RowMap, num_rows: int) -> RowMap:
     """The map without rows that are nobody's."""
     return replace(rowmap, slots_P=rowmap.slots_P[:num_rows])

@@ -119,9 +119,6 @@ def check_balancing(balancing: Balancing, configuration: TrainingConfiguration) 
             check_has_experts(option, configuration)
     if not isinstance(balancing.capacity_factor, UnsetType):
         check_has_experts(CAPACITY, configuration)
-    bounded = not isinstance(balancing.capacity_factor, UnsetType) and math.isfinite(balancing.capacity_factor)
-    if bounded and configuration.mesh.cp > 1:
-        raise InputError(CAPACITY, "", "does not run with context parallelism yet; plan again with --fix cp=1")
     if balancing.bias_speed and not any(ffn.score_correction_bias for ffn in layers):
         raise InputError(BIAS_SPEED, "", "the plan's model has no bias that balances experts; expected one that has")
     if balancing.aux_loss and balancing.aux_scope is LossScope.PER_DEVICE and configuration.mesh.ep == 1:

@@ -5,7 +5,6 @@ A strategy whose equality with one process is not tested is refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from meshwright.costmodel.configuration import TrainingConfiguration
@@ -17,9 +16,6 @@ from meshwright.costmodel.strategy import LayerStrategy, Mesh
 from meshwright.costmodel.value import Value
 from meshwright.executor.layer.context import check_supported
 
-INSTEAD = {"dispatch": "dispatch=alltoall", "communication": "wire=bf16"}
-"""What to pin against refusals of single layers."""
-
 
 class Refusal(Value, frozen=True, kw_only=True):
     """A field of the plan, what it asks for, and the choice to pin instead; empty if none helps."""
@@ -29,7 +25,8 @@ class Refusal(Value, frozen=True, kw_only=True):
     instead: str = ""
 
     def __str__(self) -> str:
-        return f"the executor does not run {self.what} yet{_hint(self.instead)}"
+        hint = f"; plan again with --fix {self.instead}" if self.instead else ""
+        return f"the executor does not run {self.what} yet{hint}"
 
 
 def check_runs(configuration: TrainingConfiguration, where: str = "plan") -> None:
@@ -44,12 +41,7 @@ def check_runs(configuration: TrainingConfiguration, where: str = "plan") -> Non
         try:
             check_supported(layer, context.setting(layer, strategy))
         except InputError as error:
-            hint = _hint(INSTEAD.get(error.field, ""))
-            raise PlanError(where, f"layer {index}: {error.field}", f"{error.problem}{hint}") from error
-
-
-def _hint(instead: str) -> str:
-    return f"; plan again with --fix {instead}" if instead else ""
+            raise PlanError(where, f"layer {index}: {error.field}", error.problem) from error
 
 
 def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
@@ -60,9 +52,6 @@ def _of_model(configuration: TrainingConfiguration) -> Iterator[Refusal]:
     if configuration.workload.seq_len % parts:
         what = f"sequences of {configuration.workload.seq_len} tokens in {parts} equal parts"
         yield Refusal(field="workload.seq_len", what=what)
-    if math.isfinite(configuration.workload.capacity) and mesh.cp > 1:
-        what = "a bounded capacity of experts with context parallelism"
-        yield Refusal(field="workload.capacity_factor", what=what, instead="cp=1")
 
 
 def _of_layer(layer: LayerSpec, strategy: LayerStrategy, mesh: Mesh) -> Iterator[Refusal]:

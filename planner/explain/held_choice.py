@@ -8,7 +8,6 @@ from meshwright.costmodel.configuration import Pipeline, TrainingConfiguration
 from meshwright.costmodel.data_parallel import Sharding
 from meshwright.costmodel.errors import InputError, StrategyError
 from meshwright.costmodel.model import LayerSpec
-from meshwright.costmodel.runtime import ONE_EXCHANGE_FORM, RuntimeSpec
 from meshwright.costmodel.simulate import ScheduleKind
 from meshwright.costmodel.strategy import ContextMethod, LayerStrategy, Mesh
 from meshwright.planner.draft import changed_configuration, draft_of
@@ -42,13 +41,7 @@ def held_configuration(configuration: TrainingConfiguration, fixes: Fixes) -> Tr
         pipeline=_pipeline(configuration.pipeline, fixes),
         strategies=strategies,
     )
-    _check_runtime(configuration.runtime, strategies)
     return changed_configuration(configuration, changed)
-
-
-def _check_runtime(runtime: RuntimeSpec, strategies: tuple[LayerStrategy, ...]) -> None:
-    if not all(runtime.runs_exchange(strategy) for strategy in strategies):
-        raise StrategyError("layer", "dispatch", f"{runtime.name} runs {ONE_EXCHANGE_FORM}")
 
 
 def reason_of(error: InputError) -> str:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import GRADIENT, Operator
 from meshwright.executor.layer.bindings.router import ROUTING
+from meshwright.executor.layer.bindings.wire import COPIES, is_packed
 from meshwright.executor.layer.collectives import all_to_all_rows
 from meshwright.executor.layer.copies import CopyLayout, Hop, of_choices
 from meshwright.executor.layer.routing import GATES, LAYOUT
@@ -56,12 +58,22 @@ def send_copies(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     """Copies to their holders; what came over the network is copied again for the ranks here."""
     hop, rows = _hop(operator, scope), scope.values[operator.reads[0]]
     if hop is not _first_hop(scope):
-        rows = kernel.permute(rows, hop.rowmap).rows_PH
+        rows = _copied(rows, hop)
     return {operator.writes[0]: all_to_all_rows(rows, hop.received, hop.sent, hop.ranks)}
 
 
+def _copied(rows_NW: Tensor, hop: Hop) -> Tensor:
+    """Copies of rows, which may be bytes: kernels move pairs of these."""
+    if not is_packed(rows_NW):
+        return kernel.permute(rows_NW, hop.rowmap).rows_PH
+    return kernel.permute(rows_NW.view(torch.bfloat16), hop.rowmap).rows_PH.view(rows_NW.dtype)
+
+
 def return_copies(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
-    """Results, or gradients with those of gate weights, back to where copies came from, and summed for the network."""
+    """Results, or gradients with those of gate weights, back to where copies came from, and summed for the network.
+
+    In FP8 the sum is yet to be taken.
+    """
     source, target, hop = operator.reads[0], operator.writes[0], _hop(operator, scope)
     forwards = hop is not _first_hop(scope)
     rows = all_to_all_rows(scope.values[source], hop.sent, hop.received, hop.ranks)
@@ -69,6 +81,9 @@ def return_copies(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     if gates is not None:
         gates = all_to_all_rows(gates, hop.sent, hop.received, hop.ranks)
         scope.values.ride(target, GATES, of_choices(gates, hop) if forwards else gates)
+    if forwards and is_packed(rows):
+        scope.values.ride(target, COPIES, hop.rowmap)
+        return {target: rows}
     return {target: kernel.unpermute(rows, hop.rowmap) if forwards else rows}
 
 

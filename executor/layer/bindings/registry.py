@@ -73,6 +73,8 @@ SENT: dict[str, Binding] = {
 COPIED: dict[str, Binding] = {
     "permute": copy_exchange.copy_tokens,
     **dict.fromkeys(("dispatch", "dispatch.network", "dispatch.nvlink"), copy_exchange.send_copies),
+    **dict.fromkeys(("dispatch.etp", "combine.backward.etp"), row_exchange.gather_rows),
+    **dict.fromkeys(("combine.etp", "dispatch.backward.etp"), row_exchange.scatter_rows),
     "sort": copy_exchange.expand,
     "unsort": copy_exchange.sum_rows,
     **dict.fromkeys(("combine", "combine.nvlink", "combine.network"), copy_exchange.return_copies),
@@ -157,7 +159,9 @@ def _exchange(operator: Operator, layer: LayerContext) -> Binding:
     exchanges = isinstance(work, CollectiveWork) and work.collective is Collective.ALL_TO_ALL
     if exchanges and strategy.dispatch is Dispatch.ALL_GATHER:  # of parts in FP8, which are then summed
         return gather_exchange.scatter_parts
-    bindings = EXCHANGES[strategy.dispatch] if strategy.ep * strategy.etp > 1 else SENT
+    deduplicates = strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP
+    sends_rows = strategy.ep == 1 and (deduplicates or strategy.etp == 1)  # to one rank: nothing to deduplicate
+    bindings = SENT if sends_rows else EXCHANGES[strategy.dispatch]
     binding = bindings.get(operator.name)
     if binding is None:
         raise _unknown(operator)

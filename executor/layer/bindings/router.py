@@ -121,7 +121,13 @@ def top_k(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 def _counts(experts_TK: Tensor, scope: Scope) -> SequenceCounts:
     layer = scope.layer
     with scope.host.exchange(layer.groups.replica):
-        return count_by_sequence(experts_TK, layer.moe.num_experts, layer.setting.micro_batch, layer.groups.replica)
+        return count_by_sequence(
+            experts_TK,
+            layer.moe.num_experts,
+            layer.setting.micro_batch,
+            layer.groups.replica,
+            layer.groups.context.size,
+        )
 
 
 def _kept(experts_TK: Tensor, counts: SequenceCounts, layer: LayerContext) -> Tensor:

@@ -12,14 +12,20 @@ from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.layer.bindings.router import ROUTING
+from meshwright.executor.layer.bindings.wire import exchange_parts, is_packed
 from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_rows, reduce_scatter_rows
 from meshwright.executor.layer.routing import GATES, LAYOUT, RowLayout
+from meshwright.executor.layer.row_maps import ExchangedLayout
 from meshwright.executor.layer.scope import Scope
 from meshwright.kernels.permute import operator as kernel
 
 
 def _layout(scope: Scope) -> RowLayout:
     return scope.values.rider(ROUTING, LAYOUT, RowLayout)
+
+
+def _exchanged(scope: Scope) -> ExchangedLayout:
+    return scope.values.rider(ROUTING, LAYOUT, ExchangedLayout)
 
 
 def send_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
@@ -62,8 +68,8 @@ def unsort_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
 
 
 def gather_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
-    """The rows (or gradients of results) that each of the ranks that share experts has received, in blocks."""
-    block = _layout(scope).block
+    """The rows or copies (or gradients) that each of the ranks that share experts has received, in blocks."""
+    block = _exchanged(scope).block
     return _with_gates(operator, scope, lambda rows: _all_blocks(rows, block, scope))
 
 
@@ -73,11 +79,17 @@ def _all_blocks(rows_RW: Tensor, block: int, scope: Scope) -> Tensor:
 
 
 def scatter_rows(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
-    """Parts of results (or of gradients of rows) summed over the ranks that share experts, for the own block."""
-    num_rows = sum(_layout(scope).received)
-    return _with_gates(
-        operator, scope, lambda rows: reduce_scatter_rows(rows, scope.layer.groups.expert_tensor)[:num_rows]
-    )
+    """Parts of results (or of gradients of rows) summed over the ranks that share experts, for the own block.
+
+    In FP8 the sum is yet to be taken.
+    """
+    num_rows, ranks, source = _exchanged(scope).num_arrived, scope.layer.groups.expert_tensor, operator.reads[0]
+    if not is_packed(scope.values[source]):
+        return _with_gates(operator, scope, lambda rows: reduce_scatter_rows(rows, ranks)[:num_rows])
+    gates = scope.values.optional_rider(source, GATES)
+    if gates is not None:
+        scope.values.ride(operator.writes[0], GATES, reduce_scatter_rows(gates, ranks)[:num_rows])
+    return exchange_parts(operator, scope, ranks, num_rows)
 
 
 def _with_gates(operator: Operator, scope: Scope, move: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:

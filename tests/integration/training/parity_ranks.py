@@ -1,7 +1,8 @@
 """Run as a script: trains every plan of a folder on so many processes, and on one by autograd in float64.
 
-    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE [one-stream | host-streams | room]
+    python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE [HOW]
 
+HOW: one-stream, host-streams, room or wide-wire. wide-wire: what is to travel in FP8 travels as it is, as bytes.
 host-streams: the CPU runs what GPUs run on several streams, everything at once. room: ranks exchange rows with room for
 little more than the steps before have needed, and what nothing was written to is not a number. Where there are fewer
 GPUs than ranks, they share them. Prints, as JSON, for each plan the greatest relative errors of losses and gradient
@@ -38,6 +39,7 @@ from meshwright.costmodel.program.operators import Operator
 from meshwright.executor.data.synthetic import MarkovTokens
 from meshwright.executor.layer import exchange_room
 from meshwright.executor.layer.bindings.router import CORRECTION
+from meshwright.executor.layer.functions import fp8_rows
 from meshwright.executor.layer.router_losses import LOAD, LossScope
 from meshwright.executor.layer.run import MicroBatch
 from meshwright.executor.layer.streams import Streams
@@ -93,6 +95,8 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     buckets.MOST_ELEMENTS, buckets.LEAST_ELEMENTS = 12000, 3000  # several buffers, tiny as the models are
     exchange.ELEMENTS_AT_ONCE = 3000
     make_groups_once()
+    if streams == "wide-wire":
+        vars(fp8_rows).update(packed=bytes_of_rows, unpacked=rows_of_bytes)
     if streams == "room":
         exchange_room.room_for = lambda needed: needed + needed // 8  # too little, now and then
         torch.use_deterministic_algorithms(mode=True, warn_only=True)  # fills new memory
@@ -122,6 +126,16 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     if rank == 0:
         json.dump(found, sys.stdout)
     dist.destroy_process_group()
+
+
+def bytes_of_rows(rows: Tensor) -> Tensor:
+    """Rows as they travel, without loss."""
+    return rows.to(torch.float64).contiguous().view(torch.uint8)
+
+
+def rows_of_bytes(packed: Tensor) -> Tensor:
+    """The rows again."""
+    return packed.contiguous().view(torch.float64)
 
 
 def make_groups_once() -> None:

@@ -101,6 +101,11 @@ TWO = {
     "moe: ep, fp8": "dp=2,ep=2,mbs=2,dispatch=alltoall,wire=fp8",
     "moe: ep, fp8, full recomputation": "dp=2,ep=2,mbs=2,dispatch=alltoall,wire=fp8,recompute=full",
     "moe: tp, ep, allgather, fp8": "tp=2,ep=2,mbs=2,dispatch=allgather,wire=fp8",
+    "moe: ep, dedup, fp8": "dp=2,ep=2,mbs=2,dispatch=alltoall-dedup,wire=fp8,recompute=sar",
+    "moe: etp, fp8": "tp=2,ep=1,etp=2,mbs=2,dispatch=alltoall,wire=fp8",
+    "moe: etp, allgather, fp8": "dp=2,ep=1,etp=2,mbs=2,dispatch=allgather,wire=fp8",
+    "moe: etp, dedup": "dp=2,ep=1,etp=2,mbs=2,dispatch=alltoall-dedup",
+    "moe: dedup, a rank a node, fp8": "dp=2,ep=2,mbs=2,dispatch=alltoall-dedup,wire=fp8",
     "latent: tp, ep": "tp=2,ep=2,mbs=2,dispatch=alltoall",
     "latent: sp, ep": "sp=2,ep=2,mbs=2,dispatch=allgather",
     "latent: interleaved": "pp=2,vp=2,mbs=1,schedule=interleaved",
@@ -135,6 +140,8 @@ TWO = {
     "dense: cp": "cp=2,attention=cp-allgather,mbs=2",
     "dense: cp ring": "cp=2,attention=cp-ring,mbs=2",
     "moe: cp, ep": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
+    "moe: cp, ep, bounded": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
+    "groups of experts: cp ring, bounded": "cp=2,ep=1,mbs=1,attention=cp-ring,recompute=sar",
     "moe: cp ring, full recomputation": "cp=2,ep=2,mbs=2,attention=cp-ring,dispatch=allgather,recompute=full",
     "latent: cp ring": "cp=2,ep=1,mbs=2,attention=cp-ring",
     "moe: per sequence, cp, ep": "cp=2,ep=2,mbs=2,attention=cp-allgather,dispatch=alltoall",
@@ -182,12 +189,23 @@ FOUR = {
     "moe: etp inside ep": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall",
     "moe: etp inside ep, allgather": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=allgather",
     "empty experts: etp inside ep": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall,recompute=full",
+    "moe: etp inside ep, fp8": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall,wire=fp8,recompute=full",
+    "moe: etp inside ep, dedup": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall-dedup",
+    "empty experts: etp inside ep, dedup": "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall-dedup,recompute=full",
+    "groups of experts: etp inside ep, dedup, everything skewed": (
+        "tp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall-dedup,recompute=sar"
+    ),
+    "moe: etp inside ep, dedup over two nodes": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall-dedup",
+    "moe: etp inside ep, dedup, fp8": "sp=2,dp=2,ep=2,etp=2,mbs=2,dispatch=alltoall-dedup,wire=fp8",
+    "moe: dedup over two nodes, fp8": "sp=2,dp=2,ep=4,mbs=2,dispatch=alltoall-dedup,wire=fp8,recompute=sar",
     "gated shared experts: etp, edp": "tp=2,dp=2,ep=1,etp=2,mbs=2,dispatch=alltoall",
     "latent: etp, 1f1b": "pp=2,sp=2,ep=1,etp=2,mbs=2,schedule=1f1b,dispatch=alltoall",
     "dense: ring of four": "cp=4,attention=cp-ring,mbs=4",
     "dense: cp over four": "cp=4,attention=cp-allgather,mbs=4,recompute=core-attention",
     "dense: cp ring, dp": "cp=2,dp=2,attention=cp-ring,mbs=1",
     "moe: cp ring, sp, ep": "cp=2,sp=2,ep=4,mbs=4,attention=cp-ring,dispatch=alltoall",
+    "moe: cp, tp, ep, bounded": "cp=2,tp=2,ep=4,mbs=4,attention=cp-allgather,dispatch=alltoall-dedup",
+    "groups of experts: ring of four, bounded": "cp=4,ep=2,mbs=2,attention=cp-ring,dispatch=alltoall",
     "gated shared experts: cp, sp": "cp=2,sp=2,ep=2,mbs=4,attention=cp-allgather,dispatch=allgather",
     "latent: cp, tp, ep": "cp=2,tp=2,ep=4,mbs=4,attention=cp-allgather,dispatch=alltoall",
     "moe: cp ring, 1f1b": "pp=2,cp=2,ep=2,mbs=2,attention=cp-ring,schedule=1f1b,dispatch=alltoall",
@@ -246,7 +264,10 @@ ROOMY = (
     "empty experts: etp inside ep",
     "moe: etp inside ep, allgather",
     "moe: dedup over two nodes",
+    "moe: dedup over two nodes, fp8",
+    "moe: etp inside ep, fp8",
     "groups of experts: dedup over two nodes, everything skewed",
+    "groups of experts: etp inside ep, dedup, everything skewed",
     "moe: dualpipe-v, ep",
     "groups of experts: per sequence, 1f1b",
     "moe: zero 3, zb-v",
@@ -282,10 +303,17 @@ BALANCED: dict[str, Balancing] = {
     "groups of experts: etp inside ep, everything skewed": Balancing(
         aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25
     ),
+    "groups of experts: etp inside ep, dedup, everything skewed": Balancing(
+        aux_loss=0.1, z_loss=0.02, bias_speed=0.05, capacity_factor=1.25
+    ),
     "moe: per device, etp inside ep, allgather": Balancing(
         aux_loss=0.1, aux_scope=LossScope.PER_DEVICE, capacity_factor=1.0
     ),
     "groups of experts: cp, dedup over two nodes": Balancing(aux_loss=0.1, z_loss=0.02, bias_speed=0.05),
+    "moe: cp, ep, bounded": Balancing(capacity_factor=1.0),
+    "groups of experts: cp ring, bounded": Balancing(capacity_factor=0.75, aux_loss=0.1),
+    "moe: cp, tp, ep, bounded": Balancing(capacity_factor=1.0, aux_loss=0.1),
+    "groups of experts: ring of four, bounded": Balancing(capacity_factor=1.0, bias_speed=0.05),
     "moe: per batch, cp, 1f1b": Balancing(aux_loss=0.1, aux_scope=LossScope.PER_BATCH),
 }
 """Cases that are trained for balanced experts; all others are not."""
@@ -298,6 +326,7 @@ SKEWED = (
     "groups of experts: skewed, cp ring, dedup",
     "groups of experts: bounded, skewed, etp",
     "groups of experts: etp inside ep, everything skewed",
+    "groups of experts: etp inside ep, dedup, everything skewed",
 )
 """Cases whose routers begin with favourites, so that the rows of most ranks go to one of them."""
 
@@ -309,6 +338,9 @@ DP_OUTERMOST = ("moe: 1f1b, ep, dp outermost",)
 
 GPUS_PER_NODE = {
     "moe: dedup, a rank a node": 1,
+    "moe: dedup, a rank a node, fp8": 1,
+    "moe: dedup over two nodes, fp8": 2,
+    "moe: etp inside ep, dedup over two nodes": 2,
     "moe: dedup over two nodes": 2,
     "groups of experts: cp, dedup over two nodes": 2,
     "groups of experts: dedup over two nodes, everything skewed": 2,
@@ -488,6 +520,10 @@ def test_planned_training_agrees_with_one_process(num_ranks: int, train_all: Cal
     if streamed:
         on_streams = train_all(num_ranks, "cpu", "float64", tuple(streamed), "host-streams")
         assert {case: result["digest"] for case, result in on_streams.items()} == streamed
+    in_bytes = tuple(case for case in found if FP8 in case)
+    if in_bytes:
+        lossless = train_all(num_ranks, "cpu", "float64", in_bytes, "wide-wire")
+        assert [case for case, one in lossless.items() if not max(one["errors"].values()) <= TOLERANCE] == []
     roomy = {case: found[case]["digest"] for case in ROOMY if case in found}
     if roomy:
         with_room = train_all(num_ranks, "cpu", "float64", tuple(roomy), "room")

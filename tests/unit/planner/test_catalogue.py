@@ -4,7 +4,6 @@ import pytest
 
 from meshwright.costmodel.model import AttentionSpec, DenseFfnSpec, LayerSpec, MoeFfnSpec
 from meshwright.costmodel.program.operators import Precision
-from meshwright.costmodel.runtime import load_runtime
 from meshwright.costmodel.strategy import ContextMethod, Dispatch, LayerStrategy, Recompute
 from meshwright.planner.catalogue import layer_strategies, offloads, recompute_policies
 from meshwright.planner.fixes import OFFLOADING, OffloadChoice, parse_fixes
@@ -24,13 +23,9 @@ def _shape(group: int = 4, cp: int = 1, ep: int = 1, etp: int = 1) -> LayerShape
 
 
 def _strategies(
-    layer: LayerSpec,
-    shape: LayerShape,
-    *fixes: str,
-    precision: Precision = Precision.BF16,
-    runtime: str = "meshwright",
+    layer: LayerSpec, shape: LayerShape, *fixes: str, precision: Precision = Precision.BF16
 ) -> tuple[LayerStrategy, ...]:
-    return layer_strategies(layer, shape, parse_fixes(fixes), precision, GPUS_PER_NODE, load_runtime(runtime))
+    return layer_strategies(layer, shape, parse_fixes(fixes), precision, GPUS_PER_NODE)
 
 
 def _splits(layer: LayerSpec, shape: LayerShape, *fixes: str) -> set[tuple[int, int]]:
@@ -89,23 +84,6 @@ def test_context_parallelism_rings_or_gathers() -> None:
 )
 def test_how_tokens_reach_their_experts(shape: LayerShape, fixes: tuple[str, ...], expected: set[Dispatch]) -> None:
     assert {strategy.dispatch for strategy in _strategies(MOE, shape, *fixes)} == expected
-
-
-@pytest.mark.parametrize(
-    ("shape", "fixes", "expected"),
-    [
-        (_shape(ep=4), (), {Dispatch.ALL_TO_ALL_DEDUP, Dispatch.ALL_GATHER}),
-        (_shape(ep=2, etp=2), (), {Dispatch.ALL_TO_ALL, Dispatch.ALL_GATHER}),
-        (_shape(ep=1, etp=2), (), {Dispatch.ALL_GATHER}),
-        (_shape(ep=4), ("wire=fp8",), {Dispatch.ALL_TO_ALL, Dispatch.ALL_GATHER}),
-        (_shape(ep=2, etp=2), ("wire=fp8",), set()),
-        (_shape(ep=2, etp=2), ("dispatch=alltoall-dedup",), set()),
-    ],
-)
-def test_how_tokens_reach_their_experts_where_forms_are_not_combined(
-    shape: LayerShape, fixes: tuple[str, ...], expected: set[Dispatch]
-) -> None:
-    assert {one.dispatch for one in _strategies(MOE, shape, *fixes, runtime="meshwright-run")} == expected
 
 
 def test_a_dense_layer_has_nothing_to_dispatch() -> None:

@@ -134,40 +134,7 @@ def test_a_sequence_longer_than_the_learned_positions_is_refused() -> None:
     assert message == "--seq-len: 4096 tokens, but gpt3-175b has 2048 learned positions"
 
 
-@pytest.mark.parametrize(
-    ("fixes", "named"),
-    [
-        ("dispatch=alltoall-dedup,etp=2", "dispatch=alltoall-dedup etp=2"),
-        ("dispatch=alltoall-dedup,etp=2,ep=1", "dispatch=alltoall-dedup etp=2"),
-        ("dispatch=alltoall-dedup,wire=fp8", "dispatch=alltoall-dedup wire=fp8"),
-        ("dispatch=alltoall,etp=2,wire=fp8", "dispatch=alltoall etp=2 wire=fp8"),
-        ("ffn=tp,etp=2,wire=fp8", "etp=2 wire=fp8"),
-    ],
-)
-def test_forms_of_exchange_that_a_runtime_does_not_combine_are_refused(fixes: str, named: str) -> None:
-    problem = _problem(fixes)
-    assert _refusal(problem, "meshwright-run") == (
-        f"--fix: {named}: meshwright-run runs at most one of deduplicated dispatch, sliced experts (etp > 1) and FP8 on"
-        " the wire in a layer; free one of them"
-    )
-    check_fixes(problem, load_runtime("meshwright"))
-
-
 def test_models_that_a_runtime_does_not_run_are_refused() -> None:
     problem = _problem("", "gpt-oss-20b", gpus=8, seq_len=4096)
     assert _refusal(problem, "meshwright-run").startswith("--runtime: meshwright-run does not run sliding windows")
     check_fixes(problem, load_runtime("meshwright"))
-
-
-@pytest.mark.parametrize(
-    "fixes",
-    [
-        "dispatch=alltoall-dedup",
-        "dispatch=alltoall-dedup,etp=1,wire=bf16",
-        "dispatch=alltoall-dedup,ep=1,wire=fp8",
-        "etp=2",
-        "wire=fp8,dispatch=allgather",
-    ],
-)
-def test_one_form_of_exchange_alone_passes(fixes: str) -> None:
-    check_fixes(_problem(fixes), load_runtime("meshwright-run"))

@@ -79,7 +79,7 @@ def test_every_strategy_left_out_is_beaten_in_everything(kind: ScheduleKind, vir
     for layer, choices in zip(problem.model.layer_types, inner.choices, strict=True):
         every = [
             msgspec.structs.replace(strategy, recompute=policy, offload=offload)
-            for strategy in layer_strategies(layer, point.shape, problem.fixes, precision, node, RUNTIME)
+            for strategy in layer_strategies(layer, point.shape, problem.fixes, precision, node)
             for policy in recompute_policies(problem.fixes)
             for offload in offloads(policy, problem.fixes)
         ]

@@ -22,7 +22,7 @@ def test_an_expert_takes_the_first_tokens_of_each_sequence() -> None:
 
 def test_tokens_of_other_ranks_come_first() -> None:
     before = torch.tensor([[1, 2, 0]])
-    kept = within_capacity(EXPERTS[:2], SequenceCounts(whole_BE=before, before_BE=before), 2)
+    kept = within_capacity(EXPERTS[:2], SequenceCounts(whole_BE=before, before_PBE=before.unsqueeze(0)), 2)
     assert kept.tolist() == [[True, False], [False, True]]
 
 

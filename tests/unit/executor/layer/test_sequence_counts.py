@@ -12,4 +12,4 @@ def test_each_sequence_counts_its_own_tokens() -> None:
     experts = torch.tensor([[0, 1], [2, 1], [0, 2], [2, 0]], dtype=torch.int32)
     counts = count_by_sequence(experts, 3, 2, ALONE)
     assert counts.whole_BE.tolist() == [[2, 1, 1], [1, 1, 2]]
-    assert counts.before_BE.tolist() == [[0, 0, 0]] * 2
+    assert counts.before_PBE.tolist() == [[[0, 0, 0]] * 2]

@@ -48,17 +48,12 @@ def _without_ep(configuration: TrainingConfiguration) -> TrainingConfiguration:
     return replace(configuration, mesh=replace(configuration.mesh, ep=1))
 
 
-def _with_cp(configuration: TrainingConfiguration) -> TrainingConfiguration:
-    return replace(configuration, mesh=replace(configuration.mesh, cp=2, dp=1))
-
-
 @pytest.mark.parametrize(
     ("asked", "change", "message"),
     [
         (Balancing(aux_loss=0.1), _dense, "--aux-loss: the plan's model has no experts"),
         (Balancing(z_loss=0.1), _dense, "--z-loss: the plan's model has no experts"),
         (Balancing(capacity_factor=1.0), _dense, "--capacity: the plan's model has no experts"),
-        (Balancing(capacity_factor=1.0), _with_cp, "--capacity: .*--fix cp=1"),
         (Balancing(bias_speed=0.1), replace, "--bias-speed: the plan's model has no bias"),
         (Balancing(aux_loss=0.1, aux_scope=LossScope.PER_DEVICE), _without_ep, "--aux-loss: .*ep 1"),
     ],
