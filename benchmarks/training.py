@@ -7,6 +7,7 @@
     python benchmarks/training.py --memory --gpus 1    one GPU; what is kept, recomputed or waits in host memory
     python benchmarks/training.py --pipelines      two GPUs, two stages; one model under each schedule
     python benchmarks/training.py --host --gpus 1  one GPU; sequences so short that the host sets the pace
+    python benchmarks/training.py --exchange       two GPUs, experts over both; rows exchanged with room, and exactly
 
 Sequences of 4,096 random tokens, FP32 AdamW every step; routing balanced and, with two GPUs, natural beside it.
 torchtitan 0.2.2 on two H100 at its best settings: 31,020 tokens/s a GPU for Mixtral, 34,613 for Qwen3. Printed for
@@ -58,6 +59,7 @@ class Case(Value, frozen=True, kw_only=True):
     fixes: tuple[str, ...]
     torchtitan_tokens_per_s_per_gpu: float | None = None
     routings: tuple[str, ...] = ("balanced", "natural")
+    exchanged_rows: tuple[str, ...] = ("auto",)
     seq_len: int = SEQ_LEN
 
 
@@ -126,11 +128,25 @@ HOST_CASES = tuple(
     for model, num_layers in (("qwen3-30b-a3b", 6), ("mixtral-8x7b", 2), ("deepseek-v2-lite", 6))
 )
 
+EXCHANGE_CASES = tuple(
+    Case(
+        name=f"{model}-{num_layers}-ep",
+        model=model,
+        num_layers=num_layers,
+        sequences_per_gpu=2,
+        fixes=("zero=1", "pp=1", "ep=2", "dispatch=alltoall"),
+        routings=("natural",),
+        exchanged_rows=("room", "exact"),
+    )
+    for model, num_layers in (("mixtral-8x7b", 4), ("qwen3-30b-a3b", 8))
+)
+
 CASES_OF = {
     "training": CASES,
     "training_memory": MEMORY_CASES,
     "training_pipelines": PIPELINE_CASES,
     "training_host": HOST_CASES,
+    "training_exchange": EXCHANGE_CASES,
 }
 """By the name of the record."""
 
@@ -153,9 +169,8 @@ def main() -> int:
             plan = (options.made or Path(folder)) / f"{case.name}.json"
             if options.made is None:
                 make_plan(case, options.cluster, options.gpus, plan)
-            for routing, one_stream in product(case.routings, (False, True) if options.both else (False,)):
-                run = Path(folder) / "run"
-                rows.append(trained(case, plan, run, data=options.data, routing=routing, one_stream=one_stream))
+            for how in ways(case, options.data, both=options.both):
+                rows.append(trained(case, plan, Path(folder) / "run", how))
                 _print(rows[-1])
                 write_record(record, options.output)
     return 0
@@ -176,6 +191,9 @@ def _options() -> argparse.Namespace:
     )
     which.add_argument(
         "--host", dest="cases", action="store_const", const="training_host", help="what takes the host longer"
+    )
+    which.add_argument(
+        "--exchange", dest="cases", action="store_const", const="training_exchange", help="how rows are exchanged"
     )
     parser.add_argument("--both", action="store_true", help="each run once more on one stream")
     parser.add_argument("--only", default="", help="cases whose name contains this")
@@ -211,19 +229,35 @@ def make_plan(case: Case, cluster: str, num_gpus: int, path: Path) -> None:
     )
 
 
-def trained(case: Case, plan: Path, folder: Path, *, data: str, routing: str, one_stream: bool) -> dict[str, object]:
+class Way(Value, frozen=True, kw_only=True):
+    """How a plan is run."""
+
+    data: str
+    routing: str
+    exchanged_rows: str
+    one_stream: bool
+
+
+def ways(case: Case, data: str, *, both: bool) -> list[Way]:
+    """How a case is run; `both`: also on one stream."""
+    combined = product(case.routings, case.exchanged_rows, (False, True) if both else (False,))
+    return [Way(data=data, routing=routing, exchanged_rows=rows, one_stream=one) for routing, rows, one in combined]
+
+
+def trained(case: Case, plan: Path, folder: Path, how: Way) -> dict[str, object]:
     """The run's record with what it stands beside; the error's last line where it failed."""
-    command = [sys.executable, "-m", "meshwright", "run", str(plan), "--steps", str(STEPS), "--data", data]
-    command += ["-o", str(folder)]
-    if routing == "balanced":
+    command = [sys.executable, "-m", "meshwright", "run", str(plan), "--steps", str(STEPS), "--data", how.data]
+    command += ["-o", str(folder), "--exchanged-rows", how.exchanged_rows]
+    if how.routing == "balanced":
         command.append("--balanced")
-    if one_stream:
+    if how.one_stream:
         command.append("--one-stream")
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=RUN_LIMIT_S)
     row: dict[str, object] = {
         "case": case.name,
-        "routing": routing,
-        "streams": "one" if one_stream else "planned",
+        "routing": how.routing,
+        "exchanged_rows": how.exchanged_rows,
+        "streams": "one" if how.one_stream else "planned",
     }
     if done.returncode:
         return row | {"failed": (done.stderr.strip().splitlines() or ["no word"])[-12:]}
@@ -264,7 +298,8 @@ def _print(row: dict[str, object]) -> None:
 
 
 def _title(row: dict[str, object]) -> str:
-    return f"{row['case']} {row['routing']}{' on one stream' if row['streams'] == 'one' else ''}"
+    rows = "" if row["exchanged_rows"] == "auto" else f", {row['exchanged_rows']} rows"
+    return f"{row['case']} {row['routing']}{rows}{' on one stream' if row['streams'] == 'one' else ''}"
 
 
 def _print_line(name: str, *times_s: float | None) -> None:

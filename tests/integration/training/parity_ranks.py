@@ -63,6 +63,8 @@ RATE = LearningRate(peak=1e-2, num_steps=NUM_STEPS, warm_up_steps=2)
 OPTIMIZER = AdamWSettings(max_norm=1.0)
 TIMEOUT = timedelta(seconds=60)
 TINY = 1e-9
+WAIT = "called a synchronizing"
+"""Torch's words for a host that waits for the device."""
 FAVOURITES = torch.tensor([2.0, 1.0])
 """Begin of the biases of routers that are to send every token to the first two experts."""
 
@@ -213,7 +215,7 @@ def noted_waits(device: torch.device) -> Iterator[set[str]]:
                 run_one(micro_batch, operator)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        found.update(f"{operator.name}: {one.message}" for one in told if "synchroniz" in str(one.message))
+        found.update(f"{operator.name}: {one.message}" for one in told if WAIT in str(one.message))
 
     with patch.object(MicroBatch, "run_one", run_and_note) if device.type == "cuda" else nullcontext():
         yield found
