@@ -22,7 +22,7 @@ from meshwright.executor.layer.exchange_room import EXCHANGES
 from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.row_maps import ExchangedLayout, balanced_experts, first_rows
-from meshwright.kernels.index.contract import Parts, RowMap
+from meshwright.kernels.index.contract import RowMap
 from meshwright.kernels.index.operator import index
 
 NOWHERE = -1
@@ -98,18 +98,18 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
                 )
             )
         hops[suffix] = hop
-    per_rank, room = layer.experts_per_rank, None if layer.routing.balanced else host.room(COPIED_ROWS)
+    per_rank, own = layer.experts_per_rank, layer.groups.expert.rank
+    parts = None if layer.routing.balanced else host.room_of_one(COPIED_ROWS, own)
     sharing, block = layer.groups.expert_tensor, num_arrived
     if sharing.size > 1:
-        if room is None:
+        if parts is None:
             block, num_rows = _of_all_sharing(num_arrived, num_rows, layer, host)
         with host.exchange(sharing):
             experts = all_gather_rows(_filled(experts, block, NOWHERE), sharing)
             gates = all_gather_rows(_filled(gates, block, 0), sharing)
-    parts = None if room is None else Parts(count=1, rows=room)
-    rowmap = index(experts, per_rank, first_expert=layer.groups.expert.rank * per_rank, parts=parts)
-    host.note(COPIED_ROWS, rowmap.counts_E.sum())
-    if room is None:
+    rowmap = index(experts, per_rank, first_expert=own * per_rank, parts=parts)
+    host.note(COPIED_ROWS, rowmap.counts_E.sum(0, keepdim=True), own)
+    if parts is None:
         rowmap = first_rows(rowmap, num_rows)
     return CopyLayout(
         hops=hops,
@@ -118,6 +118,7 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
         num_arrived=num_arrived,
         block=block,
         offsets_E=rowmap.offsets_E,
+        roomy=None if parts is None else rowmap,
     )
 
 
@@ -169,14 +170,14 @@ def _hop(
     choices = torch.arange(top_k, device=targets.device)
     same = targets.unsqueeze(2) == targets.unsqueeze(1)
     first = same.to(torch.int32).mul(top_k - choices).argmax(2)
-    room = None if layer.routing.balanced else host.room(number)
-    parts = None if room is None else Parts(count=ranks.size, rows=room)
+    parts = None if layer.routing.balanced else host.room_to_all(number, ranks.size)
     rowmap = index(targets.masked_fill(first != choices, NOWHERE), ranks.size, parts=parts)
-    host.note(number, rowmap.counts_E.amax())
+    host.note(number, rowmap.counts_E)
     if layer.routing.balanced:
         sizes = balanced_sizes(num_tokens, holders, layer)
-    elif room is not None:
-        sizes = HopSizes(sent=[room] * ranks.size, received=[room] * ranks.size, num_rows=0)
+    elif parts is not None:
+        received = [parts.rows[ranks.rank]] * ranks.size
+        sizes = HopSizes(sent=list(parts.rows), received=received, num_rows=0)
     else:
         sizes = _exchanged_sizes(targets, rowmap, ranks, host)
     hop = Hop(

@@ -1,18 +1,18 @@
 """Room for the rows that ranks exchange, so that no host waits to know how many there are.
 
-Which experts tokens choose is known on the device alone. Messages and buffers have room for somewhat more rows than any
-rank of the stage has lately needed, the same everywhere. Rows beyond that have no place: such a step counts for nothing
-and is done once more with exactly as many rows as there are, for which the host waits.
+Which experts tokens choose is known on the device alone. Messages to a rank, and its buffers, have room for somewhat
+more rows than that rank, or the one at its place in another replica, has lately needed. Rows beyond that have no place:
+such a step counts for nothing and is done once more with exactly as many rows as there are, for which the host waits.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from meshwright.kernels.index.contract import Parts
 
 EXCHANGES = 3
 """Numbers of rows that a layer does not know beforehand: two hops of copies, and the rows that these make."""
@@ -20,51 +20,68 @@ EXCHANGES = 3
 WINDOW = 8
 """Steps that say how much room is needed."""
 
-NO_LIMIT = torch.iinfo(torch.int64).max
+NO_LIMIT = torch.iinfo(torch.int32).max
+LEAST_ROWS = 16
 
 
-def room_for(needed: int) -> int:
-    """Rows to have room for where so many were needed: an eighth more, and four times what chance alone varies.
+def room_for(needed_WN: Tensor) -> Tensor:
+    """Rows to have room for where the latest steps have needed so many, int64 on the CPU, (N,).
 
-    In few sizes, so that memory which is free fits the next step.
+    The most of them, twice what they differ by, and what chance alone varies; an eighth more while they are few. In few
+    sizes, so that memory which is free fits the next step.
 
-    >>> room_for(16384), room_for(100), room_for(0)
-    (19456, 176, 16)
+    >>> room_for(torch.tensor([[16384, 100, 0]])), room_for(torch.tensor([[16000]] * 7 + [[16384]]))
+    (tensor([18944,   160,    16]), tensor([17664]))
     """
-    rows = needed + needed // 8 + 4 * math.isqrt(needed) + 16
-    unit = max(16, 1 << (rows.bit_length() - 5))
-    return -(-rows // unit) * unit
+    most = needed_WN.amax(0)
+    spare = torch.maximum(2 * (most - needed_WN.amin(0)), most // 64)
+    if len(needed_WN) < WINDOW:
+        spare = torch.maximum(spare, most // 8)
+    rows = most + spare + 2 * most.to(torch.float64).sqrt().to(torch.int64) + LEAST_ROWS
+    unit = torch.exp2((rows.to(torch.float64).log2().floor() - 6).clamp(min=4)).to(torch.int64)
+    return (rows + unit - 1) // unit * unit
 
 
 class LayerRoom:
-    """That of one layer on one rank. Exchanges are numbered in their order."""
+    """That of one layer on one rank. Exchanges are numbered in their order, and the ranks of each."""
 
     def __init__(self, rooms: ExchangeRooms, layer: int) -> None:
         self._rooms = rooms
         self._layer = layer
 
-    def rows(self, exchange: int) -> int | None:
-        """Rows to have room for; None: as many as there are."""
-        return self._rooms.rows[self._layer][exchange]
+    def to_all(self, exchange: int, num_ranks: int) -> Parts | None:
+        """A part for what goes to each rank; None: as many rows as there are."""
+        return self._parts(exchange, slice(0, num_ranks))
 
-    def note(self, exchange: int, needed: Tensor) -> None:
-        """So many rows would have been enough this time, a number on the device."""
-        seen = self._rooms.needed[self._layer, exchange]
-        torch.maximum(seen, needed.to(seen.dtype), out=seen)
+    def of_one(self, exchange: int, rank: int) -> Parts | None:
+        """The only part of what one rank has; None: as many rows as there are."""
+        return self._parts(exchange, slice(rank, rank + 1))
+
+    def note(self, exchange: int, needed_N: Tensor, first_rank: int = 0) -> None:
+        """So many rows would have been enough this time for ranks one after another, on the device."""
+        seen = self._rooms.needed[self._layer, exchange, first_rank : first_rank + needed_N.numel()]
+        torch.maximum(seen, needed_N.to(seen.dtype), out=seen)
+
+    def _parts(self, exchange: int, ranks: slice) -> Parts | None:
+        if self._rooms.rows is None:
+            return None
+        limits = self._rooms.limits[self._layer, exchange, ranks]
+        rows = tuple(self._rooms.rows[self._layer][exchange][ranks])
+        return Parts(rows=rows, ends_N=limits.cumsum(0, dtype=torch.int32))
 
 
 class ExchangeRooms:
-    """Those of all layers of a rank.
+    """Those of all layers of a rank, each of whose experts are on `num_ranks` ranks at most.
 
-    needed: rows that would have been enough in all exchanges since `restart`, (layers, EXCHANGES) int64 on the device.
-    rows: what there is room for now, None where that has no limit.
+    needed: rows that would have been enough in all exchanges since `restart`, (layers, EXCHANGES, num_ranks), int32 on
+    the device. limits: what there is room for, alike. rows: the same on the host; None where nothing has a limit.
     """
 
-    def __init__(self, num_layers: int, device: torch.device) -> None:
-        self.needed = torch.zeros(num_layers, EXCHANGES, dtype=torch.int64, device=device)
-        self.rows: list[list[int | None]] = [[None] * EXCHANGES for _ in range(num_layers)]
-        self._limits = torch.full_like(self.needed, NO_LIMIT)
-        self._latest: deque[list[int]] = deque(maxlen=WINDOW)
+    def __init__(self, num_layers: int, num_ranks: int, device: torch.device) -> None:
+        self.needed = torch.zeros(num_layers, EXCHANGES, num_ranks, dtype=torch.int32, device=device)
+        self.limits = torch.full_like(self.needed, NO_LIMIT)
+        self.rows: list[list[list[int]]] | None = None
+        self._latest: deque[Tensor] = deque(maxlen=WINDOW)
 
     def of_layer(self, layer: int) -> LayerRoom:
         """The room of one layer."""
@@ -76,28 +93,25 @@ class ExchangeRooms:
 
     def overflowed(self) -> Tensor:
         """Whether any exchange since `restart` had too little room, on the device."""
-        return (self.needed > self._limits).any()
+        return (self.needed > self.limits).any()
 
     def lift(self) -> None:
         """As many rows as there are, until the next `learn`."""
-        self._use([None] * self.needed.numel())
+        self.rows = None
+        self.limits.fill_(NO_LIMIT)
 
-    def learn(self, needed: Sequence[int]) -> None:
-        """What the step has needed on any rank of the stage, in the order of `needed`: all ranks decide alike."""
-        self._latest.append(list(needed))
-        wanted = [room_for(max(numbers)) for numbers in zip(*self._latest, strict=True)]
-        current = [rows for layer in self.rows for rows in layer]
-        self._use([_kept(now, want) for now, want in zip(current, wanted, strict=True)])
-
-    def _use(self, rows: Sequence[int | None]) -> None:
-        by_layer = [list(rows[first : first + EXCHANGES]) for first in range(0, len(rows), EXCHANGES)]
-        if by_layer == self.rows:
+    def learn(self, needed: Tensor) -> None:
+        """What the step has needed on any rank of the stage, as `needed` but on the CPU: all ranks decide alike."""
+        if not needed.numel():
             return
-        self.rows = by_layer
-        limits = [NO_LIMIT if one is None else one for one in rows]
-        self._limits.copy_(torch.tensor(limits, dtype=torch.int64).view_as(self._limits))
-
-
-def _kept(current: int | None, wanted: int) -> int:
-    """The room there is, unless it is too little or a quarter too much."""
-    return current if current is not None and wanted <= current <= wanted * 5 // 4 else wanted
+        self._latest.append(needed.flatten().to(torch.int64))
+        wanted = room_for(torch.stack(tuple(self._latest)))
+        if self.rows is not None:  # what is enough, and not an eighth too much, stays
+            current = torch.tensor(self.rows).flatten()
+            stays = (wanted <= current) & (current <= wanted + wanted // 8)
+            if bool(stays.all()):
+                return
+            wanted = torch.where(stays, current, wanted)
+        by_exchange = wanted.view_as(self.needed)
+        self.rows = by_exchange.tolist()
+        self.limits.copy_(by_exchange)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from meshwright.executor.layer.exchange_room import LayerRoom
 from meshwright.executor.layer.groups import Communicator
+from meshwright.kernels.index.contract import Parts
 
 Exchanging = Callable[[], AbstractContextManager[None]]
 """Times what runs inside: collectives of an operator that is no collective itself."""
@@ -34,14 +35,18 @@ class HostReads:
         """Collectives of these ranks run inside, for which they wait."""
         return self._exchanging() if ranks.size > 1 else nullcontext()
 
-    def room(self, exchange: int) -> int | None:
-        """Rows that an exchange of the layer has room for; None: it brings as many as there are."""
-        return None if self._room is None else self._room.rows(exchange)
+    def room_to_all(self, exchange: int, num_ranks: int) -> Parts | None:
+        """Room for what an exchange brings to each rank; None: it brings as many rows as there are."""
+        return None if self._room is None else self._room.to_all(exchange, num_ranks)
 
-    def note(self, exchange: int, needed: Tensor) -> None:
-        """So many rows, a number on the device, would have been enough for an exchange."""
+    def room_of_one(self, exchange: int, rank: int) -> Parts | None:
+        """Room for what one rank has; None: as many rows as there are."""
+        return None if self._room is None else self._room.of_one(exchange, rank)
+
+    def note(self, exchange: int, needed_N: Tensor, first_rank: int = 0) -> None:
+        """So many rows would have been enough for ranks one after another, on the device."""
         if self._room is not None:
-            self._room.note(exchange, needed)
+            self._room.note(exchange, needed_N, first_rank)
 
     def read(self, numbers: Tensor) -> list[int]:
         """The numbers on the host: a synchronization on CUDA."""

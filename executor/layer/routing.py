@@ -80,7 +80,7 @@ def plan_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
     """The layout of the rows of this rank's tokens; a choice that is dropped has expert number E."""
     if layer.groups.routed.size == 1:
         rowmap = index(experts_TK, layer.moe.num_experts)
-        return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E)
+        return LocalLayout(rowmap=rowmap, offsets_E=rowmap.offsets_E, roomy=rowmap if layer.drops_tokens else None)
     if layer.setting.strategy.dispatch is Dispatch.ALL_GATHER:
         return _gather_layout(experts_TK, weights_TK, layer, host)
     if layer.setting.strategy.dispatch is Dispatch.ALL_TO_ALL_DEDUP and layer.groups.expert.size > 1:
@@ -107,9 +107,9 @@ def expert_ends(ordered_experts: Tensor, num_experts: int) -> Tensor:
 
 
 def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> RowLayout:
-    room = None if layer.routing.balanced else host.room(ROWS)
-    if room is not None:
-        return _roomy_layout(experts_TK, room, layer, host)
+    parts = None if layer.routing.balanced else host.room_to_all(ROWS, layer.groups.expert.size)
+    if parts is not None:
+        return _roomy_layout(experts_TK, parts, layer, host)
     rowmap = index(experts_TK, layer.moe.num_experts)
     counts = _exchanged_counts(rowmap, layer, host)
     arrived = _arrived(counts)
@@ -124,31 +124,30 @@ def _row_layout(experts_TK: Tensor, layer: LayerContext, host: HostReads) -> Row
     )
 
 
-def _roomy_layout(experts_TK: Tensor, room: int, layer: LayerContext, host: HostReads) -> RowLayout:
-    """A layout with room for so many rows from each rank to each: nothing waits."""
+def _roomy_layout(experts_TK: Tensor, parts: Parts, layer: LayerContext, host: HostReads) -> RowLayout:
+    """A layout with room for so many rows to each rank, from every rank: nothing waits."""
     ranks, sharing = layer.groups.expert, layer.groups.expert_tensor
-    parts = Parts(count=ranks.size, rows=room)
     rowmap = index(experts_TK, layer.moe.num_experts, parts=parts)
-    host.note(ROWS, _most_to_a_rank(rowmap, ranks))
+    host.note(ROWS, _rows_to_ranks(rowmap, ranks))
     with host.exchange(layer.groups.routed):
         arriving = all_gather_rows(all_to_all_parts(parts.placed_counts(rowmap), ranks), sharing)
-    block = ranks.size * room
+    block = ranks.size * parts.rows[ranks.rank]
     arrived = regroup(arriving, sharing.size * block, in_parts=True)
-    each = [room] * ranks.size
     return RowLayout(
         rowmap=rowmap,
-        sent=each,
-        received=each,
+        sent=list(parts.rows),
+        received=[parts.rows[ranks.rank]] * ranks.size,
         num_arrived=block,
         arrived=arrived,
         block=block,
         offsets_E=arrived.offsets_E,
+        roomy=arrived,
     )
 
 
-def _most_to_a_rank(rowmap: RowMap, ranks: Communicator) -> Tensor:
-    """Rows to the rank that gets most."""
-    return rowmap.counts_E.view(ranks.size, -1).sum(1).amax()
+def _rows_to_ranks(rowmap: RowMap, ranks: Communicator) -> Tensor:
+    """Rows to each rank, those without room included."""
+    return rowmap.counts_E.view(ranks.size, -1).sum(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +192,7 @@ def _exchanged_counts(rowmap: RowMap, layer: LayerContext, host: HostReads) -> _
         arriving = _on_device(own, sharing.size * ranks.size, layer.device).unflatten(0, (sharing.size, -1))
         return _Counts(sent=sent, received=received, blocks=[sum(received)] * sharing.size, arriving=arriving)
     sending = rowmap.counts_E.view(ranks.size, per_rank)
-    host.note(ROWS, _most_to_a_rank(rowmap, ranks))
+    host.note(ROWS, _rows_to_ranks(rowmap, ranks))
     with host.exchange(layer.groups.routed):
         own_rows = all_to_all_parts(sending, ranks)
         arriving = all_gather_rows(own_rows, sharing).unflatten(0, (sharing.size, -1))
@@ -216,13 +215,14 @@ def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, 
     ranks, per_rank = layer.groups.routed, layer.experts_per_rank
     with host.exchange(ranks):
         experts, weights = all_gather_rows(experts_TK, ranks), all_gather_rows(weights_TK, ranks)
-    room = None if layer.routing.balanced else host.room(ROWS)
-    first, parts = layer.groups.expert.rank * per_rank, None if room is None else Parts(count=1, rows=room)
-    rowmap = index(experts, per_rank, first_expert=first, parts=parts)
-    host.note(ROWS, rowmap.counts_E.sum())
-    if room is None:
+    own = layer.groups.expert.rank
+    parts = None if layer.routing.balanced else host.room_of_one(ROWS, own)
+    rowmap = index(experts, per_rank, first_expert=own * per_rank, parts=parts)
+    host.note(ROWS, rowmap.counts_E.sum(0, keepdim=True), own)
+    if parts is None:
         rowmap = first_rows(rowmap, _num_local_rows(experts_TK.shape[0], rowmap.offsets_E, layer, host))
-    return GatherLayout(rowmap=rowmap, weights_TK=weights, offsets_E=rowmap.offsets_E)
+    roomy = None if parts is None else rowmap
+    return GatherLayout(rowmap=rowmap, weights_TK=weights, offsets_E=rowmap.offsets_E, roomy=roomy)
 
 
 def _num_local_rows(num_tokens: int, offsets_E: Tensor, layer: LayerContext, host: HostReads) -> int:

@@ -13,9 +13,14 @@ from meshwright.kernels.index.contract import RowMap
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where rows go. offsets_E: ends of the rows of this rank's experts."""
+    """Where rows go.
+
+    offsets_E: ends of the rows of this rank's experts. roomy: which rows of their buffer are there, where it has room
+    for more.
+    """
 
     offsets_E: Tensor
+    roomy: RowMap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,8 +90,10 @@ class CheckedLayer:
         context = self.context()
         parameters = Parameters(own_weights(layer_parameters(self.layer, self.setting.hidden), full, context.groups))
         program = build_layer(self.layer, self.setting)
-        rooms = ExchangeRooms(1, self.device)
-        rooms.rows = [[self.room] * EXCHANGES]
+        rooms = ExchangeRooms(1, self.all_ranks.size, self.device)
+        if self.room is not None:
+            rooms.rows = [[[self.room] * self.all_ranks.size] * EXCHANGES]
+            rooms.limits.fill_(self.room)
         host = HostReads(room=rooms.of_layer(0))
         return LayerRunner(program, context, parameters, self.setting.strategy.recompute, host)
 

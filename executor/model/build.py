@@ -93,7 +93,8 @@ class RankModel:
             flat.fill(self._initial)
         self.state.spread()
         exchanging = [part for parts in planned.values() for part in parts if part.description.exchanges_rows]
-        self.rooms = ExchangeRooms(len(exchanging) if has_room else 0, numerics.device)
+        most_ranks = max((part.description.context.groups.expert.size for part in exchanging), default=0)
+        self.rooms = ExchangeRooms(len(exchanging) if has_room else 0, most_ranks, numerics.device)
         room = {id(part): self.rooms.of_layer(number) for number, part in enumerate(exchanging) if has_room}
         last, host_copies = len(configuration.stages) - 1, HostCopies()
         self.stages = tuple(

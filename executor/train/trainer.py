@@ -39,6 +39,9 @@ from meshwright.executor.train.refusals import check_runs
 from meshwright.executor.train.routing_totals import RoutingTotals
 from meshwright.executor.train.step_tokens import StepTokens
 
+NUM_FIGURES = 8
+"""That all ranks tell each other at the end of a step, beside what exchanges have needed."""
+
 
 class LossError(MeshwrightError):
     """The loss or the norm of the gradients is not a number."""
@@ -100,7 +103,7 @@ class _Totals:
     expert_load: float
     stop_asked: bool
     overflowed: bool
-    needed_rows: list[int]
+    needed_rows: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,8 +294,8 @@ class Trainer:
             dist.all_reduce(greatest, op=dist.ReduceOp.MAX)
         if needed.numel() and self.communicators.stage.size > 1:
             dist.all_reduce(needed, op=dist.ReduceOp.MAX, group=self.communicators.stage.group)
-        found = torch.cat((sums, greatest, needed.to(sums.dtype))).tolist()
-        loss_value, total, aux_loss, z_loss, num_dropped, most_loaded, stop_asked, too_little, *needed_rows = found
+        figures, needed_rows = torch.cat((sums, greatest, needed.to(sums.dtype))).cpu().tensor_split([NUM_FIGURES])
+        loss_value, total, aux_loss, z_loss, num_dropped, most_loaded, stop_asked, too_little = figures.tolist()
         return _Totals(
             loss=loss_value,
             square_sum=total,
@@ -302,5 +305,5 @@ class Trainer:
             expert_load=most_loaded,
             stop_asked=bool(stop_asked),
             overflowed=bool(too_little),
-            needed_rows=[int(rows) for rows in needed_rows],
+            needed_rows=needed_rows,
         )

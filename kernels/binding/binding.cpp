@@ -145,18 +145,18 @@ void route_backward(
 
 void index_rows(
     const Tensor& experts, const Tensor& slots, const Tensor& places, const Tensor& counts, const Tensor& offsets,
-    const Tensor& histograms, int64_t first_expert, int64_t tile, int64_t num_parts, int64_t chunk, int64_t stream) {
+    const Tensor& histograms, int64_t first_expert, int64_t tile, const OptionalTensor& part_ends, int64_t chunk,
+    int64_t stream) {
     const int64_t num_slots = experts.numel(), num_experts = counts.numel(), num_blocks = histograms.size(0);
     check_count(num_experts, meshwright::kMostExperts, "index: experts");
     STD_TORCH_CHECK(chunk >= 1024 && chunk % 1024 == 0, "chunks are multiples of 1024 slots");
     STD_TORCH_CHECK(num_blocks >= 1 && num_blocks * chunk >= num_slots, "chunks do not cover all slots");
     STD_TORCH_CHECK(tile >= 1, "a tile has a row");
     const int64_t padding = (num_slots < num_experts ? num_slots : num_experts) * (tile - 1);
-    if (num_parts > 0) {
-        STD_TORCH_CHECK(tile == 1 && num_experts % num_parts == 0, "parts have as many experts each, and no tiles");
-        STD_TORCH_CHECK(slots.numel() % num_parts == 0, "slots are no equal parts");
+    const int64_t num_parts = part_ends.has_value() ? part_ends.value().numel() : 0;
+    if (part_ends.has_value()) {
+        STD_TORCH_CHECK(num_parts > 0 && tile == 1 && num_experts % num_parts == 0, "parts have as many experts each");
     } else {
-        STD_TORCH_CHECK(num_parts == 0, "there is no negative number of parts");
         STD_TORCH_CHECK(slots.numel() >= num_slots + padding, "slots is smaller than the worst case");
     }
     const meshwright::IndexRows task{
@@ -166,6 +166,7 @@ void index_rows(
         static_cast<int>(first_expert),
         static_cast<int>(tile),
         static_cast<int>(num_parts),
+        numbers<int32_t>(part_ends, num_parts, "part_ends"),
         static_cast<int>(chunk),
         static_cast<int>(num_blocks),
         numbers<int32_t>(experts, num_slots, "experts"),
@@ -400,7 +401,7 @@ STABLE_TORCH_LIBRARY(meshwright_cuda, library) {
         "Tensor(a!) grad_logits, bool sigmoid, bool normalize, float scale, int num_blocks, int stream) -> ()");
     library.def(
         "index_rows(Tensor experts, Tensor(a!) slots, Tensor(b!) places, Tensor(c!) counts, Tensor(d!) offsets, "
-        "Tensor(e!) histograms, int first_expert, int tile, int num_parts, int chunk, int stream) -> ()");
+        "Tensor(e!) histograms, int first_expert, int tile, Tensor? part_ends, int chunk, int stream) -> ()");
     library.def(
         "regroup_rows(Tensor arriving, Tensor(a!) slots, Tensor(b!) places, Tensor(c!) counts, Tensor(d!) offsets, "
         "int tile, bool in_parts, int num_blocks, int stream) -> ()");

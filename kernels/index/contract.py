@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from meshwright.kernels.errors import KernelInputError
@@ -46,20 +47,29 @@ class RowMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """A buffer of `count` parts with room for `rows` rows each: one for every so many experts, which lie in order.
+    """A buffer of parts with room for so many rows each, one for as many of the experts, which lie in order.
 
-    A part's groups begin where it begins. Slots beyond its room have no place. Parts of one size can be exchanged
-    between ranks without knowing how many rows there are.
+    A part's groups begin where it begins. Slots beyond its room have no place. Parts whose sizes ranks agree on can be
+    exchanged without knowing how many rows there are. ends_N: where each ends, int32, on the device.
     """
 
-    count: int
-    rows: int
+    rows: tuple[int, ...]
+    ends_N: Tensor
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.rows)
 
     def placed_counts(self, rowmap: RowMap) -> Tensor:
         """Rows of each expert that have a place in a map of such parts, (count, experts of a part)."""
         ends = rowmap.offsets_E.view(self.count, -1)
-        begins = torch.arange(self.count, device=ends.device, dtype=ends.dtype).unsqueeze(1) * self.rows
-        return ends - torch.cat((begins, ends[:, :-1]), 1)
+        return ends - torch.cat((self.begins_N.unsqueeze(1), ends[:, :-1]), 1)
+
+    @property
+    def begins_N(self) -> Tensor:
+        """Where each begins, on the device."""
+        return F.pad(self.ends_N[:-1], (1, 0))
 
 
 def capacity(num_slots: int, num_experts: int, tile: int) -> int:
@@ -80,10 +90,10 @@ def check_index(experts_TK: Tensor, num_experts: int, tile: int, parts: Parts | 
         )
     if num_experts < 1 or tile < 1:
         raise KernelInputError(f"{OPERATION}: {num_experts} experts in tiles of {tile}, expected at least 1 of each")
-    if parts is not None and (parts.count < 1 or parts.rows < 0 or num_experts % parts.count or tile > 1):
+    if parts is not None and (parts.count < 1 or min(parts.rows) < 0 or num_experts % parts.count or tile > 1):
         raise KernelInputError(
-            f"{OPERATION}: {num_experts} experts in tiles of {tile} in {parts.count} parts of {parts.rows} rows,"
-            " expected as many experts in each part, and no tiles"
+            f"{OPERATION}: {num_experts} experts in tiles of {tile} in parts of {parts.rows} rows, expected as many"
+            " experts in each part, and no tiles"
         )
 
 

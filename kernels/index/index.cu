@@ -81,9 +81,8 @@ __device__ __forceinline__ void first_rows(
         __syncthreads();
         if (expert < num_experts) {
             const int in_part = num_experts / task.num_parts, part = expert / in_part;
-            const int part_rows = static_cast<int>(task.capacity / task.num_parts);
-            start += part * part_rows - begins[part * in_part];
-            limit = (part + 1) * part_rows;
+            start += (part > 0 ? __ldg(task.part_ends + part - 1) : 0) - begins[part * in_part];
+            limit = __ldg(task.part_ends + part);
         }
     }
     if (expert < num_experts) {

@@ -13,7 +13,8 @@ struct IndexRows {
     int num_experts;           // here
     int first_expert;          // number of the first expert here
     int tile;                  // groups are filled up to whole tiles
-    int num_parts;             // equal parts of the capacity, each for as many experts; 0: groups lie side by side
+    int num_parts;             // parts of the capacity, each for as many experts; 0: groups lie side by side
+    const int32_t* part_ends;  // (num_parts)
     int chunk;                 // slots a block, a multiple of 1,024
     int num_blocks;
     const int32_t* experts;    // (num_slots)

@@ -21,7 +21,7 @@ def index(
     """
     check_index(experts_TK, num_experts, tile, parts)
     slots = experts_TK.numel()
-    rows = capacity(slots, num_experts, tile) if parts is None else parts.count * parts.rows
+    rows = capacity(slots, num_experts, tile) if parts is None else sum(parts.rows)
     if not dispatcher().runs_cuda(OPERATION, experts_TK, why_not(num_experts, rows)):
         return index_reference(experts_TK, num_experts, first_expert, tile, parts)
     experts = experts_TK.to(torch.int32).contiguous()
@@ -44,7 +44,7 @@ def index(
         experts.new_empty((cut.num_blocks, num_experts)),
         first_expert,
         tile,
-        0 if parts is None else parts.count,
+        None if parts is None else parts.ends_N,
         cut.chunk,
     )
     return rowmap

@@ -25,7 +25,7 @@ def index_reference(
     shift = (ends - padded) - (counts.cumsum(0) - counts)
     rows = torch.arange(local.numel(), device=local.device) + shift.index_select(0, ordered)
     here = (ordered < num_experts) & (rows < limits.index_select(0, ordered))
-    most = capacity(local.numel(), num_experts, tile) if parts is None else parts.count * parts.rows
+    most = capacity(local.numel(), num_experts, tile) if parts is None else sum(parts.rows)
     slots_out = torch.full((most + 1,), -1, dtype=torch.int64, device=local.device)
     slots_out.scatter_(0, rows.where(here, most), slots)
     places = torch.empty_like(local).scatter_(0, slots, rows.where(here, -1))
@@ -40,7 +40,6 @@ def index_reference(
 
 def _in_parts(counts: Tensor, num_experts: int, parts: Parts) -> tuple[Tensor, Tensor]:
     """Where experts' groups end if their parts had room for all, and where their parts end; 0 for experts elsewhere."""
-    begins = torch.arange(parts.count, device=counts.device).unsqueeze(1) * parts.rows
-    ends = counts[:num_experts].view(parts.count, -1).cumsum(1) + begins
-    limits = (begins + parts.rows).expand_as(ends)
+    ends = counts[:num_experts].view(parts.count, -1).cumsum(1) + parts.begins_N.unsqueeze(1)
+    limits = parts.ends_N.to(torch.int64).unsqueeze(1).expand_as(ends)
     return F.pad(ends.flatten(), (0, 1)), F.pad(limits.flatten(), (0, 1))

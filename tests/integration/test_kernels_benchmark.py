@@ -20,7 +20,7 @@ def _run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_references_are_checked_on_the_cpu(repository: Path) -> None:
     done = _run(repository, "--check", "--device", "cpu", "--only", "index")
     assert done.returncode == 0, done.stderr
-    assert "80 of 80 right" in done.stdout
+    assert "1010 of 1010 right" in done.stdout
 
 
 def test_an_unknown_kernel_is_refused(repository: Path) -> None:

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from meshwright.costmodel.program.operators import Operator
+from meshwright.executor.layer.bindings.router import ROUTING
 from meshwright.executor.layer.functions import activations
 from meshwright.executor.layer.functions.compiled import compiled_for_any_length
-from meshwright.executor.layer.routing import GATES
+from meshwright.executor.layer.routing import GATES, LAYOUT
+from meshwright.executor.layer.row_maps import Layout
 from meshwright.executor.layer.scope import Scope, forward_name
 from meshwright.kernels.dispatch import dispatcher
+from meshwright.kernels.index.contract import RowMap
 from meshwright.kernels.swiglu.operator import swiglu, swiglu_backward
 
 ROUTED = "experts_activation"
@@ -27,7 +30,8 @@ def activation(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
     gate, up = scope.reads(operator)
     if _is_compiled(scope, gate):
         return {operator.writes[0]: compiled_for_any_length(activations.swiglu_fused)(gate, up, gates)}
-    return {operator.writes[0]: swiglu(gate, up, None if gates is None else gates.squeeze(1))}
+    weights = None if gates is None else gates.squeeze(1)
+    return {operator.writes[0]: swiglu(gate, up, weights, _rows_there(operator, scope))}
 
 
 def activation_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor]:
@@ -37,7 +41,8 @@ def activation_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor
     if len(sources) == 1:
         joint, grad_gates = activations.gelu_backward(sources[0], gates, grad)
     else:
-        joint, grad_gates = _swiglu_backward(scope, sources[0], sources[1], gates, grad)
+        rows = _rows_there(operator, scope)
+        joint, grad_gates = _swiglu_backward(scope, (sources[0], sources[1]), gates, grad, rows)
     if grad_gates is not None:
         through_bias = scope.values.optional_rider("grad:fc2_in", GATES)
         scope.values.ride("grad:ffn_in", GATES, grad_gates if through_bias is None else grad_gates + through_bias)
@@ -45,12 +50,13 @@ def activation_backward(operator: Operator, scope: Scope) -> Mapping[str, Tensor
 
 
 def _swiglu_backward(
-    scope: Scope, gate: Tensor, up: Tensor, gates: Tensor | None, grad: Tensor
+    scope: Scope, sources: tuple[Tensor, Tensor], gates: Tensor | None, grad: Tensor, rows: RowMap | None
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of gate and up side by side, and of the gate weights, (R, 1)."""
+    gate, up = sources
     if _is_compiled(scope, gate):
         return compiled_for_any_length(activations.swiglu_backward_fused)(gate, up, gates, grad)
-    found = swiglu_backward(gate, up, grad, None if gates is None else gates.squeeze(1))
+    found = swiglu_backward(gate, up, grad, None if gates is None else gates.squeeze(1), rows)
     return found.joint_P2F, None if found.weights_P is None else found.weights_P.unsqueeze(1)
 
 
@@ -60,6 +66,11 @@ def _is_compiled(scope: Scope, x: Tensor) -> bool:
     Compiled for any number of rows: what the experts of a rank get changes with every micro-batch.
     """
     return scope.layer.fuse and dispatcher().why_not_on(x.device) is not None
+
+
+def _rows_there(operator: Operator, scope: Scope) -> RowMap | None:
+    """Which rows of routed experts are there, where their buffer has room for more."""
+    return scope.values.rider(ROUTING, LAYOUT, Layout).roomy if forward_name(operator) == ROUTED else None
 
 
 def _gates(operator: Operator, scope: Scope) -> Tensor | None:

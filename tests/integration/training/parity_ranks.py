@@ -100,7 +100,7 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     if streams == "wide-wire":
         vars(fp8_rows).update(packed=bytes_of_rows, unpacked=rows_of_bytes)
     if streams == "room":
-        exchange_room.room_for = lambda needed: needed + needed // 8  # too little, now and then
+        vars(exchange_room).update(room_for=little_room)
         torch.use_deterministic_algorithms(mode=True, warn_only=True)  # fills new memory
     numerics = Numerics(device=open_device(device_type, rank), dtype=getattr(torch, dtype))
     backend = "nccl" if device_type == "cuda" else "gloo"
@@ -128,6 +128,12 @@ def run_rank(rank: int, num_ranks: int, port: int, folder: str, device_type: str
     if rank == 0:
         json.dump(found, sys.stdout)
     dist.destroy_process_group()
+
+
+def little_room(needed_WN: Tensor) -> Tensor:
+    """Too little, now and then."""
+    most = needed_WN.amax(0)
+    return most + most // 8 + 1
 
 
 def bytes_of_rows(rows: Tensor) -> Tensor:

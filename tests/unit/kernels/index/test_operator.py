@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshwright.kernels.checking.check_index import parts_of
 from meshwright.kernels.errors import KernelInputError
-from meshwright.kernels.index.contract import Parts, capacity
+from meshwright.kernels.index.contract import capacity
 from meshwright.kernels.index.operator import index
 
 
@@ -43,29 +44,33 @@ def test_rows_are_sorted_stably_and_padded(experts: list[tuple[int, int]], first
 @given(
     experts=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=20),
     first=st.sampled_from([0, 2]),
-    count=st.sampled_from([1, 2, 3, 6]),
-    rows=st.integers(0, 12),
+    rows=st.sampled_from([1, 2, 3, 6]).flatmap(
+        lambda count: st.lists(st.integers(0, 12), min_size=count, max_size=count)
+    ),
 )
 def test_parts_begin_where_they_begin_and_have_no_more_than_their_room(
-    experts: list[tuple[int, int]], first: int, count: int, rows: int
+    experts: list[tuple[int, int]], first: int, rows: list[int]
 ) -> None:
     given_experts = torch.tensor(experts, dtype=torch.int32).view(-1, 2)
-    parts = Parts(count=count, rows=rows)
+    parts = parts_of(tuple(rows), torch.device("cpu"))
     rowmap = index(given_experts, 6, first_expert=first, parts=parts)
-    each, slots, ends = 6 // count, [], []
-    for part in range(count):
+    each = 6 // len(rows)
+    slots: list[int] = []
+    ends: list[int] = []
+    placed: list[int] = []
+    for part, room in enumerate(rows):
         of_part = range(first + part * each, first + (part + 1) * each)
         sorted_slots, part_ends = _sorted_slots(given_experts.flatten().tolist(), of_part, 1)
-        slots += (sorted_slots + [-1] * rows)[:rows]
-        ends += [part * rows + min(end, rows) for end in part_ends]
+        ends += [len(slots) + min(end, room) for end in part_ends]
+        placed.append(len(sorted_slots[:room]))
+        slots += (sorted_slots + [-1] * room)[:room]
     assert rowmap.slots_P.tolist() == slots
     assert rowmap.offsets_E.tolist() == ends
     places = [slots.index(slot) if slot in slots else -1 for slot in range(2 * len(experts))]
     assert rowmap.places_TK.flatten().tolist() == places
     chosen = given_experts.flatten().tolist()
     assert rowmap.counts_E.tolist() == [chosen.count(expert) for expert in range(first, first + 6)]
-    here = [sum(slot >= 0 for slot in slots[part * rows : (part + 1) * rows]) for part in range(count)]
-    assert parts.placed_counts(rowmap).sum(1).tolist() == here
+    assert parts.placed_counts(rowmap).sum(1).tolist() == placed
 
 
 def test_experts_must_be_integers() -> None:
@@ -73,7 +78,7 @@ def test_experts_must_be_integers() -> None:
         index(torch.zeros(2, 2), 4)
 
 
-@pytest.mark.parametrize(("count", "tile"), [(3, 1), (2, 8), (0, 1)])
-def test_parts_have_as_many_experts_each_and_no_tiles(count: int, tile: int) -> None:
+@pytest.mark.parametrize(("rows", "tile"), [((1, 1, 1), 1), ((1, 1), 8), ((), 1), ((1, -1), 1)])
+def test_parts_have_as_many_experts_each_and_no_tiles(rows: tuple[int, ...], tile: int) -> None:
     with pytest.raises(KernelInputError, match="expected as many experts in each part"):
-        index(torch.zeros(2, 2, dtype=torch.int32), 4, tile=tile, parts=Parts(count=count, rows=1))
+        index(torch.zeros(2, 2, dtype=torch.int32), 4, tile=tile, parts=parts_of(rows, torch.device("cpu")))
