@@ -59,7 +59,7 @@ class Case(Value, frozen=True, kw_only=True):
     fixes: tuple[str, ...]
     torchtitan_tokens_per_s_per_gpu: float | None = None
     routings: tuple[str, ...] = ("balanced", "natural")
-    exchanged_rows: tuple[str, ...] = ("auto",)
+    exchanged_rows: tuple[str, ...] = ("exact",)
     seq_len: int = SEQ_LEN
 
 
@@ -298,7 +298,7 @@ def _print(row: dict[str, object]) -> None:
 
 
 def _title(row: dict[str, object]) -> str:
-    rows = "" if row["exchanged_rows"] == "auto" else f", {row['exchanged_rows']} rows"
+    rows = "" if row["exchanged_rows"] == "exact" else f", with {row['exchanged_rows']}"
     return f"{row['case']} {row['routing']}{rows}{' on one stream' if row['streams'] == 'one' else ''}"
 
 

@@ -18,26 +18,26 @@ EXCHANGES = 3
 """Numbers of rows that a layer does not know beforehand: two hops of copies, and the rows that these make."""
 
 WINDOW = 8
-"""Steps that say how much room is needed."""
+"""Steps that say how much needs vary."""
 
 NO_LIMIT = torch.iinfo(torch.int32).max
 LEAST_ROWS = 16
 
 
 def room_for(needed_WN: Tensor) -> Tensor:
-    """Rows to have room for where the latest steps have needed so many, int64 on the CPU, (N,).
+    """Rows to have room for where the latest steps have needed so many, oldest first, int64 on the CPU, (N,).
 
-    The most of them, twice what they differ by, and what chance alone varies; an eighth more while they are few. In few
-    sizes, so that memory which is free fits the next step.
+    What the last needed, twice the most that one has needed more than the one before, and what chance alone varies; an
+    eighth more while they are few. In few sizes, so that memory which is free fits the next step.
 
     >>> room_for(torch.tensor([[16384, 100, 0]])), room_for(torch.tensor([[16000]] * 7 + [[16384]]))
     (tensor([18944,   160,    16]), tensor([17664]))
     """
-    most = needed_WN.amax(0)
-    spare = torch.maximum(2 * (most - needed_WN.amin(0)), most // 64)
+    last = needed_WN[-1]
+    spare = 2 * needed_WN.diff(dim=0, prepend=needed_WN[:1]).amax(0)
     if len(needed_WN) < WINDOW:
-        spare = torch.maximum(spare, most // 8)
-    rows = most + spare + 2 * most.to(torch.float64).sqrt().to(torch.int64) + LEAST_ROWS
+        spare = torch.maximum(spare, last // 8)
+    rows = last + spare + 2 * last.to(torch.float64).sqrt().to(torch.int64) + LEAST_ROWS
     unit = torch.exp2((rows.to(torch.float64).log2().floor() - 6).clamp(min=4)).to(torch.int64)
     return (rows + unit - 1) // unit * unit
 
@@ -106,9 +106,9 @@ class ExchangeRooms:
             return
         self._latest.append(needed.flatten().to(torch.int64))
         wanted = room_for(torch.stack(tuple(self._latest)))
-        if self.rows is not None:  # what is enough, and not an eighth too much, stays
+        if self.rows is not None:  # what is enough, and not a sixteenth too much, stays
             current = torch.tensor(self.rows).flatten()
-            stays = (wanted <= current) & (current <= wanted + wanted // 8)
+            stays = (wanted <= current) & (current <= wanted + wanted // 16)
             if bool(stays.all()):
                 return
             wanted = torch.where(stays, current, wanted)

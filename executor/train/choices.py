@@ -44,6 +44,5 @@ def training_choices(request: RunRequest, described: ModelNumerics, device: torc
         skip_not_finite=request.skip_not_finite,
         one_stream=request.one_stream,
         bias_speed=request.balancing.bias_speed,
-        has_room=request.exchanged_rows is ExchangedRows.ROOM
-        or (on_cuda and request.exchanged_rows is ExchangedRows.AUTO),
+        has_room=request.exchanged_rows is ExchangedRows.ROOM,
     )

@@ -32,13 +32,14 @@ class Format(StrEnum):
 
 
 class ExchangedRows(StrEnum):
-    """How many rows ranks exchange. ROOM: as many as there lately were and some more, so that no host waits to know how
-    many there are. EXACT: as many as there are. AUTO: with room on GPUs, exact on the CPU, whose host never waits.
+    """How many rows ranks exchange.
+
+    EXACT: those that there are, for which the host waits once a layer. ROOM: as many as there lately were and some
+    more, so that no host waits.
     """
 
-    AUTO = "auto"
-    ROOM = "room"
     EXACT = "exact"
+    ROOM = "room"
 
 
 class RunRequest(Value, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ class RunRequest(Value, frozen=True, kw_only=True):
     profile: bool = False
     timeout_s: float = 600.0
     emulate: str = ""
-    exchanged_rows: ExchangedRows = ExchangedRows.AUTO
+    exchanged_rows: ExchangedRows = ExchangedRows.EXACT
     balancing: Balancing = Balancing()
 
     def __post_init__(self) -> None:

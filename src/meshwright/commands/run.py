@@ -107,11 +107,11 @@ def command(
     exchanged_rows: Annotated[
         str,
         typer.Option(
-            metavar="auto|room|exact",
-            help="Tokens between ranks of experts: with room to spare, so that the host never waits to know how many"
-            " there are (auto, on GPUs), or exactly so many.",
+            metavar="exact|room",
+            help="Tokens between ranks of experts: exactly as many as there are, for which the host waits once a layer,"
+            " or with room to spare, so that it never does.",
         ),
-    ] = "auto",
+    ] = "exact",
     time_operators: Annotated[
         int, typer.Option(metavar="N", help="Time every operator in the last N steps; 0: never. Slows these steps.")
     ] = 3,
