@@ -108,7 +108,7 @@ def copy_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, hos
             experts = all_gather_rows(_filled(experts, block, NOWHERE), sharing)
             gates = all_gather_rows(_filled(gates, block, 0), sharing)
     rowmap = index(experts, per_rank, first_expert=own * per_rank, parts=parts)
-    host.note(COPIED_ROWS, rowmap.counts_E.sum(0, keepdim=True), own)
+    host.note(COPIED_ROWS, rowmap.counts_E, first_rank=own)
     if parts is None:
         rowmap = first_rows(rowmap, num_rows)
     return CopyLayout(
@@ -172,7 +172,7 @@ def _hop(
     first = same.to(torch.int32).mul(top_k - choices).argmax(2)
     parts = None if layer.routing.balanced else host.room_to_all(number, ranks.size)
     rowmap = index(targets.masked_fill(first != choices, NOWHERE), ranks.size, parts=parts)
-    host.note(number, rowmap.counts_E)
+    host.note(number, rowmap.counts_E, num_ranks=ranks.size)
     if layer.routing.balanced:
         sizes = balanced_sizes(num_tokens, holders, layer)
     elif parts is not None:

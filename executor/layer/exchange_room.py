@@ -57,10 +57,10 @@ class LayerRoom:
         """The only part of what one rank has; None: as many rows as there are."""
         return self._parts(exchange, slice(rank, rank + 1))
 
-    def note(self, exchange: int, needed_N: Tensor, first_rank: int = 0) -> None:
-        """So many rows would have been enough this time for ranks one after another, on the device."""
-        seen = self._rooms.needed[self._layer, exchange, first_rank : first_rank + needed_N.numel()]
-        torch.maximum(seen, needed_N.to(seen.dtype), out=seen)
+    def note(self, exchange: int, counts_E: Tensor, first_rank: int, num_ranks: int) -> None:
+        """Ranks one after another have needed so many rows this time, by expert or other equal parts of each."""
+        seen = self._rooms.needed[self._layer, exchange, first_rank : first_rank + num_ranks]
+        torch.maximum(seen, counts_E.view(num_ranks, -1).sum(1, dtype=seen.dtype), out=seen)
 
     def _parts(self, exchange: int, ranks: slice) -> Parts | None:
         if self._rooms.rows is None:

@@ -43,10 +43,10 @@ class HostReads:
         """Room for what one rank has; None: as many rows as there are."""
         return None if self._room is None else self._room.of_one(exchange, rank)
 
-    def note(self, exchange: int, needed_N: Tensor, first_rank: int = 0) -> None:
-        """So many rows would have been enough for ranks one after another, on the device."""
+    def note(self, exchange: int, counts_E: Tensor, *, first_rank: int = 0, num_ranks: int = 1) -> None:
+        """Ranks one after another have needed so many rows in an exchange, by expert or other equal parts of each."""
         if self._room is not None:
-            self._room.note(exchange, needed_N, first_rank)
+            self._room.note(exchange, counts_E, first_rank, num_ranks)
 
     def read(self, numbers: Tensor) -> list[int]:
         """The numbers on the host: a synchronization on CUDA."""

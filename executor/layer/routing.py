@@ -17,7 +17,6 @@ from meshwright.costmodel.strategy import Dispatch
 from meshwright.executor.layer.collectives import all_gather_rows, all_to_all_parts
 from meshwright.executor.layer.context import LayerContext
 from meshwright.executor.layer.copies import copy_layout
-from meshwright.executor.layer.groups import Communicator
 from meshwright.executor.layer.host_reads import HostReads
 from meshwright.executor.layer.row_maps import ExchangedLayout, Layout, balanced_counts, first_rows
 from meshwright.kernels.index.contract import Parts, RowMap
@@ -128,7 +127,7 @@ def _roomy_layout(experts_TK: Tensor, parts: Parts, layer: LayerContext, host: H
     """A layout with room for so many rows to each rank, from every rank: nothing waits."""
     ranks, sharing = layer.groups.expert, layer.groups.expert_tensor
     rowmap = index(experts_TK, layer.moe.num_experts, parts=parts)
-    host.note(ROWS, _rows_to_ranks(rowmap, ranks))
+    host.note(ROWS, rowmap.counts_E, num_ranks=ranks.size)
     with host.exchange(layer.groups.routed):
         arriving = all_gather_rows(all_to_all_parts(parts.placed_counts(rowmap), ranks), sharing)
     block = ranks.size * parts.rows[ranks.rank]
@@ -143,11 +142,6 @@ def _roomy_layout(experts_TK: Tensor, parts: Parts, layer: LayerContext, host: H
         offsets_E=arrived.offsets_E,
         roomy=arrived,
     )
-
-
-def _rows_to_ranks(rowmap: RowMap, ranks: Communicator) -> Tensor:
-    """Rows to each rank, those without room included."""
-    return rowmap.counts_E.view(ranks.size, -1).sum(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +186,7 @@ def _exchanged_counts(rowmap: RowMap, layer: LayerContext, host: HostReads) -> _
         arriving = _on_device(own, sharing.size * ranks.size, layer.device).unflatten(0, (sharing.size, -1))
         return _Counts(sent=sent, received=received, blocks=[sum(received)] * sharing.size, arriving=arriving)
     sending = rowmap.counts_E.view(ranks.size, per_rank)
-    host.note(ROWS, _rows_to_ranks(rowmap, ranks))
+    host.note(ROWS, rowmap.counts_E, num_ranks=ranks.size)
     with host.exchange(layer.groups.routed):
         own_rows = all_to_all_parts(sending, ranks)
         arriving = all_gather_rows(own_rows, sharing).unflatten(0, (sharing.size, -1))
@@ -218,7 +212,7 @@ def _gather_layout(experts_TK: Tensor, weights_TK: Tensor, layer: LayerContext, 
     own = layer.groups.expert.rank
     parts = None if layer.routing.balanced else host.room_of_one(ROWS, own)
     rowmap = index(experts, per_rank, first_expert=own * per_rank, parts=parts)
-    host.note(ROWS, rowmap.counts_E.sum(0, keepdim=True), own)
+    host.note(ROWS, rowmap.counts_E, first_rank=own)
     if parts is None:
         rowmap = first_rows(rowmap, _num_local_rows(experts_TK.shape[0], rowmap.offsets_E, layer, host))
     roomy = None if parts is None else rowmap

@@ -52,7 +52,7 @@ def test_there_is_no_limit_before_anything_is_known_and_where_it_is_lifted() -> 
     rooms = ExchangeRooms(1, RANKS, CPU)
     room = rooms.of_layer(0)
     assert room.to_all(0, RANKS) is room.of_one(0, 1) is None
-    room.note(0, torch.tensor([1_000_000, 0]))
+    room.note(0, torch.tensor([1_000_000, 0]), 0, RANKS)
     assert not rooms.overflowed()
     rooms.learn(needs(7, 100))
     assert first_rows(room) == (room_of(7), room_of(100))
@@ -70,10 +70,10 @@ def test_the_most_of_a_step_decides_whether_there_was_too_little() -> None:
     rooms.restart()
     room, limits = rooms.of_layer(0), (room_of(100), room_of(50))
     for first, second in ((90, 10), limits, (20, 30)):
-        room.note(0, torch.tensor([first, second], dtype=torch.int32))
+        room.note(0, torch.tensor([first - 1, 1, second, 0], dtype=torch.int32), 0, RANKS)
     assert rooms.needed[0, 0].tolist() == list(limits)
     assert not rooms.overflowed()
-    room.note(0, torch.tensor([limits[1] + 1]), 1)
+    room.note(0, torch.tensor([limits[1], 1]), 1, 1)
     assert rooms.overflowed()
     rooms.restart()
     assert not rooms.overflowed()
