@@ -27,14 +27,15 @@ LEAST_ROWS = 16
 def room_for(needed_WN: Tensor) -> Tensor:
     """Rows to have room for where the latest steps have needed so many, oldest first, int64 on the CPU, (N,).
 
-    What the last needed, twice the most that one has needed more than the one before, and what chance alone varies; an
-    eighth more while they are few. In few sizes, so that memory which is free fits the next step.
+    What the last needed, twice the most that one has needed more than the one before, though no more than an eighth
+    above what was most needed, and what chance alone varies; an eighth more while they are few. In few sizes, so that
+    memory which is free fits the next step.
 
     >>> room_for(torch.tensor([[16384, 100, 0]])), room_for(torch.tensor([[16000]] * 7 + [[16384]]))
     (tensor([18944,   160,    16]), tensor([17664]))
     """
-    last = needed_WN[-1]
-    spare = 2 * needed_WN.diff(dim=0, prepend=needed_WN[:1]).amax(0)
+    last, most = needed_WN[-1], needed_WN.amax(0)
+    spare = torch.minimum(2 * needed_WN.diff(dim=0, prepend=needed_WN[:1]).amax(0), most + most // 8 - last)
     if len(needed_WN) < WINDOW:
         spare = torch.maximum(spare, last // 8)
     rows = last + spare + 2 * last.to(torch.float64).sqrt().to(torch.int64) + LEAST_ROWS

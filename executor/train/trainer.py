@@ -200,11 +200,7 @@ class Trainer:
         self.watch.whereabouts.enter_step(number)
         if records:
             self._begin_record()
-        passes = self._passes(number, stop=stop)
-        repeated = passes.totals.overflowed
-        if repeated:
-            self.model.rooms.lift()
-            passes = self._passes(number, stop=stop)
+        passes, repeated = self._passes_with_room(number, stop=stop, records=records)
         gradients, chosen, totals = passes.gradients, passes.chosen, passes.totals
         self.model.rooms.learn(totals.needed_rows)
         norm, rate = math.sqrt(totals.square_sum), self.choices.learning_rate.at(number)
@@ -241,18 +237,28 @@ class Trainer:
             dist.barrier()
         self.watch.record_step()
 
-    def _passes(self, step: int, *, stop: bool) -> _Passes:
-        """All of a step but its update; may be done again, and then counts for the last time alone."""
-        loss, gradients = self._loss_and_gradients(step)
+    def _passes_with_room(self, step: int, *, stop: bool, records: bool) -> tuple[_Passes, bool]:
+        """All of a step but its update, and whether it was done once more, because ranks had too little room."""
+        tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
+        passes = self._passes(tokens, stop=stop)
+        if not passes.totals.overflowed:
+            return passes, False
+        del passes  # gradients that count for nothing
+        self.model.rooms.lift()
+        if records:
+            self._begin_record()
+        return self._passes(tokens, stop=stop), True
+
+    def _passes(self, tokens: Tensor, *, stop: bool) -> _Passes:
+        loss, gradients = self._loss_and_gradients(tokens)
         chosen = self._routing.load.totals(self.communicators.stage)
         return _Passes(gradients=gradients, chosen=chosen, totals=self._totals(loss, gradients, chosen, stop=stop))
 
-    def _loss_and_gradients(self, step: int) -> tuple[Tensor | None, list[Tensor]]:
+    def _loss_and_gradients(self, tokens: Tensor) -> tuple[Tensor | None, list[Tensor]]:
         """The loss summed over this rank's tokens, where the last stage is, and the gradients of its shards."""
         self._routing.restart()
         self.model.rooms.restart()
         self.model.state.restart()
-        tokens = self._tokens.of_step(step) if self._reads_tokens else torch.empty(0)
         loss = self._device.run(lambda micro_batch: self._micro_batch(tokens, micro_batch))
         return loss, self.model.state.gradient_shards()
 
