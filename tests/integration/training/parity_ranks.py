@@ -3,9 +3,9 @@
     python tests/integration/training/parity_ranks.py FOLDER NUM_RANKS DEVICE DTYPE [HOW]
 
 HOW: one-stream, host-streams, room, ample-room or wide-wire. host-streams: the CPU runs what GPUs run on several
-streams, everything at once. room: ranks exchange rows with room for little more than the steps before have needed (ample-room:
-for as many as runs have), and what nothing was written to is not a number. wide-wire: what is to travel in FP8 travels
-as it is, as bytes. Where there are fewer GPUs than ranks, they share them.
+streams, everything at once. room: ranks exchange rows with room for little more than the steps before have needed
+(ample-room: for as many as runs have), and what nothing was written to is not a number. wide-wire: what is to travel
+in FP8 travels as it is, as bytes. Where there are fewer GPUs than ranks, they share them.
 
 Prints, as JSON, for each plan the greatest relative errors of losses and gradient norms, those of all parameters in the
 end, a digest of these, how many steps were done twice, and the operators in which the host waited for a GPU behind the
