@@ -98,6 +98,10 @@ class Stopwatch:
     def _is_beside(self) -> bool:
         return self._on_cuda and torch.cuda.current_stream() != torch.cuda.default_stream()
 
+    def begin_again(self) -> None:
+        """What was timed of this step counts for nothing."""
+        self._running = _Step()
+
     def end_step(self) -> None:
         """What is timed from here on is of the next step."""
         self._read_ended()

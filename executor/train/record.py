@@ -16,6 +16,7 @@ from meshwright.executor.emulate.emulation import EmulationRecord
 from meshwright.executor.stopwatch import StepPart
 from meshwright.executor.train.balancing import Balancing
 from meshwright.executor.train.operator_times import OperatorTimes
+from meshwright.executor.train.request import ExchangedRows
 from meshwright.kernels.dispatch import Choice
 from meshwright.planner.serialise import write_whole
 
@@ -99,7 +100,8 @@ class SlowRank(Value, frozen=True, kw_only=True):
 class RunRecord(Value, frozen=True, kw_only=True):
     """A run. `comparable`: measured and predicted are of the same type of GPU; `balancing`: what was asked for.
 
-    `step_time_s` is the median step behind the first few, steps whose operators were timed left out; memory is that of
+    `step_time_s` is the median step behind the first few, steps whose operators were timed, and those that were done
+    twice (`repeated_steps`), left out where others are; memory is that of
     the fullest rank of each pipeline stage; `kernels` is what ran each custom operation on rank 0, CUDA kernel or
     reference, how often, and why; `one_stream`: operators of layers ran one after another whatever the plan overlaps,
     as asked or on the CPU; `operators` the measured and predicted times of those operators that were timed.
@@ -116,6 +118,7 @@ class RunRecord(Value, frozen=True, kw_only=True):
     torch: str
     format: str
     seed: int
+    exchanged_rows: ExchangedRows
     first_step: int
     num_steps: int
     skipped_steps: int

@@ -80,7 +80,8 @@ def run_record(
     operators: tuple[OperatorTimes, ...],
 ) -> RunRecord:
     """The summary of a run that took at least one step."""
-    plain = [record for record in records if not record.recorded] or records
+    unrecorded = [record for record in records if not record.recorded] or records
+    plain = [record for record in unrecorded if not record.repeated] or unrecorded
     step_time_s = settled_step_time_s([record.step_time_s for record in plain])
     numerics = trainer.choices.numerics
     tokens_per_s, name = plan.workload.tokens / step_time_s, device_name(numerics.device)
@@ -96,6 +97,7 @@ def run_record(
         torch=str(torch.__version__),
         format=str(numerics.dtype).removeprefix("torch."),
         seed=request.seed,
+        exchanged_rows=request.exchanged_rows,
         first_step=records[0].step,
         num_steps=len(records),
         balancing=request.balancing,

@@ -247,6 +247,8 @@ class Trainer:
         self.model.rooms.lift()
         if records:
             self._begin_record()
+        else:
+            self.watch.stopwatch.begin_again()
         return self._passes(tokens, stop=stop), True
 
     def _passes(self, tokens: Tensor, *, stop: bool) -> _Passes:

@@ -113,7 +113,12 @@ def command(
         ),
     ] = "exact",
     time_operators: Annotated[
-        int, typer.Option(metavar="N", help="Time every operator in the last N steps; 0: never. Slows these steps.")
+        int,
+        typer.Option(
+            metavar="N",
+            help="Time every operator in the last N steps, half of those behind the first three at most; 0: never."
+            " Slows these steps.",
+        ),
     ] = 3,
     profile: Annotated[
         bool, typer.Option("--profile", help="Write a late step, and the predicted one, to RUN_DIR/trace.json.")
@@ -313,7 +318,8 @@ def _print_summary(summary: RunRecord, request: RunRequest) -> None:
     skipped = f", {summary.skipped_steps} skipped" if summary.skipped_steps else ""
     repeated = f", {summary.repeated_steps} done twice for want of room" if summary.repeated_steps else ""
     losses = f"loss {summary.first_loss:.4f} to {summary.last_loss:.4f}"
-    typer.echo(f"{summary.model}: {summary.num_steps} steps{skipped}{repeated}, {losses}")
+    steps = "1 step" if summary.num_steps == 1 else f"{summary.num_steps} steps"
+    typer.echo(f"{summary.model}: {steps}{skipped}{repeated}, {losses}")
     measured = f"step {summary.step_time_s:.4g} s, {summary.tokens_per_s:,.0f} tokens/s on {summary.device}"
     predicted = f"predicted {summary.predicted_step_time_s:.4g} s"
     if summary.comparable:

@@ -22,6 +22,19 @@ class Clock:
         return self.now_s
 
 
+def test_a_step_that_begins_again_counts_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", Clock())
+    watch = Stopwatch(torch.device("cpu"))
+    with watch.part(StepPart.FORWARD):
+        pass
+    watch.begin_again()
+    with watch.part(StepPart.BACKWARD):
+        pass
+    watch.end_step()
+    (step,) = watch.steps()
+    assert (step[StepPart.FORWARD], step[StepPart.BACKWARD]) == (0.0, 1.0)
+
+
 def test_parts_add_up_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "perf_counter", Clock())
     watch = Stopwatch(torch.device("cpu"))
